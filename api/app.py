@@ -1,0 +1,145 @@
+"""The ASGI application: one pass from a request to an answer, and the one place where exceptions become problems.
+
+Answers are values until they are sent, so that headers common to all are added once, instead of by middleware that
+wraps ``send``; and a hot route pays for one look-up per segment of its path, not for a stack of layers.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.answers import Answer, send_answer
+from api.call import Call, read_body
+from api.dispatch import RouteTable
+from api.errors import ClientGone, Forbidden, UnsupportedMediaType
+from api.idempotency import answer_once, once_for
+from api.identity import Caller
+from api.problems import answer_problem
+from api.route import Route
+from api.routes import ROUTES
+from api.services import Services
+from engine.ids import parse_claim_id
+
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
+
+
+def create_app(
+    services: Services,
+    *,
+    lifespan: Lifespan | None = None,
+    public_url: str | None = None,
+    cors_origins: Sequence[str] = (),
+) -> ASGIApp:
+    """The application over *services*.
+
+    *public_url* is the base of absolute URIs, without a trailing slash; absent, the request's own. Browsers on other
+    sites are let in only when *cors_origins* names them.
+    """
+    app: ASGIApp = Application(services, ROUTES, lifespan=lifespan, public_url=public_url)
+    if cors_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=cors_origins,
+            allow_methods=("GET", "POST", "PATCH", "DELETE"),
+            allow_headers=("authorization", "content-type", "idempotency-key", "if-match", "x-request-id"),
+            expose_headers=("etag", "idempotent-replayed", "link", "location", "retry-after", "x-request-id"),
+        )
+    return app
+
+
+class Application:
+    """Routes, who may call them, and what happens to what they raise."""
+
+    def __init__(
+        self, services: Services, routes: Sequence[Route], *, lifespan: Lifespan | None, public_url: str | None
+    ) -> None:
+        self._services = services
+        self._table = RouteTable(routes)
+        self._public_url = public_url
+        self._beside_http = Router(lifespan=lifespan)  # speaks the lifespan protocol, and turns WebSockets away
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._beside_http(scope, receive, send)
+            return
+        call = Call(scope, self._services, public_url=self._public_url)
+        try:
+            answer = await self._answer(call, receive)
+        except ClientGone:
+            return
+        except Exception as error:
+            answer = _problem(call, error)
+        await send_answer(answer, send, request_id=call.request_id, with_body=scope["method"] != "HEAD")
+
+    async def _answer(self, call: Call, receive: Receive) -> Answer:
+        scope = call.scope
+        path: str = scope["path"]
+        if call.root_path and path.startswith(call.root_path):
+            path = path[len(call.root_path) :]
+        route, call.params = self._table.find(scope["method"], path)
+        call.route_path = route.path
+        if route.roles:
+            await self._authorize(call, route)
+        if not route.changes:
+            return await route.handler(call)
+        call.body = await read_body(receive, call.headers, maximum=route.body_max)
+        if call.body and route.body is not None:
+            _require_json(call.headers.get(b"content-type"))
+        if (key := call.headers.get(b"idempotency-key")) is None:
+            return await route.handler(call)
+        call.once = once_for(
+            key, caller=call.caller.sub, route=f"{route.method} {route.path}", params=call.params, body=call.body
+        )
+        if not route.keeps_answers:
+            return await route.handler(call)
+        return await answer_once(self._services.once, call.once, lambda: _handle(route, call))
+
+    async def _authorize(self, call: Call, route: Route) -> None:
+        verifier = self._services.verifier
+        authorization = call.headers.get(b"authorization")
+        caller = verifier.recall(authorization)
+        if caller is None:
+            caller = await verifier.verify(authorization)
+        call.caller = caller
+        if route.roles.isdisjoint(caller.roles):
+            raise Forbidden
+        if caller.scope is not None:
+            _confine(caller, call.params)
+
+
+def _confine(caller: Caller, params: Mapping[str, str]) -> None:
+    """Keep a confined token to its events; the ids of holds and bookings name theirs."""
+    if (event_id := params.get("event_id")) is not None:
+        caller.require_event(event_id)
+    for name in ("hold_id", "booking_id"):
+        if name in params and (key := parse_claim_id(params[name])) is not None:
+            caller.require_event(key.event_id)
+
+
+async def _handle(route: Route, call: Call) -> Answer:
+    """The handler's answer, refusals included: they are what a repetition must be told, too."""
+    try:
+        return await route.handler(call)
+    except Exception as error:
+        return _problem(call, error)
+
+
+def _problem(call: Call, error: Exception) -> Answer:
+    return answer_problem(
+        error, base_url=call.base_url, request_id=call.request_id.decode("ascii"), route=call.route_path
+    )
+
+
+def _require_json(content_type: bytes | None) -> None:
+    """Raise unless a body may be read as JSON; one that does not say what it is, is taken for it."""
+    if content_type is None or content_type == b"application/json":
+        return
+    media_type = content_type.partition(b";")[0].strip().lower()
+    if media_type == b"application/json" or (media_type.startswith(b"application/") and media_type.endswith(b"+json")):
+        return
+    raise UnsupportedMediaType

@@ -1,0 +1,246 @@
+"""Handlers of bookings: from a hold or in one step, and reading them."""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from api.answers import Answer
+from api.call import Call
+from api.decoding import DateOrMoment, check_free_form, decode_body, decode_moment, decode_query
+from api.errors import Forbidden, PaymentUnavailable
+from api.events import managed_event
+from api.holds import Items
+from api.idempotency import REPLAYED
+from api.identity import ORGANIZER, Caller
+from api.paging import PageQuery, page_answer
+from api.versions import versioned_answer
+from engine.bookings import Booking, BookingDetails, BookingStatus
+from engine.definition import PLACES_PER_HOLD_MAX, EventId, Metadata, PlaceName
+from engine.errors import BookingNotFound, InvalidRequest
+from engine.ids import parse_claim_id
+from engine.reservations import Booked, ClaimRequest
+from persistence.bookings import BookingFilter
+
+SOURCE_DEFAULT: Final = "api"
+
+CustomerId = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+_Line = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class Guest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Whom the booking is for."""
+
+    name: _Line | None = None
+    email: Annotated[str, msgspec.Meta(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    phone: Annotated[str, msgspec.Meta(min_length=1, max_length=40)] | None = None
+
+
+class Attendee(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Who will sit where."""
+
+    name: _Line | None = None
+    email: Annotated[str, msgspec.Meta(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    section: PlaceName | None = None
+    seat: Annotated[str, msgspec.Meta(min_length=1, max_length=129)] | None = None
+
+
+class PaymentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to pay; looked at only where the event's policy requires a payment."""
+
+    provider: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    method: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class BookingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A booking of a hold (``hold_id``), or both in one step (``event_id``, ``items``, ``from``, ``to``)."""
+
+    hold_id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
+    event_id: EventId | None = None
+    items: Items | None = None
+    from_: PlaceName | None = msgspec.field(default=None, name="from")
+    to: PlaceName | None = None
+    guest: Guest | None = None
+    attendees: Annotated[list[Attendee], msgspec.Meta(max_length=PLACES_PER_HOLD_MAX)] = []
+    payment: PaymentRequest | None = None
+    notes: Annotated[str, msgspec.Meta(max_length=2000)] | None = None
+    source: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")] = SOURCE_DEFAULT
+    metadata: Metadata = {}
+
+    def details(self) -> BookingDetails:
+        """What the customer says beside the places.
+
+        Raises:
+            InvalidRequest: ``metadata`` holds what cannot be kept.
+        """
+        check_free_form(self.metadata, "$.metadata")
+        guest: dict[str, Any] | None = msgspec.to_builtins(self.guest)
+        attendees: list[dict[str, Any]] = msgspec.to_builtins(self.attendees)
+        return BookingDetails(
+            guest=guest, attendees=attendees, notes=self.notes, source=self.source, metadata=self.metadata
+        )
+
+
+class BookingPage(msgspec.Struct, frozen=True):
+    """Part of a list of bookings."""
+
+    items: list[Booking]
+    next_cursor: str | None
+
+
+class EventBookingQuery(PageQuery, frozen=True, forbid_unknown_fields=True):
+    """Which bookings of an event: by whom, in which status, made when; ``to_date`` is excluded."""
+
+    customer_id: CustomerId | None = None
+    status: BookingStatus | None = None
+    from_date: DateOrMoment | None = None
+    to_date: DateOrMoment | None = None
+    q: Annotated[str, msgspec.Meta(min_length=1, max_length=128, description="A reference or an id.")] | None = None
+
+    def wanted(self, *, event_id: str | None) -> BookingFilter:
+        """The same for the ledger.
+
+        Raises:
+            InvalidRequest: One of the dates is none.
+        """
+        return BookingFilter(
+            event_id=event_id,
+            customer_id=self.customer_id,
+            status=self.status,
+            from_date=decode_moment(self.from_date, "from_date"),
+            to_date=decode_moment(self.to_date, "to_date"),
+            q=self.q,
+        )
+
+
+class BookingQuery(EventBookingQuery, frozen=True, forbid_unknown_fields=True):
+    """Which bookings, of one event or of all."""
+
+    event_id: EventId | None = None
+
+
+_request = msgspec.json.Decoder(BookingRequest)
+
+
+async def create_booking(call: Call) -> Answer:
+    """``POST /v1/bookings`` → 201, or 202 while Postgres has not answered."""
+    request = decode_body(_request, call.body)
+    details = request.details()
+    booked = await (_confirm(call, request, details) if request.hold_id is not None else _book(call, request, details))
+    location = call.location(f"/v1/bookings/{booked.booking.id}")
+    headers = (location, REPLAYED) if booked.replayed else (location,)
+    if booked.booking.status == "confirming":
+        return versioned_answer(
+            call, booked.booking, booked.booking.version, status=202, headers=(*headers, (b"retry-after", b"1"))
+        )
+    return versioned_answer(call, booked.booking, booked.booking.version, status=201, headers=headers)
+
+
+async def show_booking(call: Call) -> Answer:
+    """``GET /v1/bookings/{booking_id}`` → 200, 304."""
+    booking = await call.services.reservations.find_booking(call.params["booking_id"])
+    return await _answer_visible(call, booking)
+
+
+async def show_booking_by_reference(call: Call) -> Answer:
+    """``GET /v1/bookings/by-reference/{reference}`` → 200, 304."""
+    booking = await call.services.bookings.find_by_reference(call.params["reference"])
+    if booking is None:
+        raise BookingNotFound(call.params["reference"])
+    return await _answer_visible(call, booking)
+
+
+async def list_bookings(call: Call) -> Answer:
+    """``GET /v1/bookings`` → 200: one's own; for an organizer, those of their events; for an admin, all."""
+    query = decode_query(call.query_string, BookingQuery)
+    return await _answer_list(call, query, _confined(call.caller, query.wanted(event_id=query.event_id)))
+
+
+async def list_event_bookings(call: Call) -> Answer:
+    """``GET /v1/events/{event_id}/bookings`` → 200."""
+    query = decode_query(call.query_string, EventBookingQuery)
+    event = await managed_event(call)
+    return await _answer_list(call, query, query.wanted(event_id=event.id))
+
+
+async def list_upcoming_bookings(call: Call) -> Answer:
+    """``GET /v1/bookings/upcoming`` → 200: one's own, of events that have not started."""
+    query = decode_query(call.query_string, PageQuery)
+    page = await call.services.bookings.upcoming(
+        call.caller.sub, now=dt.datetime.now(dt.UTC), limit=query.limit, cursor=query.cursor
+    )
+    return page_answer(call, _in_scope(call.caller, page.items), page.next_cursor)
+
+
+async def _confirm(call: Call, request: BookingRequest, details: BookingDetails) -> Booked:
+    assert request.hold_id is not None
+    for name in ("event_id", "items", "from_", "to"):
+        if getattr(request, name) is not None:
+            raise InvalidRequest(f"$.{name.rstrip('_')}", "a hold_id says it all: leave this out")
+    if (key := parse_claim_id(request.hold_id)) is not None:
+        call.caller.require_event(key.event_id)
+        await _require_no_payment(call, key.event_id)
+    return await call.services.reservations.confirm(
+        request.hold_id, details, customer_id=call.caller.sub, once=call.once
+    )
+
+
+async def _book(call: Call, request: BookingRequest, details: BookingDetails) -> Booked:
+    if request.event_id is None:
+        raise InvalidRequest("$.hold_id", "either hold_id, or event_id and items")
+    if request.items is None:
+        raise InvalidRequest("$.items", "required with event_id")
+    call.caller.require_event(request.event_id)
+    await _require_no_payment(call, request.event_id)
+    claim = ClaimRequest(items=request.items, from_=request.from_, to=request.to, ttl=None)
+    return await call.services.reservations.book(
+        request.event_id, claim, details, customer_id=call.caller.sub, once=call.once
+    )
+
+
+async def _answer_list(call: Call, query: PageQuery, wanted: BookingFilter) -> Answer:
+    page = await call.services.bookings.list_bookings(wanted, limit=query.limit, cursor=query.cursor)
+    return page_answer(call, _in_scope(call.caller, page.items), page.next_cursor)
+
+
+def _confined(caller: Caller, wanted: BookingFilter) -> BookingFilter:
+    """What is wanted, narrowed to what the caller may see.
+
+    Raises:
+        Forbidden: Somebody else's bookings were asked for.
+    """
+    if caller.is_admin:
+        return wanted
+    if ORGANIZER in caller.roles and wanted.customer_id != caller.sub:
+        return msgspec.structs.replace(wanted, organizer_id=caller.sub)
+    if wanted.customer_id not in (None, caller.sub):
+        raise Forbidden
+    return msgspec.structs.replace(wanted, customer_id=caller.sub)
+
+
+def _in_scope(caller: Caller, bookings: Sequence[Booking]) -> Sequence[Booking]:
+    if caller.scope is None:
+        return bookings
+    return [booking for booking in bookings if booking.event_id in caller.scope]
+
+
+async def _require_no_payment(call: Call, event_id: str) -> None:
+    event = await call.services.reservations.find_event(event_id)
+    if event.definition.policy.payment == "required":
+        raise PaymentUnavailable
+
+
+async def _answer_visible(call: Call, booking: Booking) -> Answer:
+    """The booking for its customer, its event's organizer and admins; for others it is not there."""
+    call.caller.require_event(booking.event_id)
+    if booking.customer_id != call.caller.sub and not await _organizes_event(call, booking.event_id):
+        raise BookingNotFound(booking.id)
+    return versioned_answer(call, booking, booking.version)
+
+
+async def _organizes_event(call: Call, event_id: str) -> bool:
+    if call.caller.is_admin:
+        return True
+    event = await call.services.reservations.find_event(event_id)
+    return call.caller.organizes(event.organizer_id)

@@ -1,0 +1,102 @@
+"""One HTTP call as the handlers see it."""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import uuid_utils
+from starlette.types import Receive, Scope
+
+from api.errors import ClientGone, PayloadTooLarge
+from api.identity import ANONYMOUS, Caller
+from engine.once import Once
+
+if TYPE_CHECKING:  # services are made of parts that know of calls
+    from api.services import Services
+
+_SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@~-]{0,127}")
+_SANE_HOST = re.compile(rb"[A-Za-z0-9.-]{1,253}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
+_LENGTH_DIGITS_MAX = 18  # of a Content-Length; int() of a longer one is work for nothing
+
+
+class Call:
+    """A request, what is known of it so far, and the services to answer it with.
+
+    ``route_path`` is the template of its URL, ``params`` what stands in its braces, ``once`` the digests of its
+    idempotency key, if it has one that the engine is to look after.
+    """
+
+    __slots__ = (
+        "_public_url",
+        "body",
+        "caller",
+        "headers",
+        "once",
+        "params",
+        "query_string",
+        "request_id",
+        "root_path",
+        "route_path",
+        "scope",
+        "services",
+    )
+
+    def __init__(self, scope: Scope, services: "Services", *, public_url: str | None) -> None:
+        self.scope = scope
+        self.services = services
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.request_id = request_id(self.headers.get(b"x-request-id"))
+        self.query_string: bytes = scope["query_string"]
+        self.root_path: str = scope.get("root_path", "")
+        self.route_path = ""
+        self.params: Mapping[str, str] = {}
+        self.caller: Caller = ANONYMOUS
+        self.body = b""
+        self.once: Once | None = None
+        self._public_url = public_url
+
+    @property
+    def base_url(self) -> str:
+        """Where this installation is reached: as configured, or as the client reached it."""
+        if self._public_url is not None:
+            return self._public_url
+        host = self.headers.get(b"host", b"")
+        if _SANE_HOST.fullmatch(host) is None:
+            host = "{}:{}".format(*(self.scope.get("server") or ("localhost", 80))).encode()
+        return f"{self.scope.get('scheme', 'http')}://{host.decode('ascii')}{self.root_path}"
+
+    def location(self, path: str) -> tuple[bytes, bytes]:
+        """A ``Location`` header for a path of this application."""
+        return (b"location", f"{self.root_path}{path}".encode())
+
+
+def request_id(given: bytes | None) -> bytes:
+    """The client's request id when it can be repeated in headers and logs; a fresh one otherwise."""
+    if given is not None and _SANE_REQUEST_ID.fullmatch(given) is not None:
+        return given
+    return uuid_utils.uuid7().hex.encode("ascii")
+
+
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, maximum: int) -> bytes:
+    """The request's body.
+
+    Raises:
+        PayloadTooLarge: It is longer than *maximum*, by its header or as it came; reading stopped there.
+        ClientGone: The client hung up in the middle.
+    """
+    length = headers.get(b"content-length", b"0")
+    if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX or int(length) > maximum:
+        raise PayloadTooLarge(maximum)
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > maximum:
+            raise PayloadTooLarge(maximum)
+        if not message.get("more_body", False):
+            return b"".join((*chunks, chunk)) if chunks else chunk
+        chunks.append(chunk)

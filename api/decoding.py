@@ -1,0 +1,138 @@
+"""From bytes to values: bodies and query strings, with every way they can be wrong named as a path and a reason."""
+
+import datetime as dt
+import re
+from typing import Annotated, Any, Never, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from engine.definition import Moment
+from engine.errors import InvalidRequest
+
+T = TypeVar("T")
+
+DateOrMoment = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=10,
+        max_length=40,
+        description="A date, or a moment with a zone (RFC 3339).",
+        extra_json_schema={"anyOf": [{"format": "date"}, {"format": "date-time"}]},
+    ),
+]
+
+FREE_FORM_DEPTH_MAX = 16  # levels of objects and arrays inside metadata
+_INTEGER_RANGE = range(-(2**53) + 1, 2**53)  # what every JSON reader keeps exactly (RFC 8259, section 6)
+_YEARS = range(1970, 9999)
+_QUERY_FIELDS_MAX = 32
+_AT = re.compile(r"(.*) - at (?:`key` in )?`(.*)`", re.DOTALL)
+_FIELD = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`", re.DOTALL)
+
+
+def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """The value of a JSON body.
+
+    Raises:
+        InvalidRequest: It is not JSON, or not what the decoder wants.
+    """
+    if not body:
+        raise InvalidRequest("$", "a JSON body is required")
+    try:
+        value = decoder.decode(body)
+    except msgspec.ValidationError as error:
+        _refuse(error, "$")
+    except msgspec.DecodeError as error:
+        raise InvalidRequest("$", str(error)) from None
+    except UnicodeDecodeError:
+        raise InvalidRequest("$", "the body is not valid UTF-8") from None
+    except RecursionError:
+        raise InvalidRequest("$", "the body is nested too deeply") from None
+    if b"\\u0000" in body:  # Postgres has no text with NUL in it; the escape is the only way to write one
+        check_free_form(msgspec.json.decode(body), "$", depth_max=None)
+    return value
+
+
+def decode_query(query_string: bytes, type_: type[T]) -> T:
+    """The parameters of a query string as a struct of *type_*; paths are the parameters' names.
+
+    Raises:
+        InvalidRequest: A parameter is unknown, given twice, or not what the struct wants.
+    """
+    try:
+        pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=_QUERY_FIELDS_MAX)
+    except ValueError:
+        raise InvalidRequest("query", f"at most {_QUERY_FIELDS_MAX} parameters") from None
+    parameters: dict[str, str] = {}
+    for name, value in pairs:
+        if name in parameters:
+            raise InvalidRequest(name, "given twice")
+        if "\0" in value:
+            raise InvalidRequest(name, "contains NUL")
+        parameters[name] = value
+    try:
+        return msgspec.convert(parameters, type_, strict=False)
+    except msgspec.ValidationError as error:
+        _refuse(error, "")
+
+
+def check_free_form(value: Any, path: str, *, depth_max: int | None = FREE_FORM_DEPTH_MAX) -> None:
+    """Refuse what a client may write as JSON but nobody can store or repeat exactly.
+
+    Raises:
+        InvalidRequest: A NUL, an integer beyond 2**53, or too many levels.
+    """
+    pending = [(value, path, depth_max if depth_max is not None else -1)]
+    while pending:
+        member, at, levels = pending.pop()
+        if isinstance(member, str) and "\0" in member:
+            raise InvalidRequest(at, "contains NUL")
+        if depth_max is not None and isinstance(member, int) and member not in _INTEGER_RANGE:
+            raise InvalidRequest(at, "integers beyond 2**53 lose digits: send a string")
+        if not isinstance(member, dict | list):
+            continue
+        if levels == 0:
+            raise InvalidRequest(path, f"nested deeper than {depth_max} levels")
+        if isinstance(member, dict):
+            pending.extend((name, f"{at}.{name}", 0) for name in member)
+            pending.extend((inner, f"{at}.{name}", levels - 1) for name, inner in member.items())
+        else:
+            pending.extend((inner, f"{at}[{number}]", levels - 1) for number, inner in enumerate(member))
+
+
+def decode_moment(text: str | None, name: str) -> dt.datetime | None:
+    """A moment of a query: with a zone, or a date, which begins at midnight UTC.
+
+    Raises:
+        InvalidRequest: It is neither, or out of the years that can be stored.
+    """
+    if text is None:
+        return None
+    try:
+        if len(text) == len("2027-05-01"):
+            moment = dt.datetime.combine(msgspec.convert(text, dt.date), dt.time(), dt.UTC)
+        else:
+            moment = msgspec.convert(text, Moment)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(name, str(error)) from None
+    check_moment(moment, name)
+    return moment
+
+
+def check_moment(moment: dt.datetime, path: str) -> None:
+    """Refuse a moment that another zone, or Postgres, could not express.
+
+    Raises:
+        InvalidRequest: Its year is not one of 1970 to 9998.
+    """
+    if moment.year not in _YEARS:
+        raise InvalidRequest(path, f"the year must be one of {_YEARS[0]} to {_YEARS[-1]}")
+
+
+def _refuse(error: msgspec.ValidationError, root: str) -> Never:
+    reason, path = str(error), "$"
+    if (match := _AT.fullmatch(reason)) is not None:
+        reason, path = match[1], match[2]
+    if (field := _FIELD.fullmatch(reason)) is not None:
+        path = f"{path}.{field[1]}"
+    raise InvalidRequest(path if root else path.removeprefix("$."), reason) from None

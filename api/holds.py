@@ -1,0 +1,150 @@
+"""Handlers of holds: one, several of a group, a batch."""
+
+import asyncio
+from typing import Annotated, Any
+
+import msgspec
+
+from api.answers import Answer, encode_json, json_answer
+from api.call import Call
+from api.decoding import decode_body
+from api.errors import Forbidden
+from api.idempotency import REPLAYED, part_of
+from api.problems import problem_document
+from engine.claims import ItemRequest
+from engine.definition import EventId, PlaceName
+from engine.errors import HoldfastError
+from engine.holds import Hold
+from engine.reservations import GROUP_MAX, ITEMS_MAX, ClaimRequest, Held, TtlSeconds
+
+BATCH_MAX = 100
+# As api.problems makes it; its schema is that of api.problem_shapes.Problem, which every route's errors refer to.
+ProblemDocument = Annotated[dict[str, Any], msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/Problem"})]
+Items = Annotated[list[ItemRequest], msgspec.Meta(min_length=1, max_length=ITEMS_MAX)]
+
+
+class ClaimOnEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is to be held on one event of several."""
+
+    event_id: EventId
+    items: Items
+    from_: PlaceName | None = msgspec.field(default=None, name="from")
+    to: PlaceName | None = None
+    ttl: TtlSeconds | None = None
+
+    def claim(self) -> ClaimRequest:
+        """The same for the engine."""
+        return ClaimRequest(items=self.items, from_=self.from_, to=self.to, ttl=self.ttl)
+
+
+class GroupRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Holds on events of one group: all of them, or none."""
+
+    holds: Annotated[list[ClaimOnEvent], msgspec.Meta(min_length=1, max_length=GROUP_MAX)]
+
+
+class GroupAnswer(msgspec.Struct, frozen=True):
+    """The holds, in the order in which they were asked for."""
+
+    holds: list[Hold]
+
+
+Batch = Annotated[list[ClaimOnEvent], msgspec.Meta(min_length=1, max_length=BATCH_MAX)]
+
+
+class BatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Holds that have nothing to do with each other."""
+
+    holds: Batch
+
+
+class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one hold of a batch: the hold, or the problem."""
+
+    status: int
+    hold: Hold | None = None
+    problem: ProblemDocument | None = None
+
+
+class BatchAnswer(msgspec.Struct, frozen=True):
+    """One result for each hold asked for, in the same order."""
+
+    results: list[BatchResult]
+
+
+class ExtendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Seconds from now to the new deadline."""
+
+    ttl: TtlSeconds
+
+
+_claim = msgspec.json.Decoder(ClaimRequest)
+_group = msgspec.json.Decoder(GroupRequest)
+_batch = msgspec.json.Decoder(BatchRequest | Batch)
+_extension = msgspec.json.Decoder(ExtendRequest)
+
+
+async def place_hold(call: Call) -> Answer:
+    """``POST /v1/events/{event_id}/holds`` → 201."""
+    held = await call.services.reservations.hold(
+        call.params["event_id"], decode_body(_claim, call.body), customer_id=call.caller.sub, once=call.once
+    )
+    location = call.location(f"/v1/holds/{held.hold.id}")
+    return Answer(201, encode_json(held.hold), headers=(location, REPLAYED) if held.replayed else (location,))
+
+
+async def place_group(call: Call) -> Answer:
+    """``POST /v1/holds`` → 201; all or nothing."""
+    claims = [(entry.event_id, entry.claim()) for entry in decode_body(_group, call.body).holds]
+    for event_id, _ in claims:
+        call.caller.require_event(event_id)
+    held = await call.services.reservations.hold_group(claims, customer_id=call.caller.sub, once=call.once)
+    replayed = (REPLAYED,) if all(each.replayed for each in held) else ()
+    return json_answer(GroupAnswer([each.hold for each in held]), status=201, headers=replayed)
+
+
+async def place_batch(call: Call) -> Answer:
+    """``POST /v1/holds:batch`` → 207; a bare list is answered by a bare list."""
+    batch = decode_body(_batch, call.body)
+    entries = batch.holds if isinstance(batch, BatchRequest) else batch
+    results = await asyncio.gather(*(_attempt(call, entry, number) for number, entry in enumerate(entries)))
+    document = BatchAnswer(results) if isinstance(batch, BatchRequest) else results
+    # Nothing is known of an entry that ended in a 503: under the same key the batch must be able to run again.
+    return Answer(207, encode_json(document), memorable=all(result.status < 500 for result in results))
+
+
+async def show_hold(call: Call) -> Answer:
+    """``GET /v1/holds/{hold_id}`` → 200."""
+    hold = await call.services.reservations.find_hold(call.params["hold_id"], customer_id=call.caller.owner)
+    return json_answer(hold)
+
+
+async def extend_hold(call: Call) -> Answer:
+    """``POST /v1/holds/{hold_id}/extend`` → 200."""
+    extension = decode_body(_extension, call.body)
+    hold = await call.services.reservations.extend(
+        call.params["hold_id"], ttl_s=extension.ttl, customer_id=call.caller.owner
+    )
+    return json_answer(hold)
+
+
+async def release_hold(call: Call) -> Answer:
+    """``DELETE /v1/holds/{hold_id}`` → 204."""
+    await call.services.reservations.release(call.params["hold_id"], customer_id=call.caller.owner)
+    return Answer(204)
+
+
+async def _attempt(call: Call, entry: ClaimOnEvent, number: int) -> BatchResult:
+    try:
+        held = await _hold_entry(call, entry, number)
+    except (HoldfastError, Forbidden) as error:
+        kind, document = problem_document(error, base_url=call.base_url, request_id=call.request_id.decode("ascii"))
+        return BatchResult(kind.status, problem=document)
+    return BatchResult(201, hold=held.hold)
+
+
+async def _hold_entry(call: Call, entry: ClaimOnEvent, number: int) -> Held:
+    """Hold one entry; each has a key of its own, so that a batch cut off by a crash is completed, not repeated."""
+    call.caller.require_event(entry.event_id)
+    once = part_of(call.once, number) if call.once is not None else None
+    return await call.services.reservations.hold(entry.event_id, entry.claim(), customer_id=call.caller.sub, once=once)

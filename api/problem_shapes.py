@@ -1,0 +1,80 @@
+"""The bodies of problems, as types: what ``api.problems`` fills in and the OpenAPI document describes."""
+
+import datetime as dt
+
+import msgspec
+
+from engine.errors import UnavailablePlace
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """An error (RFC 9457); ``type`` is a page that explains ``code``, some kinds have members of their own."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """One thing that is wrong with a request: where, and what."""
+
+    path: str
+    reason: str
+
+
+class InvalidRequestProblem(Problem, frozen=True):
+    """A field, parameter or header is wrong; ``path`` is the first of ``errors``."""
+
+    path: str
+    errors: list[FieldError]
+
+
+class EventStatusProblem(Problem, frozen=True):
+    """The event's status does not allow it."""
+
+    event_status: str
+
+
+class InvalidTransitionProblem(Problem, frozen=True):
+    """The state machine has no such step; ``allowed`` are those it has."""
+
+    from_: str = msgspec.field(name="from")
+    to: str
+    allowed: list[str]
+
+
+class VersionConflictProblem(Problem, frozen=True):
+    """Somebody changed it since it was read."""
+
+    current_version: int
+
+
+class PlacesUnavailableProblem(Problem, frozen=True):
+    """Nothing was taken: what was not to be had, and when some of it may be."""
+
+    unavailable: list[UnavailablePlace]
+    held: int
+    sold: int
+    next_release_at: dt.datetime | None
+
+
+class LimitExceededProblem(Problem, frozen=True):
+    """The name and the value of the limit."""
+
+    limit: str
+    maximum: int
+
+
+class HoldConfirmedProblem(Problem, frozen=True):
+    """The hold has become this booking."""
+
+    booking_id: str
+
+
+class PayloadTooLargeProblem(Problem, frozen=True):
+    """The most bytes that a body may have here."""
+
+    maximum: int

@@ -1,0 +1,279 @@
+"""What goes wrong, as RFC 9457 problems: one table, one way from an exception to an answer."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+
+from api import errors as http
+from api import problem_shapes as shapes
+from api.answers import PROBLEM_JSON, Answer, Header, encode_json
+from engine import errors as engine
+
+logger = structlog.get_logger("holdfast.api")
+
+Members = Callable[[Any], Mapping[str, Any]]
+
+
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of problem: what is documented of it, and how its members come out of the exception.
+
+    ``shape`` is the body's type, ``members`` fills what it has besides the members of all problems.
+    """
+
+    status: int
+    code: str
+    title: str
+    meaning: str
+    shape: type[shapes.Problem] = shapes.Problem
+    members: Members = lambda _: {}
+    detail: Callable[[Any], str] | None = None
+    headers: Callable[[Any], tuple[Header, ...]] = lambda _: ()
+
+
+def problem_document(error: Exception, *, base_url: str, request_id: str) -> tuple[Kind, dict[str, Any]]:
+    """The kind of *error*, and the body that tells of it."""
+    kind = kind_of_class(type(error))
+    return kind, {
+        "type": f"{base_url}/problems/{kind.code}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": kind.detail(error) if kind.detail is not None else kind.meaning,
+        "code": kind.code,
+        "request_id": request_id,
+        **kind.members(error),
+    }
+
+
+def answer_problem(error: Exception, *, base_url: str, request_id: str, route: str) -> Answer:
+    """*error* as an answer; what is our own fault is logged, and nothing of it told."""
+    kind, document = problem_document(error, base_url=base_url, request_id=request_id)
+    if kind is INTERNAL_ERROR:
+        logger.error("request_failed", request_id=request_id, route=route, exc_info=error)
+    elif isinstance(error, engine.StoreUnavailable | engine.LedgerUnavailable | http.KeysUnavailable):
+        logger.warning("dependency_unavailable", request_id=request_id, route=route, code=kind.code)
+    return Answer(kind.status, encode_json(document), PROBLEM_JSON, kind.headers(error))
+
+
+def kind_of_class(error_type: type[Exception]) -> Kind:
+    """The kind that the table has for a class of exceptions, or for the nearest class above it."""
+    for ancestor in error_type.__mro__:
+        if (kind := KINDS.get(ancestor)) is not None:
+            return kind
+    return INTERNAL_ERROR
+
+
+def _retry_after(error: Any) -> tuple[Header, ...]:
+    return ((b"retry-after", b"%d" % error.retry_after_s),)
+
+
+def _invalid_request(error: engine.InvalidRequest) -> Mapping[str, Any]:
+    return {"path": error.path, "errors": [shapes.FieldError(error.path, error.reason)]}
+
+
+def _unavailable(error: engine.PlacesUnavailable) -> Mapping[str, Any]:
+    return {
+        "unavailable": error.unavailable,
+        "held": error.held,
+        "sold": error.sold,
+        "next_release_at": error.next_release_at,
+    }
+
+
+def _transition(error: engine.InvalidTransition) -> Mapping[str, Any]:
+    return {"from": error.from_status, "to": error.to_status, "allowed": error.allowed}
+
+
+def _challenge(error: http.Unauthenticated) -> tuple[Header, ...]:
+    hint = b', error="invalid_token"' if error.invalid_token else b""
+    return ((b"www-authenticate", b'Bearer realm="holdfast"' + hint),)
+
+
+INTERNAL_ERROR = Kind(
+    status=500,
+    code="internal-error",
+    title="Internal error",
+    meaning="Something is broken on our side; the log knows it under the request id.",
+)
+
+KINDS: dict[type, Kind] = {
+    engine.InvalidRequest: Kind(
+        status=422,
+        code="invalid-request",
+        title="The request is not valid",
+        meaning="A field, parameter or header is wrong: `path` is its JSON path, or its name outside the body.",
+        shape=shapes.InvalidRequestProblem,
+        members=_invalid_request,
+        detail=lambda error: error.reason,
+    ),
+    engine.EventNotFound: Kind(
+        status=404, code="event-not-found", title="Event not found", meaning="There is no such event."
+    ),
+    engine.EventExists: Kind(
+        status=409, code="event-exists", title="Event exists", meaning="An event of this id is there already."
+    ),
+    engine.EventNotDraft: Kind(
+        status=409,
+        code="event-not-draft",
+        title="Event is not a draft",
+        meaning="The event has been opened: what its places are can no longer change.",
+        shape=shapes.EventStatusProblem,
+        members=lambda error: {"event_status": error.status},
+    ),
+    engine.EventNotOpen: Kind(
+        status=409,
+        code="event-not-open",
+        title="Event is not open",
+        meaning="The event takes no holds: not yet, not any more, or not just now.",
+        shape=shapes.EventStatusProblem,
+        members=lambda error: {"event_status": error.status},
+    ),
+    engine.InvalidTransition: Kind(
+        status=409,
+        code="invalid-transition",
+        title="Invalid transition",
+        meaning="The status `from` cannot become `to`; `allowed` are the ones it can become.",
+        shape=shapes.InvalidTransitionProblem,
+        members=_transition,
+    ),
+    engine.VersionConflict: Kind(
+        status=409,
+        code="version-conflict",
+        title="Version conflict",
+        meaning="Somebody changed it since you read it: read it again, and decide anew.",
+        shape=shapes.VersionConflictProblem,
+        members=lambda error: {"current_version": error.current_version},
+    ),
+    engine.PlacesUnavailable: Kind(
+        status=409,
+        code="places-unavailable",
+        title="Places unavailable",
+        meaning="Nothing was taken. `unavailable` names what was not to be had; `held` of it may come back, "
+        "first at `next_release_at`; `sold` of it will not.",
+        shape=shapes.PlacesUnavailableProblem,
+        members=_unavailable,
+    ),
+    engine.LimitExceeded: Kind(
+        status=409,
+        code="limit-exceeded",
+        title="Limit exceeded",
+        meaning="The event's policy allows no more: `limit` is the policy's member, `maximum` its value.",
+        shape=shapes.LimitExceededProblem,
+        members=lambda error: {"limit": error.limit, "maximum": error.maximum},
+    ),
+    # Somebody else's hold or booking must look exactly like one that never was: nothing of it may be told here.
+    engine.HoldNotFound: Kind(
+        status=404, code="hold-not-found", title="Hold not found", meaning="There is no such hold."
+    ),
+    engine.HoldExpired: Kind(
+        status=410,
+        code="hold-expired",
+        title="Hold expired",
+        meaning="The hold's deadline has passed; its places are free.",
+    ),
+    engine.HoldReleased: Kind(
+        status=410,
+        code="hold-released",
+        title="Hold released",
+        meaning="The hold was given back; its places are free.",
+    ),
+    engine.HoldConfirmed: Kind(
+        status=410,
+        code="hold-confirmed",
+        title="Hold confirmed",
+        meaning="The hold has become the booking `booking_id`.",
+        shape=shapes.HoldConfirmedProblem,
+        members=lambda error: {"booking_id": error.booking_id},
+    ),
+    engine.BookingNotFound: Kind(
+        status=404, code="booking-not-found", title="Booking not found", meaning="There is no such booking."
+    ),
+    engine.IdempotencyKeyReused: Kind(
+        status=422,
+        code="idempotency-key-reused",
+        title="Idempotency key reused",
+        meaning="This idempotency key came with another body before: every new request needs a key of its own.",
+    ),
+    engine.IdempotencyInFlight: Kind(
+        status=409,
+        code="idempotency-in-flight",
+        title="Request in flight",
+        meaning="The first request with this idempotency key has not been answered yet: repeat it a little later.",
+        headers=lambda _: ((b"retry-after", b"1"),),
+    ),
+    engine.StoreUnavailable: Kind(
+        status=503,
+        code="store-unavailable",
+        title="Store unavailable",
+        meaning="Redis does not answer; whether the request took effect may be unknown. With the same idempotency "
+        "key it is safe to repeat.",
+        headers=_retry_after,
+    ),
+    engine.LedgerUnavailable: Kind(
+        status=503,
+        code="ledger-unavailable",
+        title="Ledger unavailable",
+        meaning="Postgres does not answer. With the same idempotency key the request is safe to repeat.",
+        headers=_retry_after,
+    ),
+    engine.Overloaded: Kind(
+        status=503,
+        code="overloaded",
+        title="Overloaded",
+        meaning="More is under way than can be served; nothing was done.",
+        headers=_retry_after,
+    ),
+    http.Unauthenticated: Kind(
+        status=401,
+        code="unauthenticated",
+        title="Unauthenticated",
+        meaning="A bearer token that holds is required.",
+        detail=lambda error: error.reason,
+        headers=_challenge,
+    ),
+    http.Forbidden: Kind(
+        status=403, code="forbidden", title="Forbidden", meaning="Your roles or your token's scope do not allow this."
+    ),
+    http.RouteNotFound: Kind(
+        status=404, code="not-found", title="Not found", meaning="There is nothing under this URL."
+    ),
+    http.MethodNotAllowed: Kind(
+        status=405,
+        code="method-not-allowed",
+        title="Method not allowed",
+        meaning="This URL answers other methods, named in `Allow`.",
+        headers=lambda error: ((b"allow", ", ".join(error.allow).encode("ascii")),),
+    ),
+    http.PayloadTooLarge: Kind(
+        status=413,
+        code="payload-too-large",
+        title="Payload too large",
+        meaning="The body is longer than `maximum` bytes; the rest of it was not read.",
+        shape=shapes.PayloadTooLargeProblem,
+        members=lambda error: {"maximum": error.maximum},
+        headers=lambda _: ((b"connection", b"close"),),
+    ),
+    http.UnsupportedMediaType: Kind(
+        status=415,
+        code="unsupported-media-type",
+        title="Unsupported media type",
+        meaning="Bodies are JSON: `application/json`, or another type that ends in `+json`.",
+    ),
+    http.PaymentUnavailable: Kind(
+        status=409,
+        code="payment-unavailable",
+        title="Payment unavailable",
+        meaning="The event is sold against payment only, and payments are not available on this installation yet. "
+        "The hold lives on until its deadline.",
+    ),
+    http.KeysUnavailable: Kind(
+        status=503,
+        code="keys-unavailable",
+        title="Keys unavailable",
+        meaning="The identity provider's keys cannot be fetched just now, so tokens cannot be checked.",
+        headers=_retry_after,
+    ),
+}
+
+KIND_BY_CODE: dict[str, Kind] = {kind.code: kind for kind in (*KINDS.values(), INTERNAL_ERROR)}

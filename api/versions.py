@@ -1,0 +1,45 @@
+"""Optimistic concurrency: versions as strong entity tags (RFC 9110, section 13)."""
+
+import msgspec
+
+from api.answers import Answer, Header, json_answer
+from api.call import Call
+from engine.errors import VersionConflict
+
+# The tag of a representation that somebody may look at again is checked anew every time; shared caches stay out of it.
+_PRIVATE: Header = (b"cache-control", b"private, no-cache")
+
+
+def versioned_answer(
+    call: Call, value: msgspec.Struct, version: int, *, status: int = 200, headers: tuple[Header, ...] = ()
+) -> Answer:
+    """*value* with its entity tag; 304 when the client of a ``GET`` has this version already."""
+    tag = b'"%d"' % version
+    tagged = ((b"etag", tag), _PRIVATE, *headers)
+    if call.scope["method"] in ("GET", "HEAD") and _names(call.headers.get(b"if-none-match"), tag, weak=True):
+        return Answer(304, headers=tagged)
+    return json_answer(value, status=status, headers=tagged)
+
+
+def expected_version(call: Call, in_body: int | msgspec.UnsetType | None, *, current: int) -> int | None:
+    """The version a change must find, by ``If-Match`` or the body's ``expected_version``; ``None`` when any will do.
+
+    Raises:
+        VersionConflict: *current*, as just read, is not the one.
+    """
+    if_match = call.headers.get(b"if-match")
+    if if_match is not None and not _names(if_match, b'"%d"' % current, weak=False):
+        raise VersionConflict(current)
+    if isinstance(in_body, int):
+        if in_body != current:
+            raise VersionConflict(current)
+        return current
+    return None if if_match is None or if_match.strip() == b"*" else current
+
+
+def _names(header: bytes | None, tag: bytes, *, weak: bool) -> bool:
+    """Whether a list of entity tags names *tag*; weak tags never match where the comparison is strong."""
+    if header is None:
+        return False
+    tags = [candidate.strip() for candidate in header.split(b",")]
+    return b"*" in tags or tag in tags or (weak and b"W/" + tag in tags)

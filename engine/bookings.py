@@ -1,0 +1,97 @@
+"""A booking: the durable claim, as engine and ledger hand it to each other and as clients see it."""
+
+import datetime as dt
+from typing import Any, Literal
+
+import msgspec
+
+from engine.claims import ClaimedItem
+from engine.ids import BookingId
+from engine.places import Places
+
+BookingStatus = Literal[
+    "confirming",
+    "payment_initiated",
+    "paid",
+    "pending",
+    "confirmed",
+    "checked_in",
+    "completed",
+    "cancelled",
+    "rejected",
+    "expired",
+    "failed",
+    "no_show",
+]
+PaymentStatus = Literal["none", "pending", "held", "completed", "failed", "refunded", "partially_refunded"]
+
+
+class BookingDetails(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the customer says beside the places.
+
+    Guests, attendees and notes are personal data: they are sealed (encrypted) before they leave the process, and only
+    the ledger's readers open them.
+    """
+
+    guest: dict[str, Any] | None = None
+    attendees: list[dict[str, Any]] = []
+    notes: str | None = None
+    source: str = "api"
+    metadata: dict[str, Any] = {}
+
+
+class JournalEntry(msgspec.Struct, frozen=True):
+    """A booking accepted in Redis: all that the ledger needs to write it, as it stands in the journal.
+
+    ``details`` is opaque to engine and Redis: the sealed details. ``once`` and ``body_digest`` are the idempotency
+    key's scope digest and the digest of the request's body, empty without a key.
+    """
+
+    journal_id: str
+    epoch: int
+    event_id: str
+    booking_id: BookingId
+    customer_id: str
+    places: Places
+    created_at_ms: int
+    confirmed_at_ms: int
+    details: bytes
+    once: bytes = b""
+    body_digest: bytes = b""
+
+
+class Booking(msgspec.Struct, frozen=True):
+    """A booking as clients see it; ``reference`` is ``None`` only while it is ``confirming``."""
+
+    id: BookingId
+    reference: str | None
+    event_id: str
+    customer_id: str
+    status: BookingStatus
+    payment_status: PaymentStatus
+    version: int
+    items: tuple[ClaimedItem, ...]
+    from_: str | None = msgspec.field(name="from")
+    to: str | None
+    guest: dict[str, Any] | None
+    attendees: list[dict[str, Any]]
+    amount: int
+    refunded: int
+    currency: str
+    notes: str | None
+    organizer_notes: str | None
+    source: str
+    metadata: dict[str, Any]
+    created_at: dt.datetime
+    updated_at: dt.datetime
+    confirmed_at: dt.datetime | None = None
+    cancelled_at: dt.datetime | None = None
+    cancelled_by: str | None = None
+    cancellation_reason: str | None = None
+    checked_in_at: dt.datetime | None = None
+    completed_at: dt.datetime | None = None
+    expires_at: dt.datetime | None = None
+    estimated_pickup_time: dt.datetime | None = None
+    estimated_dropoff_time: dt.datetime | None = None
+    actual_pickup_time: dt.datetime | None = None
+    actual_dropoff_time: dt.datetime | None = None

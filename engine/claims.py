@@ -1,0 +1,107 @@
+"""From what a client asks for to places by number, and back to what a client understands."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+
+from engine.definition import PLACES_PER_HOLD_MAX, PlaceName
+from engine.errors import InvalidRequest
+from engine.layout import LaidSection, Layout
+from engine.places import BestPlaces, CountedPlaces, NumberedPlaces, Places
+
+Quantity = Annotated[int, msgspec.Meta(ge=1, le=PLACES_PER_HOLD_MAX)]
+
+
+class ItemRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of a request; exactly one of ``quantity``, ``seats`` and ``best`` is given."""
+
+    section: PlaceName
+    quantity: Quantity | None = None
+    seats: Annotated[list[str], msgspec.Meta(min_length=1, max_length=PLACES_PER_HOLD_MAX)] | None = None
+    best: Quantity | None = None
+
+
+class ClaimedItem(msgspec.Struct, frozen=True):
+    """One line of a hold or booking; ``price`` is per place over the whole range of legs, in minor units."""
+
+    section: str
+    quantity: int
+    seats: tuple[str, ...] | None
+    price: int
+    amount: int
+
+
+def resolve_places(layout: Layout, items: Sequence[ItemRequest], from_stop: str | None, to_stop: str | None) -> Places:
+    """The places that *items* ask for, by number.
+
+    Raises:
+        InvalidRequest: A section, seat or stop is unknown, a place is asked for twice, or an item is ambiguous.
+    """
+    first_leg, last_leg = layout.leg_range(from_stop, to_stop)
+    seen: set[tuple[int, int | None]] = set()
+    return Places(
+        first_leg, last_leg, tuple(_resolve_item(layout, item, f"$.items[{n}]", seen) for n, item in enumerate(items))
+    )
+
+
+def describe_places(layout: Layout, places: Places) -> tuple[tuple[ClaimedItem, ...], int]:
+    """The lines and the amount of *places*; seats of different prices get lines of their own."""
+    lines: list[ClaimedItem] = []
+    for item in places.items:
+        section = layout.sections[item.section]
+        if not isinstance(item, NumberedPlaces):
+            price = layout.price_of(section, None, places.first_leg, places.last_leg)
+            lines.append(ClaimedItem(section.id, item.quantity, None, price, price * item.quantity))
+            continue
+        by_price: dict[int, list[str]] = {}
+        for seat in item.seats:
+            price = layout.price_of(section, seat, places.first_leg, places.last_leg)
+            by_price.setdefault(price, []).append(layout.seats[seat].label)
+        lines.extend(
+            ClaimedItem(section.id, len(labels), tuple(labels), price, price * len(labels))
+            for price, labels in by_price.items()
+        )
+    return tuple(lines), sum(line.amount for line in lines)
+
+
+def _resolve_item(
+    layout: Layout, item: ItemRequest, path: str, seen: set[tuple[int, int | None]]
+) -> CountedPlaces | NumberedPlaces | BestPlaces:
+    number = layout.section_index.get(item.section)
+    if number is None:
+        raise InvalidRequest(f"{path}.section", f"unknown section: {item.section!r}")
+    if (item.quantity is not None) + (item.seats is not None) + (item.best is not None) != 1:
+        raise InvalidRequest(path, "exactly one of quantity, seats and best is needed")
+    section = layout.sections[number]
+    if item.quantity is not None:
+        if section.seated:
+            raise InvalidRequest(f"{path}.quantity", f"section {section.id!r} is seated: ask for seats or best")
+        _claim_once(seen, (number, None), f"{path}.section", f"section {section.id!r}")
+        return CountedPlaces(number, item.quantity)
+    if not section.seated:
+        field = "seats" if item.seats is not None else "best"
+        raise InvalidRequest(f"{path}.{field}", f"section {section.id!r} is counted: ask for a quantity")
+    if item.best is not None:
+        _claim_once(seen, (number, None), f"{path}.section", f"best of section {section.id!r}")
+        return BestPlaces(number, item.best)
+    return NumberedPlaces(number, _resolve_seats(layout, section, item.seats or [], path, seen))
+
+
+def _resolve_seats(
+    layout: Layout, section: LaidSection, labels: Sequence[str], path: str, seen: set[tuple[int, int | None]]
+) -> tuple[int, ...]:
+    seats = []
+    for position, label in enumerate(labels):
+        seat = layout.seat_index[section.index].get(label)
+        if seat is None:
+            raise InvalidRequest(f"{path}.seats[{position}]", f"section {section.id!r} has no seat {label!r}")
+        _claim_once(seen, (section.index, seat), f"{path}.seats[{position}]", f"seat {label!r}")
+        seats.append(seat)
+    return tuple(seats)
+
+
+def _claim_once(seen: set[tuple[int, int | None]], place: tuple[int, int | None], path: str, what: str) -> None:
+    if place in seen:
+        raise InvalidRequest(path, f"{what} is asked for twice")
+    seen.add(place)

@@ -1,0 +1,149 @@
+"""What an organizer says an event is: sections, seats, legs, prices and policy, as read from JSON and stored as JSON.
+
+Types and ranges are checked here, by msgspec, which names the JSON path of what is wrong. What one field says of
+another (a seat twice, a price list of the wrong length) is checked when ``engine.layout`` compiles the definition.
+"""
+
+import datetime as dt
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+EVENT_ID_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}\Z"
+SECTIONS_MAX = 500  # every section has three counters per leg in one Redis hash
+STOPS_MAX = 200  # the longest timetable run known to us has 96 stops
+SLOTS_MAX = 288  # a day in five-minute slots
+PRICE_MAX = 10**9  # ten million euros in cents
+CAPACITY_MAX = 10_000_000
+PLACES_PER_HOLD_MAX = 500  # bounds the work of one script call
+METADATA_MAX = 64  # members
+
+EventId = Annotated[str, msgspec.Meta(pattern=EVENT_ID_PATTERN)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+# Ids of sections, rows and seats are the organizer's words ("Balcony left", "1A"); control characters are refused
+# because they would end up in headers, logs and terminals.
+PlaceName = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+\Z")]
+Price = Annotated[int, msgspec.Meta(ge=0, le=PRICE_MAX)]
+Moment = Annotated[dt.datetime, msgspec.Meta(tz=True)]
+ClockTime = Annotated[str, msgspec.Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]\Z")]
+Metadata = Annotated[dict[Annotated[str, msgspec.Meta(max_length=64)], Any], msgspec.Meta(max_length=METADATA_MAX)]
+
+
+class SeatDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One numbered seat; ``fits`` is the party size of a table, ``x``/``y`` its position in the drawing's units."""
+
+    id: PlaceName
+    x: float | None = None
+    y: float | None = None
+    category: PlaceName | None = None
+    accessible: bool = False
+    fits: Annotated[int, msgspec.Meta(ge=1, le=1000)] | None = None
+
+
+class RowDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A row of seats in the order in which people sit.
+
+    ``seats`` is a range (``"1-20"``) or a list. ``aisles_after`` names the seats behind which an aisle runs: seats on
+    two sides of an aisle are not neighbours.
+    """
+
+    id: PlaceName
+    seats: Annotated[str, msgspec.Meta(max_length=32)] | list[PlaceName | SeatDefinition]
+    aisles_after: list[PlaceName] = []
+
+
+class SectionDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A part of the event with its own price: counted (``capacity``) or seated (``rows``).
+
+    ``price`` is per place. ``prices`` gives another one to the seats of a category; ``leg_prices`` replaces it by one
+    per leg, summed over the range sold.
+    """
+
+    id: PlaceName
+    name: Name | None = None
+    price: Price | None = None
+    capacity: Annotated[int, msgspec.Meta(ge=1, le=CAPACITY_MAX)] | None = None
+    rows: Annotated[list[RowDefinition], msgspec.Meta(min_length=1)] | None = None
+    prices: dict[PlaceName, Price] | None = None
+    leg_prices: list[Price] | None = None
+
+
+class SlotsDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Time slots of equal length, the first at ``start`` o'clock."""
+
+    start: ClockTime
+    minutes: Annotated[int, msgspec.Meta(ge=1, le=1440)]
+    count: Annotated[int, msgspec.Meta(ge=1, le=SLOTS_MAX)]
+
+
+class RefundTier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who cancels at least ``hours_before`` the start gets ``percent`` back."""
+
+    hours_before: Annotated[int, msgspec.Meta(ge=0, le=8760)]
+    percent: Annotated[int, msgspec.Meta(ge=0, le=100)]
+
+
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The rules of sale; durations in seconds."""
+
+    hold_ttl: Annotated[int, msgspec.Meta(ge=1, le=604_800)] = 120
+    hold_ttl_max: Annotated[int, msgspec.Meta(ge=1, le=604_800)] = 900
+    max_places_per_hold: Annotated[int, msgspec.Meta(ge=1, le=PLACES_PER_HOLD_MAX)] = 10
+    max_places_per_customer: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 20
+    approval: Literal["auto", "manual"] = "auto"
+    approval_ttl: Annotated[int, msgspec.Meta(ge=1, le=31_536_000)] = 86_400
+    payment: Literal["none", "required"] = "none"
+    payment_ttl: Annotated[int, msgspec.Meta(ge=1, le=604_800)] = 600
+    sales_close_before: Annotated[int, msgspec.Meta(ge=0, le=31_536_000)] = 0
+    refunds: list[RefundTier] = msgspec.field(
+        default_factory=lambda: [RefundTier(24, 100), RefundTier(2, 50), RefundTier(0, 0)]
+    )
+    overbooking_percent: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
+    orphan_seats: Literal["allow", "avoid"] = "allow"
+    waitlist: bool = True
+    offer_ttl: Annotated[int, msgspec.Meta(ge=1, le=2_592_000)] = 86_400
+    durability: Literal["postgres", "redis"] = "postgres"
+
+
+class EventDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything an organizer decides about an event; times carry a zone, money is in minor units of ``currency``."""
+
+    name: Name
+    starts_at: Moment
+    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z")]
+    sections: Annotated[list[SectionDefinition], msgspec.Meta(max_length=SECTIONS_MAX)] = []
+    id: EventId | None = None
+    group: EventId | None = None
+    ends_at: Moment | None = None
+    stops: Annotated[list[PlaceName], msgspec.Meta(min_length=2, max_length=STOPS_MAX)] | None = None
+    slots: SlotsDefinition | None = None
+    policy: Policy = Policy()
+    metadata: Metadata = {}
+
+
+class EventPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The members of a definition that a ``PATCH`` may change; what is absent stays as it is."""
+
+    name: Name | msgspec.UnsetType = msgspec.UNSET
+    starts_at: Moment | msgspec.UnsetType = msgspec.UNSET
+    ends_at: Moment | None | msgspec.UnsetType = msgspec.UNSET
+    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z")] | msgspec.UnsetType = msgspec.UNSET
+    sections: Annotated[list[SectionDefinition], msgspec.Meta(max_length=SECTIONS_MAX)] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
+    stops: Annotated[list[PlaceName], msgspec.Meta(min_length=2, max_length=STOPS_MAX)] | None | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
+    slots: SlotsDefinition | None | msgspec.UnsetType = msgspec.UNSET
+    policy: Policy | msgspec.UnsetType = msgspec.UNSET
+    metadata: Metadata | msgspec.UnsetType = msgspec.UNSET
+    expected_version: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType = msgspec.UNSET
+
+    def apply(self, definition: EventDefinition) -> EventDefinition:
+        """The definition with every member of this patch put in place of the old one."""
+        changes = {
+            field: value
+            for field in self.__struct_fields__
+            if field != "expected_version" and (value := getattr(self, field)) is not msgspec.UNSET
+        }
+        return msgspec.structs.replace(definition, **changes)

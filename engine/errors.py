@@ -1,0 +1,213 @@
+"""What the engine may answer instead of doing what was asked.
+
+::
+
+    HoldfastError
+    ├── Refusal                     the request was understood, and the answer is no
+    │   ├── InvalidRequest          a field is wrong; names its JSON path
+    │   ├── EventNotFound
+    │   ├── EventExists             an event of this id is there already
+    │   ├── EventNotDraft           only a draft may be changed like this
+    │   ├── EventNotOpen            not on sale, not any more, or not yet
+    │   ├── InvalidTransition       this status cannot become that one
+    │   ├── VersionConflict         somebody changed it first
+    │   ├── PlacesUnavailable       names every place that was not to be had
+    │   ├── LimitExceeded           more places than one hold or one customer may claim
+    │   ├── HoldNotFound            unknown, or somebody else's
+    │   ├── HoldExpired             its deadline had passed; the places are free
+    │   ├── HoldReleased            it was given back
+    │   ├── HoldConfirmed           it is a booking already
+    │   ├── BookingNotFound         unknown, or somebody else's
+    │   ├── IdempotencyKeyReused    the key was used for another request
+    │   └── IdempotencyInFlight     the first request with this key is still under way
+    └── Unavailable                 nothing was decided: try again
+        ├── StoreUnavailable        Redis cannot be reached, or did not answer: the outcome may be unknown
+        ├── LedgerUnavailable       Postgres cannot be reached
+        └── Overloaded              more is under way than this process will take
+
+A refusal is named as a fact and carries data, not prose. ``may_succeed_later`` says whether the very same request may
+be answered differently without anybody changing it. Infrastructure failures are not refusals.
+"""
+
+import datetime as dt
+from typing import ClassVar
+
+import msgspec
+
+
+class HoldfastError(Exception):
+    """Anything that Holdfast raises on purpose."""
+
+
+class Refusal(HoldfastError):
+    """The request was understood, and the answer is no."""
+
+    may_succeed_later: ClassVar[bool] = False
+
+
+class InvalidRequest(Refusal):
+    """A field of the request is wrong; ``path`` is its JSON path (``$.items[0].seats[1]``)."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class EventRefusal(Refusal):
+    """A refusal for what the event is, or is not."""
+
+    def __init__(self, event_id: str) -> None:
+        super().__init__(event_id)
+        self.event_id = event_id
+
+
+class EventNotFound(EventRefusal):
+    """There is no such event, or the caller may not know of it."""
+
+
+class EventExists(EventRefusal):
+    """An event of this id exists already."""
+
+
+class EventNotDraft(EventRefusal):
+    """The event has been opened: what its places are can no longer change."""
+
+    def __init__(self, event_id: str, status: str) -> None:
+        super().__init__(event_id)
+        self.status = status
+
+
+class EventNotOpen(EventRefusal):
+    """The event takes no holds: a draft, closed, cancelled, or past the end of its sale."""
+
+    may_succeed_later = True
+
+    def __init__(self, event_id: str, status: str) -> None:
+        super().__init__(event_id)
+        self.status = status
+
+
+class InvalidTransition(Refusal):
+    """The state machine has no such step."""
+
+    def __init__(self, from_status: str, to_status: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"{from_status} -> {to_status}")
+        self.from_status = from_status
+        self.to_status = to_status
+        self.allowed = allowed
+
+
+class VersionConflict(Refusal):
+    """The representation the caller saw is not the current one."""
+
+    def __init__(self, current_version: int) -> None:
+        super().__init__(f"current version is {current_version}")
+        self.current_version = current_version
+
+
+class UnavailablePlace(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing that was asked for and not to be had: a seat, or a number of places of which ``free`` are left."""
+
+    section: str
+    seat: str | None = None
+    requested: int | None = None
+    free: int | None = None
+    event_id: str | None = None
+
+
+class PlacesUnavailable(Refusal):
+    """At least one place was not to be had; nothing was taken.
+
+    ``held`` of the missing places are only held and may come back, the first of them at ``next_release_at``;
+    ``sold`` of them will not.
+    """
+
+    may_succeed_later = True
+
+    def __init__(
+        self,
+        unavailable: tuple[UnavailablePlace, ...],
+        *,
+        held: int,
+        sold: int,
+        next_release_at: dt.datetime | None,
+    ) -> None:
+        super().__init__(f"{len(unavailable)} unavailable")
+        self.unavailable = unavailable
+        self.held = held
+        self.sold = sold
+        self.next_release_at = next_release_at
+
+
+class LimitExceeded(Refusal):
+    """A limit of the event's policy: ``limit`` is the name of the policy's member."""
+
+    def __init__(self, limit: str, maximum: int) -> None:
+        super().__init__(f"{limit} is {maximum}")
+        self.limit = limit
+        self.maximum = maximum
+
+
+class HoldRefusal(Refusal):
+    """A refusal for what the hold is, or is not any more."""
+
+    def __init__(self, hold_id: str) -> None:
+        super().__init__(hold_id)
+        self.hold_id = hold_id
+
+
+class HoldNotFound(HoldRefusal):
+    """There is no such hold, or it is somebody else's: the two look the same on purpose."""
+
+
+class HoldExpired(HoldRefusal):
+    """The deadline had passed; the places are free."""
+
+
+class HoldReleased(HoldRefusal):
+    """The hold was given back before; the places are free."""
+
+
+class HoldConfirmed(HoldRefusal):
+    """The hold has become the booking ``booking_id``."""
+
+    def __init__(self, hold_id: str, booking_id: str) -> None:
+        super().__init__(hold_id)
+        self.booking_id = booking_id
+
+
+class BookingNotFound(Refusal):
+    """There is no such booking, or it is somebody else's."""
+
+    def __init__(self, booking_id: str) -> None:
+        super().__init__(booking_id)
+        self.booking_id = booking_id
+
+
+class IdempotencyKeyReused(Refusal):
+    """The same idempotency key came with another body."""
+
+
+class IdempotencyInFlight(Refusal):
+    """The first request with this idempotency key has not been answered yet."""
+
+    may_succeed_later = True
+
+
+class Unavailable(HoldfastError):
+    """Nothing can be said: a part that is needed does not answer. The same request is safe to repeat."""
+
+    retry_after_s: ClassVar[int] = 1
+
+
+class StoreUnavailable(Unavailable):
+    """Redis cannot be reached or did not answer in time."""
+
+
+class LedgerUnavailable(Unavailable):
+    """Postgres cannot be reached or did not answer in time."""
+
+
+class Overloaded(Unavailable):
+    """More work is under way than this process accepts."""

@@ -1,0 +1,44 @@
+"""An event as the ledger keeps it: its definition and what has become of it."""
+
+import datetime as dt
+from typing import Literal, get_args
+
+import msgspec
+
+from engine.definition import EventDefinition
+from engine.layout import Layout
+
+EventStatus = Literal["draft", "open", "closed", "cancelled"]
+EVENT_STATUSES: tuple[str, ...] = get_args(EventStatus)
+
+EVENT_TRANSITIONS: dict[str, tuple[str, ...]] = {
+    "draft": ("open", "cancelled"),
+    "open": ("closed", "cancelled"),
+    "closed": ("open", "cancelled"),
+    "cancelled": (),
+}
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One event; ``definition.id`` is always set. ``epoch`` counts how often its Redis state was built."""
+
+    id: str
+    organizer_id: str
+    status: EventStatus
+    version: int
+    epoch: int
+    definition: EventDefinition
+    created_at: dt.datetime
+    updated_at: dt.datetime
+
+
+class SellableEvent(msgspec.Struct, frozen=True):
+    """An event with its compiled layout."""
+
+    event: Event
+    layout: Layout
+
+    @property
+    def definition(self) -> EventDefinition:
+        """The event's definition."""
+        return self.event.definition

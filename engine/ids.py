@@ -1,0 +1,108 @@
+"""Ids of holds and bookings, and the references people read out on the telephone.
+
+A hold's id is ``<26 characters>~<event id>``: a UUIDv7 in Crockford's base32 and the event, so that any process finds
+the hold's partition from its id alone, without a lookup. A booking keeps the id of the hold it was made from: one hold
+can never become two bookings, because there is only one primary key for both.
+"""
+
+import re
+import uuid
+from typing import NewType
+
+import msgspec
+import uuid_utils
+
+HoldId = NewType("HoldId", str)
+BookingId = NewType("BookingId", str)
+
+ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: no I, L, O, U
+_VALUES = {character: value for value, character in enumerate(ALPHABET)}
+_CLAIM_ID = re.compile(r"([0-7][0-9a-hjkmnp-tv-z]{25})~([a-z0-9][a-z0-9._-]{0,63})")
+
+_REFERENCE = re.compile(r"HF-?([0-9A-Z]{4})-?([0-9A-Z]{3})([0-9A-Z])")
+_REFERENCE_BITS = 35  # seven characters of five bits: 34 thousand million bookings
+_REFERENCE_MASK = (1 << _REFERENCE_BITS) - 1
+_REFERENCE_FACTOR = 0x5_A82F_1D3B | 1  # odd, so multiplication is a bijection modulo 2**35
+_REFERENCE_INVERSE = pow(_REFERENCE_FACTOR, -1, 1 << _REFERENCE_BITS)
+
+
+class ClaimKey(msgspec.Struct, frozen=True):
+    """A hold's or booking's id taken apart: ``key`` is its name inside the event's hashes in Redis."""
+
+    key: str
+    event_id: str
+
+    @property
+    def uuid(self) -> uuid.UUID:
+        """The same 128 bits as Postgres stores them."""
+        return uuid.UUID(int=_decode(self.key.upper()))
+
+
+def new_claim_id(event_id: str) -> HoldId:
+    """A fresh id for a hold on *event_id*: 48 bits of time, 74 of randomness from the operating system."""
+    return HoldId(claim_id(uuid_utils.uuid7().int, event_id))
+
+
+def claim_id(number: int, event_id: str) -> str:
+    """The public id made of the 128-bit *number* and the event."""
+    return claim_id_of(_encode(number, 26).lower(), event_id)
+
+
+def claim_id_of(key: str, event_id: str) -> str:
+    """The public id of the hold or booking that an event's hashes call *key*."""
+    return f"{key}~{event_id}"
+
+
+def parse_claim_id(text: str) -> ClaimKey | None:
+    """Take a hold's or booking's id apart; ``None`` when it cannot be one."""
+    match = _CLAIM_ID.fullmatch(text)
+    return ClaimKey(match[1], match[2]) if match else None
+
+
+def reference_from_number(number: int) -> str:
+    """The reference of the ledger's booking *number*, with a check character: ``HF-7K3M-9QXP``.
+
+    Consecutive numbers give references that look unrelated, so that nobody reads a shop's sales off its references;
+    it is a bijection, so that two bookings never share one.
+
+    Raises:
+        ValueError: The number does not fit into seven characters.
+    """
+    if not 0 <= number <= _REFERENCE_MASK:
+        raise ValueError(f"booking number {number} does not fit into a reference")
+    body = _encode(number * _REFERENCE_FACTOR & _REFERENCE_MASK, 7)
+    return f"HF-{body[:4]}-{body[4:]}{_check_character(body)}"
+
+
+def number_from_reference(reference: str) -> int | None:
+    """The ledger's number of a reference as a person typed it; ``None`` when the check character does not fit.
+
+    Case, hyphens and Crockford's confusions (O for 0, I and L for 1) do not matter.
+    """
+    match = _REFERENCE.fullmatch(reference.strip().upper())
+    if match is None:
+        return None
+    body = (match[1] + match[2]).translate(_CONFUSIONS)
+    if any(character not in _VALUES for character in body) or _check_character(body) != match[3].translate(_CONFUSIONS):
+        return None
+    return _decode(body) * _REFERENCE_INVERSE & _REFERENCE_MASK
+
+
+_CONFUSIONS = str.maketrans("OIL", "011")
+
+
+def _check_character(body: str) -> str:
+    """The weighted sum modulo 31, a prime: it finds every wrong character (but 0 for Z) and every swap of two."""
+    total = sum(weight * _VALUES[character] for weight, character in enumerate(body, start=1))
+    return ALPHABET[total % 31]
+
+
+def _encode(number: int, width: int) -> str:
+    return "".join(ALPHABET[(number >> shift) & 31] for shift in range(5 * (width - 1), -1, -5))
+
+
+def _decode(text: str) -> int:
+    number = 0
+    for character in text:
+        number = number << 5 | _VALUES[character]
+    return number

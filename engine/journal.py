@@ -1,0 +1,45 @@
+"""The journal: bookings accepted in Redis that are not yet known to be in Postgres, one stream per partition."""
+
+from typing import Any
+
+from engine.bookings import JournalEntry
+from engine.ids import BookingId, claim_id_of
+from engine.kernel import Kernel
+from engine.places import parse_places
+
+
+def parse_entry(journal_id: bytes, fields: list[bytes]) -> JournalEntry:
+    """The entry of a stream.
+
+    Raises:
+        ValueError: It is none of ours.
+    """
+    values = dict(zip(fields[::2], fields[1::2], strict=True))
+    try:
+        event_id = values[b"event"].decode()
+        return JournalEntry(
+            journal_id=journal_id.decode(),
+            epoch=int(values[b"epoch"]),
+            event_id=event_id,
+            booking_id=BookingId(claim_id_of(values[b"booking"].decode(), event_id)),
+            customer_id=values[b"owner"].decode(),
+            places=parse_places(values[b"places"].decode()),
+            created_at_ms=int(values[b"created"]),
+            confirmed_at_ms=int(values[b"confirmed"]),
+            details=values[b"details"],
+            once=values[b"once"],
+            body_digest=values[b"body"],
+        )
+    except KeyError as error:
+        raise ValueError(f"journal entry {journal_id!r} has no {error}") from error
+
+
+async def read_journal(kernel: Kernel, partition: int, *, after: str, until_ms: int, limit: int) -> list[Any]:
+    """Raw entries of a partition as ``[id, fields]``, oldest first, made before *until_ms* of Redis's clock."""
+    reply = await kernel.partition_command(partition, "XRANGE", "journal", f"({after}", until_ms, "COUNT", limit)
+    return list(reply)
+
+
+async def drop_entries(kernel: Kernel, partition: int, journal_ids: list[str]) -> None:
+    """Forget entries that are settled."""
+    await kernel.partition_command(partition, "XDEL", "journal", *journal_ids)

@@ -1,0 +1,71 @@
+"""The names of every key in Redis, and nothing else that knows them; ``docs/keys.md`` says what is in them.
+
+Everything of one partition carries one hash tag, so that every script is single-slot on Redis Cluster.
+"""
+
+import binascii
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from engine.transport.wire import PackedKeys, pack_keys
+from lua import Script
+
+EVENT_KEYS = frozenset(
+    ("state", "loading", "held", "sold", "holds", "expiries", "users", "rows", "ended", "bookings")
+)  # fmt: skip
+PARTITION_KEYS = frozenset(("journal", "wakeups", "live"))
+PACKED_MAX = 20_000  # packed key lists kept by a process, about half a kilobyte each
+
+
+def partition_of(event_id: str, group: str | None, partitions: int) -> int:
+    """The partition of an event: events of one group share one, and can be held together."""
+    return binascii.crc32((group or event_id).encode()) % partitions
+
+
+def event_key(partition: int, event_id: str, name: str) -> bytes:
+    """The key *name* of an event."""
+    assert name in EVENT_KEYS, name
+    return f"hf:{{{partition}}}:{event_id}:{name}".encode()
+
+
+def partition_key(partition: int, name: str) -> bytes:
+    """The key *name* of a partition."""
+    assert name in PARTITION_KEYS, name
+    return f"hf:{{{partition}}}:{name}".encode()
+
+
+def once_key(partition: int, scope: bytes) -> bytes:
+    """The record of an idempotency key, by the digest of its scope."""
+    return b"hf:{%d}:once:%s" % (partition, scope)
+
+
+class KeyRing:
+    """Keys of scripts' calls, packed for the wire once and kept."""
+
+    def __init__(self) -> None:
+        self._packed: OrderedDict[tuple[str, str], PackedKeys] = OrderedDict()
+
+    def for_event(self, script: Script, event_id: str, partition: int, once: bytes | None = None) -> PackedKeys:
+        """The keys of a call that concerns one event; *once* is the scope digest of an idempotency key."""
+        if once is not None:
+            return self.for_events(script, [event_id], partition, once)
+        packed = self._packed.get((script.name, event_id))
+        if packed is None:
+            packed = self._packed[script.name, event_id] = self.for_events(script, [event_id], partition)
+            if len(self._packed) > PACKED_MAX:
+                self._packed.popitem(last=False)
+        return packed
+
+    def for_events(
+        self, script: Script, event_ids: Sequence[str], partition: int, once: bytes | None = None
+    ) -> PackedKeys:
+        """The keys of a call that concerns several events of one partition."""
+        names = [
+            event_key(partition, event_id, name) if name in EVENT_KEYS else partition_key(partition, name)
+            for event_id in event_ids
+            for name in script.event_keys
+        ]
+        names += [partition_key(partition, name) for name in script.shared_keys]
+        if once is not None:
+            names.append(once_key(partition, once))
+        return pack_keys(names)

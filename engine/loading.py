@@ -1,0 +1,71 @@
+"""Building an event's state in Redis from what the ledger knows."""
+
+import itertools
+import struct
+
+from engine.definition import EventDefinition
+from engine.events import Event
+from engine.layout import Layout
+from engine.places import format_places
+from engine.ports import ActiveBooking
+
+RUNS = 16  # as in lua/include/rows.lua: runs of neighbours that the index tells apart
+NEVER_MS = 9_000_000_000_000_000  # as in lua/include/event.lua
+
+
+def closes_at_ms(definition: EventDefinition) -> int:
+    """When sale ends by itself: ``sales_close_before`` seconds before the start, in ms of the Unix clock."""
+    return int(definition.starts_at.timestamp() * 1000) - definition.policy.sales_close_before * 1000
+
+
+def state_fields(event: Event, layout: Layout) -> list[bytes]:
+    """Names and values of the state hash of an event of which nothing is taken yet."""
+    policy = event.definition.policy
+    fields: dict[str, object] = {
+        "status": event.status,
+        "version": event.version,
+        "clock": 0,
+        "due": NEVER_MS,
+        "closes": closes_at_ms(event.definition),
+        "layout": layout.digest,
+        "legs": layout.legs,
+        "seats": len(layout.seats),
+        "blocks": len(layout.block_starts),
+        "stride": rows_stride(layout),
+        "max_hold": policy.max_places_per_hold,
+        "max_customer": policy.max_places_per_customer,
+        "ttl_max": policy.hold_ttl_max * 1000,
+        "orphans": policy.orphan_seats,
+    }
+    for section in layout.sections:
+        seat_count = section.capacity if section.seated else 0
+        shape = (section.first_seat, seat_count, section.first_block, section.block_count)
+        fields[f"section:{section.index}"] = ":".join(map(str, shape))
+        for leg in range(layout.legs):
+            fields[f"free:{section.index}:{leg}"] = section.capacity
+            fields[f"held:{section.index}:{leg}"] = 0
+            fields[f"sold:{section.index}:{leg}"] = 0
+    return [str(part).encode() for pair in fields.items() for part in pair]
+
+
+def rows_stride(layout: Layout) -> int:
+    """Bytes of one run's bits in the index of neighbours."""
+    return (len(layout.block_starts) + 7) // 8
+
+
+def pack_rows(layout: Layout) -> bytes:
+    """The index of neighbours of an empty venue, as lua/include/rows.lua describes it."""
+    starts = [*layout.block_starts, len(layout.seats)]
+    lengths = [end - start for start, end in itertools.pairwise(starts)]
+    stride = rows_stride(layout)
+    bits = bytearray(RUNS * stride)
+    for block, length in enumerate(lengths):
+        for run in range(1, min(RUNS, length) + 1):
+            position = (run - 1) * stride * 8 + block
+            bits[position >> 3] |= 0x80 >> (position & 7)
+    return bytes(bits) + struct.pack(f">{len(starts)}I", *starts)
+
+
+def booking_record(booking: ActiveBooking, key: str) -> bytes:
+    """One argument of ``load_bookings``; *key* is the booking's name inside the event's hashes."""
+    return f"{key}|{booking.confirmed_at_ms}|{format_places(booking.places)}|{booking.customer_id}".encode()

@@ -1,0 +1,55 @@
+"""Idempotency keys: the digests that stand for one, and the store for answers that no script keeps itself."""
+
+import binascii
+
+import msgspec
+
+from engine.errors import IdempotencyInFlight, IdempotencyKeyReused
+from engine.kernel import Kernel
+from engine.keys import once_key
+
+ONCE_TTL_MS = 24 * 3600 * 1000  # the contract's 24 hours
+
+
+class Once(msgspec.Struct, frozen=True):
+    """An idempotency key in use: the digest of caller, route and key, and the digest of the request's body."""
+
+    scope: bytes
+    body: bytes
+
+
+class OnceStore:
+    """Answers of requests that have no script of their own, as ``<body digest>|<answer>`` in Redis, for 24 hours."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    async def begin(self, once: Once, *, in_flight_ttl_s: int) -> bytes | None:
+        """Claim the key for a request, or return the first request's answer.
+
+        Raises:
+            IdempotencyKeyReused: It was used with another body.
+            IdempotencyInFlight: The first request has not been answered yet.
+            StoreUnavailable: Redis does not answer.
+        """
+        claim = (once.body + b"|", "NX", "GET", "PX", in_flight_ttl_s * 1000)
+        kept = await self._kernel.command("SET", self._key(once), *claim)
+        if kept is None:
+            return None
+        body, _, answer = bytes(kept).partition(b"|")
+        if body != once.body:
+            raise IdempotencyKeyReused
+        if not answer:
+            raise IdempotencyInFlight
+        return answer
+
+    async def finish(self, once: Once, answer: bytes) -> None:
+        """Keep the answer; it must not be empty."""
+        await self._kernel.command("SET", self._key(once), once.body + b"|" + answer, "PX", ONCE_TTL_MS)
+
+    async def abandon(self, once: Once) -> None:
+        """Forget the key: the next request with it runs anew."""
+        await self._kernel.command("DEL", self._key(once))
+
+    def _key(self, once: Once) -> bytes:
+        return once_key(binascii.crc32(once.scope) % self._kernel.partitions, once.scope)

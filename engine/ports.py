@@ -1,0 +1,121 @@
+"""What the engine needs from below it; ``persistence`` implements it and ``holdfast.compose`` brings them together."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, Protocol
+
+import msgspec
+
+from engine.bookings import Booking, BookingDetails, JournalEntry
+from engine.events import Event, SellableEvent
+from engine.ids import BookingId
+from engine.places import Places
+
+
+class ActiveBooking(msgspec.Struct, frozen=True):
+    """A booking that owns places, as the loader puts it into Redis."""
+
+    booking_id: BookingId
+    customer_id: str
+    confirmed_at_ms: int
+    places: Places
+
+
+class LoadedEvent(Protocol):
+    """One event read for loading: all of it seen by one transaction, under an epoch that is new and durable."""
+
+    event: Event
+
+    def active_bookings(self, *, batch_size: int) -> AsyncIterator[Sequence[ActiveBooking]]:
+        """The bookings that own places, in batches; memory is bounded by *batch_size*."""
+        ...
+
+
+class EventSource(Protocol):
+    """Where events come from."""
+
+    async def find_event(self, event_id: str) -> Event:
+        """The event as it stands now.
+
+        Raises:
+            EventNotFound: There is none.
+            LedgerUnavailable: Postgres does not answer.
+        """
+        ...
+
+    def loading(self, event_id: str) -> AbstractAsyncContextManager["LoadingTurn"]:
+        """Wait for the turn to load *event_id*: one loader at a time, over all processes, until the context ends."""
+        ...
+
+
+class LoadingTurn(Protocol):
+    """The right to load one event, held until the context of :meth:`EventSource.loading` ends."""
+
+    async def begin(self) -> LoadedEvent:
+        """Raise the event's epoch, durably, and read what the ledger knows.
+
+        Call it only after looking that Redis still has no state: raising the epoch makes every booking that was
+        accepted under the old one, and not yet committed, worthless.
+        """
+        ...
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """The booking is in Postgres, durably (now, or since an earlier attempt)."""
+
+    booking: Booking
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The ledger will never take this booking: its places must be given back and the customer told.
+
+    ``places_taken``: another booking owns one of the places. ``stale_epoch``: the entry was made by a Redis that has
+    lost its memory since. ``key_reused``: the idempotency key belongs to a request with another body.
+    ``key_replayed``: the idempotency key belongs to ``booking``, made by an earlier attempt of the same request.
+    """
+
+    reason: Literal["places_taken", "stale_epoch", "key_reused", "key_replayed"]
+    booking: Booking | None = None
+
+
+class Ledger(Protocol):
+    """The record of truth of bookings."""
+
+    async def commit(self, entry: JournalEntry, sellable: SellableEvent) -> Committed | Refused:
+        """Write the booking, together with all that arrived meanwhile, and wait until it is durable.
+
+        *sellable* is the event of the entry: its layout turns numbered places into lines and an amount. Idempotent by
+        ``entry.booking_id``. Cancelling the caller does not undo the commit.
+
+        Raises:
+            LedgerUnavailable: Postgres does not answer; whether the booking was written is not known.
+        """
+        ...
+
+    async def find_booking(self, booking_id: BookingId) -> Booking | None:
+        """The booking, or ``None`` when the ledger has none of this id (yet)."""
+        ...
+
+    async def find_replay(self, once: bytes, body_digest: bytes) -> Booking | None:
+        """The booking that the idempotency key *once* made, or ``None`` when the ledger does not know the key.
+
+        Raises:
+            IdempotencyKeyReused: It made one for another body.
+        """
+        ...
+
+
+class Sealer(Protocol):
+    """Encrypts what a customer says about people, bound to the booking it belongs to."""
+
+    def seal(self, details: BookingDetails, booking_id: BookingId) -> bytes:
+        """The details as bytes that only this installation can open."""
+        ...
+
+    def unseal(self, sealed: bytes, booking_id: BookingId) -> BookingDetails:
+        """The details again.
+
+        Raises:
+            ValueError: The bytes were sealed for another booking, with another key, or were changed.
+        """
+        ...

@@ -1,0 +1,459 @@
+"""The engine's front: hold, extend, release, confirm, book, and look, by ids and labels that clients understand."""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+
+from engine.availability import Availability, SeatMap, Snapshot, needs_cells, section_availability
+from engine.bookings import Booking, BookingDetails, JournalEntry
+from engine.catalog import Catalog
+from engine.claims import ItemRequest, describe_places, resolve_places
+from engine.definition import PlaceName
+from engine.errors import (
+    BookingNotFound,
+    EventNotFound,
+    EventNotOpen,
+    HoldNotFound,
+    InvalidRequest,
+    LedgerUnavailable,
+    Overloaded,
+)
+from engine.events import Event, SellableEvent
+from engine.holds import Hold
+from engine.ids import BookingId, ClaimKey, HoldId, claim_id_of, new_claim_id, parse_claim_id
+from engine.journal import parse_entry
+from engine.kernel import Kernel
+from engine.loader import EventLoader
+from engine.loading import closes_at_ms
+from engine.once import ONCE_TTL_MS, Once
+from engine.places import format_places, parse_places
+from engine.ports import Ledger, Sealer
+from engine.refusals import booking_refusal, claim_refusal, hold_refusal, moment
+from engine.settlement import Settlement
+
+ITEMS_MAX = 50  # of one request: bounds the work of one script call
+GROUP_MAX = 20  # events of one all-or-nothing request
+_ONCE_TTL = b"%d" % ONCE_TTL_MS
+
+TtlSeconds = Annotated[int, msgspec.Meta(ge=1, le=604_800)]
+
+
+class ClaimRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client wants of one event; ``ttl`` in seconds, the event's ``hold_ttl`` where it is not said."""
+
+    items: Annotated[list[ItemRequest], msgspec.Meta(min_length=1, max_length=ITEMS_MAX)]
+    from_: PlaceName | None = msgspec.field(name="from", default=None)
+    to: PlaceName | None = None
+    ttl: TtlSeconds | None = None
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A hold, and whether an earlier request with the same idempotency key made it."""
+
+    hold: Hold
+    replayed: bool = False
+
+
+class Booked(msgspec.Struct, frozen=True):
+    """A booking, durable unless its status is ``confirming``."""
+
+    booking: Booking
+    replayed: bool = False
+
+
+class Reservations:
+    """All that can be done with places. ``customer_id=None`` acts for an administrator: any owner's hold."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        catalog: Catalog,
+        loader: EventLoader,
+        ledger: Ledger,
+        sealer: Sealer,
+        settlement: Settlement,
+        *,
+        confirm_timeout_s: float,
+    ) -> None:
+        self._kernel = kernel
+        self._catalog = catalog
+        self._loader = loader
+        self._ledger = ledger
+        self._sealer = sealer
+        self._settlement = settlement
+        self._confirm_timeout_s = confirm_timeout_s
+
+    async def hold(self, event_id: str, claim: ClaimRequest, *, customer_id: str, once: Once | None = None) -> Held:
+        """Claim places of one event for a while, all or nothing.
+
+        Safe to repeat with the same *once*: the first answer comes again, for 24 hours.
+
+        Raises:
+            InvalidRequest: The claim names what the event does not have.
+            EventNotFound, EventNotOpen, PlacesUnavailable, LimitExceeded, IdempotencyKeyReused: Refused.
+        """
+        return (await self.hold_group([(event_id, claim)], customer_id=customer_id, once=once))[0]
+
+    async def hold_group(
+        self, claims: Sequence[tuple[str, ClaimRequest]], *, customer_id: str, once: Once | None = None
+    ) -> list[Held]:
+        """Claim places of several events of one group, all or nothing; one hold each.
+
+        Raises:
+            InvalidRequest: An event comes twice, or they are not of one group; else as :meth:`hold`.
+        """
+        events = [await self._catalog.get(event_id) for event_id, _ in claims]
+        if len(events) > 1:
+            _check_group(events)
+        reply = await self._try_hold(events, claims, customer_id, once)
+        if reply[0] == b"STALE_LAYOUT":
+            for event in events:
+                self._catalog.forget(event.event.id)
+            events = [await self._catalog.get(event_id) for event_id, _ in claims]
+            reply = await self._try_hold(events, claims, customer_id, once)
+        if reply[0] == b"HELD":
+            return [Held(self._hold(e, key, *fields[1:])) for e, key, fields in reply[1]]
+        if reply[0] == b"REPLAYED":
+            return [
+                Held(self._hold(event, fields[0].decode(), *fields[1:]), replayed=True)
+                for event, fields in zip(events, reply[1:], strict=True)
+            ]
+        raise claim_refusal(reply, events)
+
+    async def find_hold(self, hold_id: str, *, customer_id: str | None) -> Hold:
+        """A live hold.
+
+        Raises:
+            HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed: It is not live, or not this customer's.
+        """
+        key, event = await self._find_event_of(hold_id)
+        reply = await self._kernel.run("read_hold", event, [key.key.encode(), _owner(customer_id)])
+        if reply[0] != b"ACTIVE":
+            raise hold_refusal(reply[0], hold_id)
+        return self._hold(event, key.key, *reply[1:])
+
+    async def extend(self, hold_id: str, *, ttl_s: int, customer_id: str | None) -> Hold:
+        """Move a hold's deadline to *ttl_s* seconds from now.
+
+        The deadline never passes the event's ``hold_ttl_max``, counted from the hold's creation; asking for more gives
+        what is left. Safe to repeat.
+
+        Raises:
+            HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed: It is not live, or not this customer's.
+        """
+        key, event = await self._find_event_of(hold_id)
+        args = [key.key.encode(), _owner(customer_id), b"%d" % (ttl_s * 1000)]
+        reply = await self._kernel.run("extend_hold", event, args)
+        if reply[0] != b"EXTENDED":
+            raise hold_refusal(reply[0], hold_id)
+        return self._hold(event, key.key, *reply[2:])
+
+    async def release(self, hold_id: str, *, customer_id: str | None) -> None:
+        """Give a hold's places back at once. A repetition is told :class:`HoldReleased`.
+
+        Raises:
+            HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed: It is not live, or not this customer's.
+        """
+        key, event = await self._find_event_of(hold_id)
+        reply = await self._kernel.run("release_hold", event, [key.key.encode(), _owner(customer_id)])
+        if reply[0] != b"RELEASED":
+            raise hold_refusal(reply[0], hold_id)
+
+    async def confirm(
+        self, hold_id: str, details: BookingDetails, *, customer_id: str, once: Once | None = None
+    ) -> Booked:
+        """Turn a hold into a booking and wait until it is durable, or, at the time limit, ``confirming``.
+
+        Safe to repeat with the same *once*.
+
+        Raises:
+            HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed: There is nothing (any more) to confirm.
+            PlacesUnavailable: The ledger, which decides, has another booking for a place.
+            EventNotOpen: The event was cancelled.
+            IdempotencyKeyReused: The key was used for another request.
+        """
+        key, event = await self._find_event_of(hold_id)
+        request = self._booking_request(key, details, customer_id, once)
+        reply = await self._kernel.run("confirm_hold", event, _booking_args(request), once=once.scope if once else None)
+        if once is not None and reply[0] in (b"BOOKED", b"NOT_FOUND"):
+            # Redis may have forgotten the key with everything else; the ledger has not.
+            booking = await self._ledger.find_replay(once.scope, once.body)
+            if booking is not None:
+                return Booked(booking, replayed=True)
+        return await self._finish(reply, event, request)
+
+    async def book(
+        self,
+        event_id: str,
+        claim: ClaimRequest,
+        details: BookingDetails,
+        *,
+        customer_id: str,
+        once: Once | None = None,
+    ) -> Booked:
+        """Book without a prior hold, in one step; otherwise as :meth:`hold` and :meth:`confirm`."""
+        key = parse_claim_id(new_claim_id(event_id))
+        assert key is not None
+        request = self._booking_request(key, details, customer_id, once)
+        reply: list[Any] = [b"STALE_LAYOUT"]
+        for _ in range(2):
+            event = await self._catalog.get(event_id)
+            places = resolve_places(event.layout, claim.items, claim.from_, claim.to)
+            args = [*_booking_args(request), event.layout.digest.encode(), format_places(places).encode()]
+            reply = await self._kernel.run("book_places", event, args, once=once.scope if once else None)
+            if reply[0] != b"STALE_LAYOUT":
+                break
+            self._catalog.forget(event_id)
+        return await self._finish(reply, event, request)
+
+    async def find_booking(self, booking_id: str) -> Booking:
+        """A booking of the ledger, or of the journal, as ``confirming``, while the ledger has not got it.
+
+        Raises:
+            BookingNotFound: There is none of this id.
+            LedgerUnavailable: Postgres does not answer and the journal does not know it.
+        """
+        key = parse_claim_id(booking_id)
+        if key is None:
+            raise BookingNotFound(booking_id)
+        away: LedgerUnavailable | None = None
+        try:
+            if (booking := await self._ledger.find_booking(BookingId(booking_id))) is not None:
+                return booking
+        except LedgerUnavailable as error:
+            away = error
+        if (waiting := await self._find_confirming(key)) is not None:
+            return waiting
+        if away is not None:
+            raise away
+        raise BookingNotFound(booking_id)
+
+    async def availability(
+        self, event_id: str, *, from_stop: str | None = None, to_stop: str | None = None
+    ) -> Availability:
+        """What is free, held and sold now, over a range of legs.
+
+        Raises:
+            EventNotFound: There is none.
+            InvalidRequest: A stop is unknown.
+        """
+        event = await self._catalog.get(event_id)
+        first_leg, last_leg = event.layout.leg_range(from_stop, to_stop)
+        snapshot = await self._snapshot(event, with_cells=needs_cells(event.layout))
+        return Availability(
+            event_id=event_id,
+            seq=snapshot.seq,
+            sections=section_availability(snapshot, event.layout, first_leg, last_leg),
+            next_release_at=moment(snapshot.next_release_ms) if snapshot.next_release_ms else None,
+        )
+
+    async def seats(self, event_id: str) -> SeatMap:
+        """Every seat's state now, as bitmaps.
+
+        Raises:
+            EventNotFound: There is none.
+        """
+        event = await self._catalog.get(event_id)
+        snapshot = await self._snapshot(event, with_cells=True)
+        layout = event.layout
+        return SeatMap(snapshot.seq, layout.digest, layout.legs, snapshot.held, snapshot.sold, layout)
+
+    async def publish(self, event: Event) -> None:
+        """Bring Redis to what the ledger says of *event*, after it was opened, closed or changed. Safe to repeat."""
+        sellable = self._catalog.keep(event)
+        if event.status == "draft":
+            return
+        args = [event.status.encode(), b"%d" % closes_at_ms(event.definition), b"%d" % event.version]
+        reply = await self._kernel.run("set_status", sellable, args, load=event.status == "open")
+        assert reply[0] in (b"SET", b"OLDER", b"NOT_LOADED"), reply
+
+    async def find_event(self, event_id: str) -> Event:
+        """An event as this process knows it: its definition is current, its status and version may not be."""
+        return (await self._catalog.get(event_id)).event
+
+    async def ping(self) -> None:
+        """Ask Redis for a sign of life.
+
+        Raises:
+            StoreUnavailable: There is none.
+        """
+        await self._kernel.time_ms(0)
+
+    async def _try_hold(
+        self,
+        events: Sequence[SellableEvent],
+        claims: Sequence[tuple[str, ClaimRequest]],
+        customer_id: str,
+        once: Once | None,
+    ) -> list[Any]:
+        """One run of ``hold_places``; a ``HELD`` answer is brought together with events and keys."""
+        args = [customer_id.encode(), once.body if once else b"", _ONCE_TTL]
+        keys = []
+        for number, (event, (event_id, claim)) in enumerate(zip(events, claims, strict=True)):
+            places = _resolve(event, claim, number if len(events) > 1 else None)
+            keys.append(new_claim_id(event_id).split("~", 1)[0])
+            ttl_s = claim.ttl or event.definition.policy.hold_ttl
+            args += [keys[-1].encode(), event.layout.digest.encode(), format_places(places).encode()]
+            args.append(b"%d" % (ttl_s * 1000))
+        reply = await self._kernel.run_over("hold_places", events, args, once=once.scope if once else None)
+        if reply[0] == b"HELD":
+            return [b"HELD", list(zip(events, keys, reply[1:], strict=True))]
+        return reply
+
+    def _hold(self, event: SellableEvent, key: str, created_ms: int, deadline_ms: int, places_text: bytes) -> Hold:
+        places = parse_places(places_text.decode())
+        items, amount = describe_places(event.layout, places)
+        return Hold(
+            id=HoldId(claim_id_of(key, event.event.id)),
+            event_id=event.event.id,
+            status="active",
+            items=items,
+            from_=event.layout.stop_name(places.first_leg),
+            to=event.layout.stop_name(places.last_leg),
+            amount=amount,
+            currency=event.definition.currency,
+            created_at=moment(created_ms),
+            expires_at=moment(deadline_ms),
+            ttl=(deadline_ms - created_ms) // 1000,
+        )
+
+    async def _find_event_of(self, hold_id: str) -> tuple[ClaimKey, SellableEvent]:
+        key = parse_claim_id(hold_id)
+        if key is None:
+            raise HoldNotFound(hold_id)
+        try:
+            return key, await self._catalog.get(key.event_id)
+        except EventNotFound:
+            raise HoldNotFound(hold_id) from None
+
+    def _booking_request(
+        self, key: ClaimKey, details: BookingDetails, customer_id: str, once: Once | None
+    ) -> "_BookingRequest":
+        booking_id = BookingId(claim_id_of(key.key, key.event_id))
+        sealed = self._sealer.seal(details, booking_id)
+        return _BookingRequest(key.key.encode(), booking_id, customer_id, details, sealed, once)
+
+    async def _finish(self, reply: list[Any], event: SellableEvent, request: "_BookingRequest") -> Booked:
+        """From the script's answer to a booking that is durable, or as near to it as the time limit allows."""
+        if reply[0] == b"REPLAYED":
+            booking = await self.find_booking(claim_id_of(reply[1].decode(), event.event.id))
+            return Booked(booking, replayed=True)
+        if reply[0] != b"CONFIRMED":
+            raise booking_refusal(reply, event, request.booking_id)
+        _, epoch, created_ms, confirmed_ms, journal_id, places = reply
+        entry = JournalEntry(
+            journal_id=journal_id.decode(),
+            epoch=int(epoch),
+            event_id=event.event.id,
+            booking_id=request.booking_id,
+            customer_id=request.customer_id,
+            places=parse_places(places.decode()),
+            created_at_ms=created_ms,
+            confirmed_at_ms=confirmed_ms,
+            details=request.sealed,
+            once=request.once.scope if request.once else b"",
+            body_digest=request.once.body if request.once else b"",
+        )
+        settling = self._settlement.start(entry, event)
+        try:
+            async with asyncio.timeout(self._confirm_timeout_s):
+                settled = await asyncio.shield(settling)
+        except (TimeoutError, LedgerUnavailable, Overloaded):
+            return Booked(_confirming(entry, event, request.details))
+        return Booked(settled.booking, replayed=settled.replayed)
+
+    async def _find_confirming(self, key: ClaimKey) -> Booking | None:
+        try:
+            event = await self._catalog.get(key.event_id)
+            reply = await self._kernel.run("read_booking", event, [key.key.encode()])
+        except (EventNotFound, EventNotOpen, LedgerUnavailable):
+            return None
+        if reply[0] != b"JOURNALED":
+            # Between looking into the ledger and into the journal, it may have moved from one to the other.
+            return await self._ledger.find_booking(BookingId(claim_id_of(key.key, key.event_id)))
+        entry = parse_entry(reply[1], reply[2])
+        return _confirming(entry, event, self._sealer.unseal(entry.details, entry.booking_id))
+
+    async def _snapshot(self, event: SellableEvent, *, with_cells: bool) -> Snapshot:
+        reply = await self._kernel.run("snapshot_event", event, [b"1" if with_cells else b"0"])
+        if reply[0] != b"SNAPSHOT":
+            raise claim_refusal(reply, [event])
+        seq, epoch, status, next_release_ms, fields, *cells = reply[1:]
+        counters = dict(zip(fields[::2], fields[1::2], strict=True))
+        return Snapshot(seq, int(epoch), status.decode(), next_release_ms, counters, *cells)
+
+
+class _BookingRequest(msgspec.Struct, frozen=True):
+    """One attempt to book: what the script, the journal and the answer need of it."""
+
+    key: bytes
+    booking_id: BookingId
+    customer_id: str
+    details: BookingDetails
+    sealed: bytes
+    once: Once | None
+
+
+def _booking_args(request: _BookingRequest) -> list[bytes]:
+    """The arguments that ``confirm_hold`` and ``book_places`` share."""
+    once = request.once
+    attempt = once.scope if once else secrets.token_hex(8).encode()
+    scope, body = (once.scope, once.body) if once else (b"", b"")
+    return [request.key, request.customer_id.encode(), attempt, request.sealed, body, scope, _ONCE_TTL]
+
+
+def _owner(customer_id: str | None) -> bytes:
+    return b"" if customer_id is None else customer_id.encode()
+
+
+def _check_group(events: Sequence[SellableEvent]) -> None:
+    if len(events) > GROUP_MAX:
+        raise InvalidRequest("$.holds", f"at most {GROUP_MAX} events can be held together")
+    group, seen = events[0].definition.group, set()
+    for number, event in enumerate(events):
+        if event.event.id in seen:
+            raise InvalidRequest(f"$.holds[{number}].event_id", "an event can be there only once")
+        if group is None or event.definition.group != group:
+            raise InvalidRequest(f"$.holds[{number}].event_id", "only events of one group can be held together")
+        seen.add(event.event.id)
+
+
+def _resolve(event: SellableEvent, claim: ClaimRequest, number: int | None) -> Any:
+    """The claim's places; in a group, errors name the claim's number."""
+    try:
+        return resolve_places(event.layout, claim.items, claim.from_, claim.to)
+    except InvalidRequest as error:
+        if number is None:
+            raise
+        raise InvalidRequest(f"$.holds[{number}]{error.path.removeprefix('$')}", error.reason) from None
+
+
+def _confirming(entry: JournalEntry, event: SellableEvent, details: BookingDetails) -> Booking:
+    """What can be said of a booking that is accepted in Redis and not yet known to be in the ledger."""
+    items, amount = describe_places(event.layout, entry.places)
+    return Booking(
+        id=entry.booking_id,
+        reference=None,
+        event_id=entry.event_id,
+        customer_id=entry.customer_id,
+        status="confirming",
+        payment_status="none",
+        version=1,
+        items=items,
+        from_=event.layout.stop_name(entry.places.first_leg),
+        to=event.layout.stop_name(entry.places.last_leg),
+        guest=details.guest,
+        attendees=details.attendees,
+        amount=amount,
+        refunded=0,
+        currency=event.definition.currency,
+        notes=details.notes,
+        organizer_notes=None,
+        source=details.source,
+        metadata=details.metadata,
+        created_at=moment(entry.created_at_ms),
+        updated_at=moment(entry.confirmed_at_ms),
+    )

@@ -1,0 +1,88 @@
+"""Commands as bytes on the wire (RESP), packed as cheaply as Python can.
+
+Measured for a script with six keys and seven arguments: 0.8 µs with the keys packed once, 1.6 µs with
+``hiredis.pack_command`` over all of it, 6.3 µs with redis-py's own packer.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+from redis.crc import key_slot
+
+
+class PackedKeys(msgspec.Struct, frozen=True):
+    """The keys of one script call: made once per event and script, then appended as they are."""
+
+    keys: tuple[bytes, ...]
+    slot: int
+    """The cluster slot of all of them, 0..16383."""
+    wire: bytes
+    """RESP of ``<numkeys> <key> …``, every part with a line end *before* it rather than behind: one piece less to join
+    for every argument that follows."""
+
+
+def pack_keys(keys: Sequence[bytes]) -> PackedKeys:
+    """Pack the keys of a script call.
+
+    Raises:
+        ValueError: There are no keys (the slot would not be known), or they are of different slots.
+    """
+    slots = {key_slot(key) for key in keys}
+    if len(slots) != 1:
+        raise ValueError(f"keys of one script call must share one slot, these are of {sorted(slots)}: {list(keys)!r}")
+    wire = b"".join(b"\r\n$%d\r\n%b" % (len(part), part) for part in (b"%d" % len(keys), *keys))
+    return PackedKeys(keys=tuple(keys), slot=slots.pop(), wire=wire)
+
+
+def pack_evalsha(sha: bytes, keys: PackedKeys, args: Sequence[bytes]) -> bytes:
+    """``EVALSHA sha numkeys key… arg…``; *sha* is 40 hexadecimal digits."""
+    pieces = [b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n" % (3 + len(keys.keys) + len(args)), sha, keys.wire]
+    for arg in args:
+        size = len(arg)
+        pieces.append(_NEXT_HEADS[size] if size < _NEXT_HEADS_SIZE else b"\r\n$%d\r\n" % size)
+        pieces.append(arg)
+    pieces.append(b"\r\n")
+    return b"".join(pieces)
+
+
+def pack_command(*parts: bytes | str | int) -> bytes:
+    """Any command; text is encoded as UTF-8, integers in decimal."""
+    encoded = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
+    return b"*%d\r\n" % len(encoded) + b"".join([_bulk(part) for part in encoded])
+
+
+def pack_shared_command(*parts: bytes | str | int) -> bytes:
+    """Any command that leaves the connection as it was, for the connection belongs to everybody.
+
+    Raises:
+        ValueError: The command would change the connection's state, or hold up everybody else's replies.
+    """
+    name = _text(parts[0]) if parts else ""
+    second = _text(parts[1]) if len(parts) > 1 else ""
+    if not name or name in _NOT_SHARED or f"{name} {second}" in _NOT_SHARED:
+        raise ValueError(f"{name or 'an empty command'} cannot be sent over a shared connection")
+    if name in ("XREAD", "XREADGROUP") and any(_text(part) == "BLOCK" for part in parts[1:]):
+        raise ValueError(f"{name} BLOCK would hold up every other caller of a shared connection")
+    return pack_command(*parts)
+
+
+def _text(part: bytes | str | int) -> str:
+    return (part.decode(errors="replace") if isinstance(part, bytes) else str(part)).upper()
+
+
+def _bulk(part: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(part), part)
+
+
+_NEXT_HEADS_SIZE = 1024  # arguments of scripts are ids, numbers and short JSON; longer ones are formatted on the spot
+_NEXT_HEADS = tuple(b"\r\n$%d\r\n" % size for size in range(_NEXT_HEADS_SIZE))
+
+_NOT_SHARED = frozenset(
+    {
+        *("ASKING", "AUTH", "HELLO", "QUIT", "READONLY", "READWRITE", "RESET", "SELECT"),
+        *("CLIENT REPLY", "CLIENT TRACKING", "MONITOR", "PSYNC", "SYNC"),
+        *("DISCARD", "EXEC", "MULTI", "UNWATCH", "WATCH"),
+        *("PSUBSCRIBE", "PUNSUBSCRIBE", "SSUBSCRIBE", "SUBSCRIBE", "SUNSUBSCRIBE", "UNSUBSCRIBE"),
+        *("BLMOVE", "BLMPOP", "BLPOP", "BRPOP", "BRPOPLPUSH", "BZMPOP", "BZPOPMAX", "BZPOPMIN", "WAIT", "WAITAOF"),
+    }
+)

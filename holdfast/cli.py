@@ -1,0 +1,80 @@
+"""The ``holdfast`` command: options in, exit codes out; what it does lives in the modules it calls."""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from engine.errors import HoldfastError, InvalidRequest
+from engine.transport.errors import TransportError
+from holdfast.embedded.errors import EmbeddedError
+from holdfast.logs import configure_logs
+from holdfast.processes import ListenFailed, WorkersFailed
+from holdfast.settings import Settings, SettingsError, load_settings
+
+
+class LazyGroup(click.Group):
+    """Subcommands by the module that has them: ``holdfast token`` must not wait for the import of a web server."""
+
+    modules = {  # noqa: RUF012 - click's classes are not dataclasses
+        "serve": "holdfast.commands.serve",
+        "migrate": "holdfast.commands.migrate",
+        "token": "holdfast.commands.token",
+        "events": "holdfast.commands.events",
+        "inspect": "holdfast.commands.inspect",
+        "audit": "holdfast.commands.audit",
+        "doctor": "holdfast.commands.doctor",
+        "demo": "holdfast.commands.demo",
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
+        """In the order of a first encounter."""
+        return list(self.modules)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - the same
+        """Import the module and take its ``command``."""
+        module = self.modules.get(cmd_name)
+        if module is None:
+            return None
+        command: click.Command = import_module(module).command
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="holdfast")
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Where embedded servers live.")
+@click.option("--log-level", help="debug, info, warning, error or critical.")
+@click.pass_context
+def main(context: click.Context, data_dir: Path | None, log_level: str | None) -> None:
+    """Sell seats: hold places with a deadline, book them durably, never twice."""
+    context.obj = {"data_dir": data_dir, "log_level": log_level}
+
+
+def settings_from(context: click.Context, **flags: Any) -> Settings:
+    """The settings of a command: its flags over the group's over the environment."""
+    given = {name: value for name, value in {**context.obj, **flags}.items() if value is not None}
+    return load_settings(os.environ, **{name: str(value) for name, value in given.items()})
+
+
+def run_async(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..., None]:
+    """A command that is a coroutine; what it returns is the exit code, and foreseeable errors are one line."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            configure_logs(os.environ.get("HOLDFAST_LOG_LEVEL", "warning"))
+            code = asyncio.run(function(*args, **kwargs))
+        except InvalidRequest as error:
+            raise click.ClickException(f"{error.path}: {error.reason}") from error
+        except (HoldfastError, TransportError, EmbeddedError, SettingsError, ListenFailed, WorkersFailed) as error:
+            raise click.ClickException(f"{type(error).__name__}: {error}") from error
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(130) from None
+        raise click.exceptions.Exit(code or 0)
+
+    return run

@@ -1,0 +1,22 @@
+"""``holdfast serve``."""
+
+from pathlib import Path
+
+import click
+
+from holdfast.cli import run_async, settings_from
+from holdfast.serve import serve
+
+
+@click.command("serve")
+@click.option("--host", help="Address to listen on.  [127.0.0.1]")
+@click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [8000]")
+@click.option("--workers", type=int, help="API processes.  [one a core]")
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Where embedded servers live.")
+@click.pass_context
+@run_async
+async def command(
+    context: click.Context, host: str | None, port: int | None, workers: int | None, data_dir: Path | None
+) -> None:
+    """Serve the API; with no REDIS_URL and DATABASE_URL, on embedded servers."""
+    await serve(settings_from(context, host=host, port=port, workers=workers, data_dir=data_dir))

@@ -1,0 +1,161 @@
+"""Where the layers meet: from settings to services, and an orderly end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from importlib.metadata import version
+from typing import Any
+
+import httpx2
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+import lua
+from api.identity import KeySource, SharedSecret, TokenVerifier
+from api.jwks import JwksKeys, fetch_from
+from api.services import Info, ReadinessCheck, Services
+from engine.catalog import Catalog
+from engine.kernel import Kernel
+from engine.loader import EventLoader
+from engine.once import OnceStore
+from engine.reservations import Reservations
+from engine.settlement import Settlement
+from engine.store_checks import require_fit_store
+from engine.transport.open import open_transport
+from holdfast.settings import Settings, decode_key, resolve_secret
+from persistence.bookings import Bookings
+from persistence.database import fetch_rows, open_database
+from persistence.events import Events
+from persistence.installation import ensure_partitions
+from persistence.ledger import PostgresLedger
+from persistence.migrate import current_revision, head_revision
+from persistence.sealing import AesSealer
+
+HEAD = head_revision()  # read from the package once: the check runs often
+
+
+class NotMigrated(Exception):
+    """The database's schema is not the one this version needs."""
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process is made of; commands that look behind the API use these."""
+
+    database: AsyncEngine
+    kernel: Kernel
+    catalog: Catalog
+    loader: EventLoader
+    events: Events
+    bookings: Bookings
+    settlement: Settlement
+    reservations: Reservations
+
+
+@asynccontextmanager
+async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
+    """Connect to Redis and Postgres as *settings* say, and check that both will do.
+
+    Raises:
+        NotMigrated, UnfitStore, PartitionsDiffer: What must be put right first.
+        LedgerUnavailable, NotSent: A server does not answer.
+    """
+    assert settings.redis_url is not None  # holdfast.servers has filled them in
+    assert settings.database_url is not None
+    async with AsyncExitStack() as stack:
+        database = open_database(settings.database_url)
+        stack.push_async_callback(database.dispose)
+        if await current_revision(database) != HEAD:
+            raise NotMigrated("the database is not migrated to this version: run `holdfast migrate`")
+        partitions = await ensure_partitions(database, settings.partitions)
+        transport = await open_transport(settings.redis_url)
+        stack.push_async_callback(transport.aclose)
+        await require_fit_store(transport)
+        sealer = AesSealer([data_key(settings)])
+        kernel = Kernel(transport, partitions=partitions)
+        events, bookings = Events(database), Bookings(database, sealer)
+        catalog = Catalog(events)
+        loader = EventLoader(kernel, events, catalog)
+        kernel.load_events_with(loader.load)
+        ledger = PostgresLedger(database, sealer)
+        stack.push_async_callback(ledger.close)
+        settlement = Settlement(kernel, ledger, catalog, loader)
+        stack.push_async_callback(settlement.close)
+        yield Parts(
+            database=database,
+            kernel=kernel,
+            catalog=catalog,
+            loader=loader,
+            events=events,
+            bookings=bookings,
+            settlement=settlement,
+            reservations=Reservations(
+                kernel, catalog, loader, ledger, sealer, settlement, confirm_timeout_s=settings.confirm_timeout_s
+            ),
+        )
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """Everything the API needs, and the journal drained beside it, until the context ends."""
+    async with AsyncExitStack() as stack:
+        parts = await stack.enter_async_context(open_parts(settings))
+        verifier = await stack.enter_async_context(_open_verifier(settings))
+        draining = asyncio.create_task(parts.settlement.drain_for_ever(), name="drain the journal")
+        stack.push_async_callback(_end, draining)
+        yield Services(
+            reservations=parts.reservations,
+            events=parts.events,
+            bookings=parts.bookings,
+            once=OnceStore(parts.kernel),
+            verifier=verifier,
+            info=Info(name="holdfast", version=version("holdfast"), partitions=parts.kernel.partitions),
+            checks=_readiness_checks(parts),
+        )
+
+
+def data_key(settings: Settings) -> bytes:
+    """The key that guests' data is sealed with: configured, or kept in the data directory."""
+    return settings.data_key or decode_key(resolve_secret(settings.data_dir, "data-key"))
+
+
+def jwt_secret(settings: Settings) -> str:
+    """The secret that tokens are signed with: configured, or kept in the data directory."""
+    return settings.jwt_secret or resolve_secret(settings.data_dir, "jwt-secret")
+
+
+@asynccontextmanager
+async def _open_verifier(settings: Settings) -> AsyncIterator[TokenVerifier]:
+    async with AsyncExitStack() as stack:
+        sources: list[KeySource] = [SharedSecret(jwt_secret(settings))]
+        if settings.jwks_url is not None:
+            client = await stack.enter_async_context(httpx2.AsyncClient())
+            sources.append(JwksKeys(fetch_from(settings.jwks_url, client)))
+        yield TokenVerifier(sources, issuer=settings.jwt_issuer, audience=settings.jwt_audience)
+
+
+def _readiness_checks(parts: Parts) -> Mapping[str, ReadinessCheck]:
+    transport = parts.kernel.transport
+
+    async def postgres() -> None:
+        await fetch_rows(parts.database, sa.select(sa.literal(1)))
+
+    async def migrations() -> None:
+        if await current_revision(parts.database) != HEAD:
+            raise NotMigrated("the database is not at this version's revision")
+
+    async def scripts() -> None:
+        for node in transport.nodes():
+            for name in lua.names():
+                script = lua.load(name)
+                (known,) = await transport.command("SCRIPT", "EXISTS", script.sha, node=node)
+                if not known:
+                    await transport.command("SCRIPT", "LOAD", script.source, node=node)
+
+    return {"redis": parts.reservations.ping, "postgres": postgres, "scripts": scripts, "migrations": migrations}
+
+
+async def _end(task: "asyncio.Task[Any]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

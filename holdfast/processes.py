@@ -1,0 +1,164 @@
+"""Keep a number of worker processes running behind one listening socket, until asked to stop."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from holdfast.children import GRACEFUL, Child, Stage, describe_exit, start_child
+
+LISTEN_BACKLOG = 2048
+INSTANT_S = 3.0  # a worker that ends sooner than this after its start has failed to start
+INSTANT_FAILURES_MAX = 5  # in a row, of one worker; then the fault is not passing
+RESTART_DELAY_MIN_S = 0.1
+RESTART_DELAY_MAX_S = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+class ListenFailed(Exception):
+    """The address cannot be listened on; the message says why."""
+
+    def __init__(self, host: str, port: int, reason: str) -> None:
+        self.host = host
+        self.port = port
+        super().__init__(f"cannot listen on {host} port {port}: {reason}")
+
+
+class WorkersFailed(Exception):
+    """A worker keeps ending as soon as it is started; carries its last exit status."""
+
+    def __init__(self, index: int, exit_code: int) -> None:
+        self.index = index
+        self.exit_code = exit_code
+        super().__init__(
+            f"worker {index} ended {INSTANT_FAILURES_MAX} times in a row within {INSTANT_S:g} s of its start"
+            f" ({describe_exit(exit_code)}); its own messages are above"
+        )
+
+
+def bind_listener(host: str, port: int) -> socket.socket:
+    """Bind one socket for all workers to inherit; port 0 takes a free one (ask ``getsockname``).
+
+    One shared socket rather than one per worker: connections that wait when a worker dies go to its siblings.
+
+    Raises:
+        ListenFailed: The address is in use, not ours, or unknown.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        return socket.create_server((host, port), family=family, backlog=LISTEN_BACKLOG)
+    except OSError as error:
+        raise ListenFailed(host, port, error.strerror or str(error)) from error
+
+
+async def supervise(
+    argv: Sequence[str],
+    *,
+    count: int,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+    ready: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    stages: Sequence[Stage] = GRACEFUL,
+) -> None:
+    """Run *count* workers until SIGTERM or SIGINT; start again those that die.
+
+    A worker finds its number, from 0, in ``HOLDFAST_WORKER``. *ready* runs beside them from the start: it may
+    wait for them to answer, and then tell the world. The first signal stops the workers in *stages*, a second
+    kills them. They end with this process, whatever ends it. Must run in the main thread, which receives the signals.
+
+    Raises:
+        WorkersFailed: One keeps failing as it starts; the others have been stopped.
+        Exception: Whatever *ready* raised; the workers have been stopped.
+    """
+    crew = _Crew(argv, env=os.environ if env is None else env, pass_fds=pass_fds, stages=stages)
+    with _stop_signals(on_second=crew.kill) as stop:
+        stopped = asyncio.create_task(stop.wait())
+        tasks = [asyncio.create_task(crew.keep_running(index)) for index in range(count)]
+        if ready is not None:
+            tasks.append(asyncio.create_task(ready()))
+        try:
+            await _until_stopped_or_failed(stopped, tasks)
+        finally:
+            for task in (stopped, *tasks):
+                task.cancel()
+            await asyncio.gather(stopped, *tasks, return_exceptions=True)
+
+
+class _Crew:
+    def __init__(
+        self, argv: Sequence[str], *, env: Mapping[str, str], pass_fds: Sequence[int], stages: Sequence[Stage]
+    ) -> None:
+        self._argv = argv
+        self._env = env
+        self._pass_fds = pass_fds
+        self._stages = stages
+        self._running: dict[int, Child] = {}
+
+    async def keep_running(self, index: int) -> None:
+        """Run one worker, again and again, until cancelled; then stop it."""
+        failures = 0
+        delay_s = RESTART_DELAY_MIN_S
+        while True:
+            began = time.monotonic()
+            code = await self._run_once(index)
+            if time.monotonic() - began < INSTANT_S:
+                failures += 1
+            else:
+                failures, delay_s = 0, RESTART_DELAY_MIN_S
+            if failures == INSTANT_FAILURES_MAX:
+                raise WorkersFailed(index, code)
+            log.error("worker died", worker=index, how=describe_exit(code), restart_in_s=delay_s)
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, RESTART_DELAY_MAX_S)
+
+    async def _run_once(self, index: int) -> int:
+        env = {**self._env, "HOLDFAST_WORKER": str(index)}
+        child = await start_child(self._argv, stages=self._stages, env=env, pass_fds=self._pass_fds)
+        self._running[index] = child
+        try:
+            return await child.wait()
+        finally:
+            await child.stop()
+            del self._running[index]
+
+    def kill(self) -> None:
+        for child in self._running.values():
+            child.send(signal.SIGKILL)
+
+
+async def _until_stopped_or_failed(stopped: asyncio.Task[bool], tasks: Sequence[asyncio.Task[None]]) -> None:
+    waiting: set[asyncio.Task[None] | asyncio.Task[bool]] = {stopped, *tasks}
+    while stopped in waiting:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()  # raises what failed; only *ready* may just have finished
+
+
+@contextlib.contextmanager
+def _stop_signals(*, on_second: Callable[[], None]) -> Iterator[asyncio.Event]:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def received(number: signal.Signals) -> None:
+        if stop.is_set():
+            log.warning("killing the workers", signal=number.name)
+            on_second()
+        else:
+            log.info("stopping the workers", signal=number.name)
+            stop.set()
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, received, number)
+    try:
+        yield stop
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

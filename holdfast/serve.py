@@ -1,0 +1,75 @@
+"""``holdfast serve``: servers, migrations, workers, and one line that says they are ready."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+
+import click
+import httpx2
+
+from holdfast.migrating import migrate_database
+from holdfast.processes import bind_listener, supervise
+from holdfast.servers import own_servers
+from holdfast.settings import Settings, encode_settings
+from holdfast.worker import LISTENER_VARIABLE, SETTINGS_VARIABLE
+
+READY_WAIT_S = 60.0
+READY_POLL_S = 0.02
+
+Announce = Callable[[str], Awaitable[None]]
+
+
+async def print_address(url: str) -> None:
+    """The line that scripts wait for."""
+    click.echo(f"listening on {url}")
+    sys.stdout.flush()
+
+
+async def serve(settings: Settings, *, announce: Announce = print_address) -> None:
+    """Serve until SIGTERM or SIGINT; *announce* is called with the URL when ``/readyz`` answers 200.
+
+    Raises:
+        EmbeddedError: Embedded servers cannot be started.
+        ListenFailed: The address cannot be listened on.
+        WorkersFailed: A worker keeps failing as it starts.
+        LedgerUnavailable: Postgres does not answer.
+    """
+    listener = bind_listener(settings.host, settings.port)
+    with listener:
+        host, port = listener.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        async with own_servers(settings) as filled:
+            await migrate_database(filled)
+            environment = {
+                **os.environ,
+                SETTINGS_VARIABLE: encode_settings(filled),
+                LISTENER_VARIABLE: str(listener.fileno()),
+            }
+
+            async def ready() -> None:
+                await _wait_until_ready(url)
+                await announce(url)
+
+            await supervise(
+                [sys.executable, "-m", "holdfast.worker"],
+                count=settings.workers,
+                env=environment,
+                pass_fds=[listener.fileno()],
+                ready=ready,
+            )
+
+
+async def _wait_until_ready(url: str) -> None:
+    target = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    deadline = asyncio.get_running_loop().time() + READY_WAIT_S
+    async with httpx2.AsyncClient(timeout=5.0, trust_env=False) as client:
+        while True:
+            try:
+                if (await client.get(f"{target}/readyz")).status_code == 200:
+                    return
+            except httpx2.TransportError:
+                pass  # no worker accepts yet
+            if asyncio.get_running_loop().time() > deadline:
+                raise click.ClickException(f"the server is not ready after {READY_WAIT_S:.0f} s; see the log above")
+            await asyncio.sleep(READY_POLL_S)

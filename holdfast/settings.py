@@ -1,0 +1,249 @@
+"""Settings: read from the environment and the command line, checked once, frozen."""
+
+import base64
+import binascii
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+T = TypeVar("T")
+
+WORKERS_DEFAULT_MAX = 8  # past this, more machines help more than more processes beside embedded servers
+WORKERS_MAX = 256
+PARTITIONS_MAX = 16_384  # the slots of a Redis Cluster; more could never spread further
+DATA_KEY_BYTES = 32
+_REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster")
+_POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
+_LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+_SECRETS = frozenset({"redis_url", "database_url", "jwt_secret", "data_key"})
+
+
+class SettingsError(Exception):
+    """A setting cannot be used; the message names it, what was given (never a secret), and what is expected."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How one installation runs. Absent URLs mean embedded servers; absent secrets are kept in ``data_dir``.
+
+    ``partitions`` is asked for only when the installation is made: absent, it is what Postgres says, or 64.
+    """
+
+    redis_url: str | None
+    database_url: str | None
+    data_dir: Path
+    host: str
+    port: int
+    workers: int
+    partitions: int | None
+    jwt_secret: str | None
+    jwt_issuer: str
+    jwt_audience: str
+    jwks_url: str | None
+    confirm_timeout_s: float
+    log_level: str
+    data_key: bytes | None
+
+    def __repr__(self) -> str:
+        """Leave secrets out, so that settings can be logged."""
+        shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        pairs = (f"{k}={'…' if k in _SECRETS and v is not None else repr(v)}" for k, v in shown.items())
+        return f"Settings({', '.join(pairs)})"
+
+
+def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
+    """Read every setting; a flag that is not ``None`` wins over the environment.
+
+    Raises:
+        SettingsError: The first setting that cannot be used.
+    """
+    unknown = flags.keys() - set(Settings.__struct_fields__)
+    assert not unknown, f"no such settings: {unknown}"
+    source = _Source(environ, flags)
+    return Settings(
+        redis_url=source.read("redis_url", "REDIS_URL", _url(*_REDIS_SCHEMES), None),
+        database_url=source.read("database_url", "DATABASE_URL", _url(*_POSTGRES_SCHEMES), None),
+        data_dir=source.read("data_dir", "HOLDFAST_DATA_DIR", _directory, None) or _default_data_dir(environ),
+        host=source.read("host", "HOLDFAST_HOST", str, "127.0.0.1"),
+        port=source.read("port", "HOLDFAST_PORT", _integer(0, 65_535), 8000),
+        workers=source.read("workers", "HOLDFAST_WORKERS", _integer(1, WORKERS_MAX), _usable_cores()),
+        partitions=source.read("partitions", "HOLDFAST_PARTITIONS", _integer(1, PARTITIONS_MAX), None),
+        jwt_secret=source.read("jwt_secret", "HOLDFAST_JWT_SECRET", str, None),
+        jwt_issuer=source.read("jwt_issuer", "HOLDFAST_JWT_ISSUER", str, "holdfast"),
+        jwt_audience=source.read("jwt_audience", "HOLDFAST_JWT_AUDIENCE", str, "holdfast"),
+        jwks_url=source.read("jwks_url", "HOLDFAST_JWKS_URL", _url("https", "http"), None),
+        confirm_timeout_s=source.read("confirm_timeout_s", "HOLDFAST_CONFIRM_TIMEOUT", _seconds(0.05, 300.0), 5.0),
+        log_level=source.read("log_level", "HOLDFAST_LOG_LEVEL", _one_of(*_LOG_LEVELS), "info"),
+        data_key=source.read("data_key", "HOLDFAST_DATA_KEY", decode_key, None),
+    )
+
+
+def resolve_secret(data_dir: Path, name: str) -> str:
+    """Return the secret kept in *data_dir* under *name*; make one of 32 random bytes in base64url when there is none.
+
+    Processes that race all get the same secret: it is written aside, and linked into place, which succeeds once.
+
+    Raises:
+        SettingsError: The file is empty, cannot be read, or can be read by other accounts.
+    """
+    path = data_dir / name
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            _link_new_secret(path)
+        mode = path.stat().st_mode & 0o777
+        secret = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: the secret cannot be kept or read: {error}") from error
+    if mode & 0o077:
+        raise SettingsError(f"{path}: other accounts can read this secret (mode {mode:04o}); run chmod 600 on it")
+    if not secret:
+        raise SettingsError(f"{path}: the secret is empty; delete the file to have a new one made")
+    return secret
+
+
+def decode_key(text: str) -> bytes:
+    """Decode a key of 32 bytes from base64url, with or without padding.
+
+    Raises:
+        ValueError: It is something else; the message does not repeat it.
+    """
+    try:
+        key = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != DATA_KEY_BYTES:
+        raise ValueError(f"{DATA_KEY_BYTES} random bytes in base64url, 43 characters")
+    return key
+
+
+class _Source:
+    def __init__(self, environ: Mapping[str, str], flags: Mapping[str, Any]) -> None:
+        self._environ = environ
+        self._flags = flags
+
+    def read(self, field: str, variable: str, parse: Callable[[str], T], default: T | Any) -> Any:
+        """Look for a flag, the variable, its ``_FILE`` if it is a secret, the default; empty means absent.
+
+        A parser raises ``ValueError`` with the words that say what is expected.
+        """
+        flag = self._flags.get(field)
+        if flag is not None:
+            origin, text = f"--{field.removesuffix('_s').replace('_', '-')}", str(flag)
+        else:
+            origin, text = self._variable(field, variable)
+        if text == "":
+            return default
+        try:
+            return parse(text)
+        except ValueError as expected:
+            given = "the value given (not shown)" if field in _SECRETS else repr(text)
+            raise SettingsError(f"{origin}: {given} cannot be used; expected {expected}") from None
+
+    def _variable(self, field: str, variable: str) -> tuple[str, str]:
+        text = self._environ.get(variable, "").strip()
+        file_variable = f"{variable}_FILE"
+        file = self._environ.get(file_variable, "") if field in _SECRETS else ""
+        if not file:
+            return variable, text
+        if text:
+            raise SettingsError(f"{variable} and {file_variable} are both set; expected one of them")
+        try:
+            return f"{file_variable} ({file})", _secret_of(Path(file))
+        except (OSError, ValueError) as error:
+            raise SettingsError(
+                f"{file_variable}: {file!r} cannot be used; expected a file to read: {error}"
+            ) from error
+
+
+def _secret_of(path: Path) -> str:
+    text = path.read_text(encoding="utf-8").strip()
+    if not text:
+        raise ValueError("it is empty")
+    return text
+
+
+def _link_new_secret(path: Path) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(DATA_KEY_BYTES) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(aside, path)
+    except FileExistsError:
+        pass  # another process was faster; its secret is the one
+    finally:
+        aside.unlink()
+
+
+def _default_data_dir(environ: Mapping[str, str]) -> Path:
+    home = environ.get("HOME", "")
+    return (Path(home) if home else Path.home()) / ".local" / "share" / "holdfast"
+
+
+def _usable_cores() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, WORKERS_DEFAULT_MAX)
+
+
+def _directory(text: str) -> Path:
+    path = Path(text).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+        raise ValueError("a directory, or a path where one can be made")
+    return path
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if urlsplit(text).scheme not in schemes:
+            raise ValueError("a URL beginning with " + ", ".join(f"{scheme}://" for scheme in schemes))
+        return text
+
+    return parse
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _seconds(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise ValueError(f"a number of seconds from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError("one of " + ", ".join(choices))
+        return text.lower()
+
+    return parse
+
+
+def encode_settings(settings: Settings) -> str:
+    """Settings as JSON, secrets and all, for a process of our own to read from its environment."""
+    return msgspec.json.encode(settings, enc_hook=str).decode()
+
+
+def decode_settings(text: str) -> Settings:
+    """What :func:`encode_settings` wrote."""
+    return msgspec.json.decode(text, type=Settings, dec_hook=lambda kind, value: kind(value))

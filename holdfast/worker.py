@@ -1,0 +1,63 @@
+"""One API process: ``python -m holdfast.worker``, started by ``holdfast serve`` with a listening socket to share.
+
+Its settings come whole, as JSON, in ``HOLDFAST_SETTINGS``, so that nothing is decided twice and no secret stands in a
+command line.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+
+import structlog
+import uvicorn
+import uvloop
+
+from api.app import create_app
+from holdfast.compose import open_services
+from holdfast.logs import configure_logs
+from holdfast.settings import Settings, decode_settings
+
+SETTINGS_VARIABLE = "HOLDFAST_SETTINGS"
+LISTENER_VARIABLE = "HOLDFAST_LISTENER"
+GRACE_S = 8  # requests under way may take a confirm's time limit and a little more
+BACKLOG = 2048
+
+logger = structlog.get_logger("holdfast.worker")
+
+
+def main() -> int:
+    """Serve until SIGTERM."""
+    settings = decode_settings(os.environ.pop(SETTINGS_VARIABLE))
+    configure_logs(settings.log_level)
+    # uvicorn stops at these signals, and sends them once more when it has: our own clean-up must still follow then.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(settings, socket.socket(fileno=int(os.environ[LISTENER_VARIABLE]))))
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> int:
+    try:
+        async with open_services(settings) as services:
+            server = uvicorn.Server(
+                uvicorn.Config(
+                    create_app(services),
+                    lifespan="off",  # the services are open before the first request, and closed after the last
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    backlog=BACKLOG,
+                    timeout_graceful_shutdown=GRACE_S,
+                )
+            )
+            await server.serve(sockets=[listener])
+    except Exception as error:
+        logger.error("worker cannot serve", error=type(error).__name__, reason=str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+#!lua
+-- book_places: book without a prior hold, in one step, and enter it in the journal.
+--
+-- KEYS[1] state     hash    the event's counters, limits and deadlines
+-- KEYS[2] held      bitmap  cell = seat index x legs + leg
+-- KEYS[3] sold      bitmap  the same
+-- KEYS[4] holds     hash    hold id -> record
+-- KEYS[5] expiries  zset    hold id scored by deadline_ms
+-- KEYS[6] users     hash    customer -> places claimed
+-- KEYS[7] rows      string  index of neighbours
+-- KEYS[8] ended     hash    how the last holds ended
+-- KEYS[9] bookings  hash    booking id -> record
+-- KEYS[10] journal  stream  bookings not yet known to be in Postgres
+-- KEYS[11] wakeups  zset    event id scored by its earliest deadline
+-- KEYS[12] once     string  optional: what the idempotency key was answered
+--
+-- ARGV[1] booking_id chosen by the caller: running the same call twice books once
+-- ARGV[2] owner      customer id
+-- ARGV[3] attempt    marks this request: the same attempt again is answered as the first time
+-- ARGV[4] details    sealed bytes for the ledger
+-- ARGV[5] body       digest of the request's body; only looked at with an idempotency key
+-- ARGV[6] scope      digest of the idempotency key, for the ledger; ''
+-- ARGV[7] once_ttl   ms for which the idempotency key is remembered
+-- ARGV[8] layout     digest of the layout that the places are numbered by
+-- ARGV[9] places     `0:1;0*2;1#100,101;2?3`
+--
+-- Returns {'CONFIRMED', epoch, created_ms, confirmed_ms, journal_id, places}
+--         {'REPLAYED', booking_id}         the key's first answer
+--         {'KEY_REUSED'}                   the key came with another body
+--         {'BOOKED'} {'NOT_FOUND'}         the id belongs to another request, or customer
+--         {'NOT_LOADED'} {'STALE_LAYOUT'}
+--         {'NOT_OPEN', status}
+--         {'LIMIT', limit, maximum}
+--         {'UNAVAILABLE', held, sold, next_release_ms, missing…}
+--         {'CONTINUE'}                     a bounded amount was cleaned up: call again at once
+
+--- @include clock
+--- @include event
+--- @include places
+--- @include rows for loosen_rows
+--- @include move
+--- @include rows, best for choose_seats
+--- @include claim
+--- @include hold, release, reap for reap_due
+--- @include book
+
+--- @keys
+
+local booking_id, owner, attempt, layout = ARGV[1], ARGV[2], ARGV[3], ARGV[8]
+local request = { details = ARGV[4], body = ARGV[5], scope = ARGV[6], once_ttl = ARGV[7], attempt = attempt }
+local places = parse_places(ARGV[9])
+if not places then
+  return redis.error_reply('HF_BADARG places: ' .. ARGV[9])
+end
+
+local ev = read_event(keys, read_clock(), places)
+if not ev then
+  return { 'NOT_LOADED' }
+elseif ev.layout ~= layout then
+  return { 'STALE_LAYOUT' }
+end
+local known = replay_booking(keys.once, request.body) or find_booking(ev, booking_id, owner, attempt)
+if known then
+  return known
+end
+if ev.due <= ev.now then
+  reap_due(ev)
+end
+if ev.status ~= 'open' or ev.now >= ev.closes then
+  return { 'NOT_OPEN', ev.status == 'open' and 'closed' or ev.status }
+end
+local limit, maximum = check_limits(ev, places, owner)
+local missing = { held = 0, sold = 0 }
+if not limit and not check_places(ev, places, missing) then
+  return { 'CONTINUE' }
+elseif (limit or #missing > 0) and ev.due <= ev.now then
+  return { 'CONTINUE' } -- lapsed holds that are not ended yet must not decide
+elseif limit then
+  return { 'LIMIT', limit, maximum }
+elseif #missing > 0 then
+  return { 'UNAVAILABLE', missing.held, missing.sold, next_release(ev), unpack(missing) }
+end
+
+-- Nothing below refuses.
+move_places(ev, places, 'free', 'sold')
+redis.call('HINCRBY', keys.users, owner, places.quantity)
+local booking = { owner = owner, quantity = places.quantity, created = ev.now, places = format_places(places) }
+return write_booking(ev, booking_id, booking, request, keys.once)

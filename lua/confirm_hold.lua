@@ -1,0 +1,82 @@
+#!lua
+-- confirm_hold: turn a hold into a booking and enter it in the journal, or say who resolved the hold first.
+--
+-- KEYS[1] state     hash    the event's counters, limits and deadlines
+-- KEYS[2] held      bitmap  cell = seat index x legs + leg
+-- KEYS[3] sold      bitmap  the same
+-- KEYS[4] holds     hash    hold id -> record
+-- KEYS[5] expiries  zset    hold id scored by deadline_ms
+-- KEYS[6] users     hash    customer -> places claimed
+-- KEYS[7] rows      string  index of neighbours
+-- KEYS[8] ended     hash    how the last holds ended
+-- KEYS[9] bookings  hash    booking id -> record
+-- KEYS[10] journal  stream  bookings not yet known to be in Postgres
+-- KEYS[11] wakeups  zset    event id scored by its earliest deadline
+-- KEYS[12] once     string  optional: what the idempotency key was answered
+--
+-- ARGV[1] hold_id    also the booking's id
+-- ARGV[2] owner      customer id
+-- ARGV[3] attempt    marks this request: the same attempt again is answered as the first time
+-- ARGV[4] details    sealed bytes for the ledger
+-- ARGV[5] body       digest of the request's body; only looked at with an idempotency key
+-- ARGV[6] scope      digest of the idempotency key, for the ledger; ''
+-- ARGV[7] once_ttl   ms for which the idempotency key is remembered
+--
+-- Returns {'CONFIRMED', epoch, created_ms, confirmed_ms, journal_id, places}
+--         {'REPLAYED', booking_id}         the key's first answer
+--         {'KEY_REUSED'}                   the key came with another body
+--         {'BOOKED'}                       another request has confirmed this hold
+--         {'EXPIRED'} {'RELEASED'} {'NOT_FOUND'}
+--         {'NOT_OPEN', status}             the event was cancelled
+--         {'NOT_LOADED'}                   the event's state is not in Redis
+
+--- @include clock
+--- @include event
+--- @include places
+--- @include rows for loosen_rows
+--- @include move
+--- @include hold
+--- @include release
+--- @include book
+--- @keys
+
+local hold_id, owner, attempt = ARGV[1], ARGV[2], ARGV[3]
+local request = { details = ARGV[4], body = ARGV[5], scope = ARGV[6], once_ttl = ARGV[7], attempt = attempt }
+
+local ev = read_event(keys, read_clock())
+if not ev then
+  return { 'NOT_LOADED' }
+end
+local replayed = replay_booking(keys.once, request.body)
+if replayed then
+  return replayed
+end
+local known = find_booking(ev, hold_id, owner, attempt)
+if known then
+  return known
+end
+local record = redis.call('HGET', keys.holds, hold_id)
+if not record then
+  return { status_of_ended(ev, hold_id, owner) }
+end
+local hold = parse_hold(record)
+if hold.owner ~= owner then
+  return { 'NOT_FOUND' }
+elseif ev.status == 'cancelled' then
+  return { 'NOT_OPEN', ev.status }
+elseif hold.deadline <= ev.now then
+  end_hold(ev, hold_id, hold, 'expired')
+  move_due(ev, earliest_deadline(ev))
+  write_event(ev)
+  return { 'EXPIRED' }
+end
+
+-- Nothing below refuses.
+move_places(ev, parse_places(hold.places), 'held', 'sold')
+redis.call('HDEL', keys.holds, hold_id)
+redis.call('ZREM', keys.expiries, hold_id)
+if hold.deadline <= ev.due then
+  move_due(ev, earliest_deadline(ev))
+end
+local booking = { owner = owner, quantity = hold.quantity, created = hold.created, places = hold.places }
+return write_booking(ev, hold_id, booking, request, keys.once)

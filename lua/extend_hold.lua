@@ -1,0 +1,63 @@
+#!lua
+-- extend_hold: move the deadline of a hold, never beyond the event's ttl_max from its creation.
+--
+-- KEYS[1]  state     hash    the event's counters, limits and deadlines
+-- KEYS[2]  held      bitmap  cell = seat index x legs + leg
+-- KEYS[3]  sold      bitmap  the same
+-- KEYS[4]  holds     hash    hold id -> record
+-- KEYS[5]  expiries  zset    hold id scored by deadline_ms
+-- KEYS[6]  users     hash    customer -> places claimed
+-- KEYS[7]  rows      string  index of neighbours
+-- KEYS[8]  ended     hash    how the last holds ended
+-- KEYS[9]  bookings  hash    booking id -> record
+-- KEYS[10] wakeups   zset    event id scored by its earliest deadline
+--
+-- ARGV[1]  hold_id
+-- ARGV[2]  owner      customer id; '' when the caller may extend any hold
+-- ARGV[3]  ttl        ms from now until the new deadline
+--
+-- Returns {'EXTENDED', seq, created_ms, deadline_ms, places}
+--         {'EXPIRED'} {'RELEASED'} {'BOOKED'} {'NOT_FOUND'}
+--         {'NOT_LOADED'}   the event's state is not in Redis
+
+--- @include clock
+--- @include event
+--- @include places
+--- @include rows
+--- @include move
+--- @include hold
+--- @include release
+--- @keys
+
+local hold_id, owner, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
+
+local ev = read_event(keys, read_clock())
+if not ev then
+  return { 'NOT_LOADED' }
+end
+local record = redis.call('HGET', keys.holds, hold_id)
+if not record then
+  return { booked_by(ev, hold_id, owner) and 'BOOKED' or status_of_ended(ev, hold_id, owner) }
+end
+local hold = parse_hold(record)
+if owner ~= '' and hold.owner ~= owner then
+  return { 'NOT_FOUND' }
+elseif hold.deadline <= ev.now then
+  end_hold(ev, hold_id, hold, 'expired')
+  move_due(ev, earliest_deadline(ev))
+  write_event(ev)
+  return { 'EXPIRED' }
+end
+
+-- Nothing below refuses.
+local deadline = math.min(ev.now + ttl, hold.created + ev.ttl_max)
+redis.call('HSET', keys.holds, hold_id, table.concat({
+  'active', hold.created, deadline, hold.quantity, hold.places, hold.owner,
+}, '|'))
+redis.call('ZADD', keys.expiries, deadline, hold_id)
+if hold.deadline <= ev.due or deadline < ev.due then
+  move_due(ev, earliest_deadline(ev))
+end
+ev.seq = ev.seq + 1
+write_event(ev)
+return { 'EXTENDED', ev.seq, hold.created, deadline, hold.places }

@@ -1,0 +1,182 @@
+#!lua
+-- hold_places: claim places of one or several events for a while, all or nothing.
+--
+-- For each event:
+-- KEYS[1] state     hash    the event's counters, limits and deadlines
+-- KEYS[2] held      bitmap  cell = seat index x legs + leg
+-- KEYS[3] sold      bitmap  the same
+-- KEYS[4] holds     hash    hold id -> record
+-- KEYS[5] expiries  zset    hold id scored by deadline_ms
+-- KEYS[6] users     hash    customer -> places claimed
+-- KEYS[7] rows      string  index of neighbours
+-- KEYS[8] ended     hash    how the last holds ended
+-- Then:
+-- KEYS[9] wakeups   zset    event id scored by its earliest deadline
+-- KEYS[10] once     string  optional: what the idempotency key was answered
+--
+-- ARGV[1] owner      customer id
+-- ARGV[2] body       digest of the request's body; only looked at with an idempotency key
+-- ARGV[3] once_ttl   ms for which the idempotency key is remembered
+-- For each event:
+-- ARGV[4] hold_id    chosen by the caller: running the same call twice holds once
+-- ARGV[5] layout     digest of the layout that the places are numbered by
+-- ARGV[6] places     `0:1;0*2;1#100,101;2?3`
+-- ARGV[7] ttl        ms until the deadline
+--
+-- Returns {'HELD', {seq, created_ms, deadline_ms, places} for each event}
+--         {'REPLAYED', {hold_id, created_ms, deadline_ms, places} for each event}   the key's first answer
+--         {'KEY_REUSED'}                              the key came with another body
+--         {'NOT_LOADED', n} {'STALE_LAYOUT', n}       of the nth event
+--         {'NOT_OPEN', n, status}
+--         {'LIMIT', n, limit, maximum}
+--         {'UNAVAILABLE', held, sold, next_release_ms, {n, missing…} for each event}
+--         {'CONTINUE'}                                a bounded amount was cleaned up: call again at once
+
+--- @include clock
+--- @include event
+--- @include places
+--- @include rows
+--- @include move
+--- @include best
+--- @include claim
+--- @include hold
+--- @include release
+--- @include reap
+
+local KEYS_PER_EVENT, ARGS_PER_EVENT, SHARED_ARGS = 8, 4, 3
+local event_count = (#ARGV - SHARED_ARGS) / ARGS_PER_EVENT
+local wakeups = KEYS[KEYS_PER_EVENT * event_count + 1]
+local once = KEYS[KEYS_PER_EVENT * event_count + 2]
+local owner, body, once_ttl = ARGV[1], ARGV[2], ARGV[3]
+local time = read_clock()
+
+local function keys_of(n)
+  local base = KEYS_PER_EVENT * (n - 1)
+  return {
+    state = KEYS[base + 1],
+    held = KEYS[base + 2],
+    sold = KEYS[base + 3],
+    holds = KEYS[base + 4],
+    expiries = KEYS[base + 5],
+    users = KEYS[base + 6],
+    rows = KEYS[base + 7],
+    ended = KEYS[base + 8],
+    wakeups = wakeups,
+  }
+end
+
+-- The first answer to the idempotency key, `body|hold_id/created/deadline/places …`.
+local function replay(answer)
+  local first_body, list = string.match(answer, '^([^|]*)|(.*)$')
+  if first_body ~= body then
+    return { 'KEY_REUSED' }
+  end
+  local reply = { 'REPLAYED' }
+  for hold_id, created, deadline, places in string.gmatch(list, '(%S+)/(%d+)/(%d+)/(%S+)') do
+    reply[#reply + 1] = { hold_id, tonumber(created), tonumber(deadline), places }
+  end
+  return reply
+end
+
+-- What the nth event says to the claim: a refusal, or nil and the claim ready to be written.
+local function check_claim(n)
+  local base = SHARED_ARGS + ARGS_PER_EVENT * (n - 1)
+  local places = parse_places(ARGV[base + 3])
+  if not places then
+    return redis.error_reply('HF_BADARG places: ' .. ARGV[base + 3])
+  end
+  local claim = { hold_id = ARGV[base + 1], places = places, text = ARGV[base + 3], missing = { n, held = 0, sold = 0 } }
+  local ev = read_event(keys_of(n), time, places)
+  if not ev then
+    return { 'NOT_LOADED', n }
+  elseif ev.layout ~= ARGV[base + 2] then
+    return { 'STALE_LAYOUT', n }
+  end
+  claim.ev = ev
+  local record = redis.call('HGET', ev.keys.holds, claim.hold_id)
+  if record then
+    claim.again = parse_hold(record)
+    return nil, claim
+  end
+  if ev.due <= ev.now then
+    reap_due(ev)
+  end
+  if ev.status ~= 'open' or ev.now >= ev.closes then
+    return { 'NOT_OPEN', n, ev.status == 'open' and 'closed' or ev.status }
+  end
+  claim.deadline = ev.now + math.min(tonumber(ARGV[base + 4]), ev.ttl_max)
+  local limit, maximum = check_limits(ev, places, owner)
+  if limit then
+    if ev.due <= ev.now then
+      return { 'CONTINUE' } -- a lapsed hold of this customer may still count
+    end
+    return { 'LIMIT', n, limit, maximum }
+  end
+  if not check_places(ev, places, claim.missing) or (#claim.missing > 1 and ev.due <= ev.now) then
+    return { 'CONTINUE' }
+  end
+  return nil, claim
+end
+
+local function write_claim(claim)
+  local ev, places = claim.ev, claim.places
+  local text = places.chosen and format_places(places) or claim.text
+  move_places(ev, places, 'free', 'held')
+  redis.call('HSET', ev.keys.holds, claim.hold_id,
+    'active|' .. ev.now .. '|' .. claim.deadline .. '|' .. places.quantity .. '|' .. text .. '|' .. owner)
+  redis.call('ZADD', ev.keys.expiries, claim.deadline, claim.hold_id)
+  redis.call('HINCRBY', ev.keys.users, owner, places.quantity)
+  if claim.deadline < ev.due then
+    move_due(ev, claim.deadline)
+  end
+  ev.seq = ev.seq + 1
+  write_event(ev)
+  return { ev.seq, ev.now, claim.deadline, text }
+end
+
+if once then
+  local answer = redis.call('GET', once)
+  if answer then
+    return replay(answer)
+  end
+end
+
+local claims, unavailable = {}, { 'UNAVAILABLE', 0, 0, 0 }
+for n = 1, event_count do
+  local refusal, claim = check_claim(n)
+  if refusal then
+    return refusal
+  end
+  claims[n] = claim
+  if #claim.missing > 1 then
+    local release_at = next_release(claim.ev)
+    unavailable[2] = unavailable[2] + claim.missing.held
+    unavailable[3] = unavailable[3] + claim.missing.sold
+    if release_at > 0 and (unavailable[4] == 0 or release_at < unavailable[4]) then
+      unavailable[4] = release_at
+    end
+    unavailable[#unavailable + 1] = claim.missing
+  end
+end
+if #unavailable > 4 then
+  return unavailable
+end
+
+-- Nothing below refuses.
+local reply, memory = { 'HELD' }, {}
+for n = 1, event_count do
+  local claim = claims[n]
+  if claim.again then
+    reply[n + 1] = { claim.ev.seq, claim.again.created, claim.again.deadline, claim.again.places }
+  else
+    reply[n + 1] = write_claim(claim)
+  end
+  if once then
+    local held = reply[n + 1]
+    memory[n] = claim.hold_id .. '/' .. held[2] .. '/' .. held[3] .. '/' .. held[4]
+  end
+end
+if once then
+  redis.call('SET', once, body .. '|' .. table.concat(memory, ' '), 'PX', once_ttl)
+end
+return reply

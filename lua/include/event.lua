@@ -1,0 +1,118 @@
+-- An event's state while a script runs: read once, changed in memory, written once by write_event.
+--
+-- Counters are fields `free:<section>:<leg>`, `held:…` and `sold:…` of the state hash. They are read when first needed
+-- and written together, because one command with many fields costs a fraction of many commands.
+
+local NEVER = 9000000000000000 -- a deadline after all others; still exact in a double
+local FIELDS_PER_COMMAND = 2000 -- Lua's unpack gives up near 8000 values
+local STATE_FIELDS = 11 -- what read_event reads besides counters
+
+-- The counters' fields of an item end in these: one `:<section>:<leg>` for each leg of the places.
+local function counter_suffixes(places, item)
+  local suffixes = item.suffixes
+  if not suffixes then
+    suffixes = { ':' .. item.section .. ':' .. places.first_text }
+    for leg = places.first + 1, places.last - 1 do
+      suffixes[#suffixes + 1] = ':' .. item.section .. ':' .. leg
+    end
+    item.suffixes = suffixes
+  end
+  return suffixes
+end
+
+-- Make sure that the counters `one` and `other` of an item are in ev.counters.
+local function read_counters(ev, places, item, one, other)
+  local suffixes, missing = counter_suffixes(places, item), {}
+  for i = 1, #suffixes do
+    if not ev.counters[one .. suffixes[i]] then
+      missing[#missing + 1] = one .. suffixes[i]
+    end
+    if not ev.counters[other .. suffixes[i]] then
+      missing[#missing + 1] = other .. suffixes[i]
+    end
+  end
+  for start = 1, #missing, FIELDS_PER_COMMAND do
+    local stop = math.min(start + FIELDS_PER_COMMAND - 1, #missing)
+    local values = redis.call('HMGET', ev.keys.state, unpack(missing, start, stop))
+    for i = start, stop do
+      ev.counters[missing[i]] = tonumber(values[i - start + 1])
+    end
+  end
+  return suffixes
+end
+
+-- Count an item's places over from one kind to the other.
+local function move_counters(ev, places, item, from, to)
+  local suffixes, counters, changed = read_counters(ev, places, item, from, to), ev.counters, ev.changed
+  for i = 1, #suffixes do
+    local source, target = from .. suffixes[i], to .. suffixes[i]
+    counters[source] = counters[source] - item.quantity
+    counters[target] = counters[target] + item.quantity
+    changed[source], changed[target] = true, true
+  end
+end
+
+-- The event behind `keys` at the time `time`, or nil when its state is not in Redis. The counters that `places` will
+-- need (of one leg; more are read when asked for) come with it, in the same command.
+local function read_event(keys, time, places)
+  local fields = { 'status', 'epoch', 'seq', 'clock', 'due', 'closes', 'layout', 'legs', 'max_hold', 'max_customer',
+    'ttl_max' }
+  if places then
+    for i = 1, #places do
+      local suffix = counter_suffixes(places, places[i])[1]
+      fields[#fields + 1] = 'free' .. suffix
+      fields[#fields + 1] = 'held' .. suffix
+    end
+  end
+  local values = redis.call('HMGET', keys.state, unpack(fields))
+  if not values[1] then
+    return nil
+  end
+  local counters = {}
+  for i = STATE_FIELDS + 1, #fields do
+    counters[fields[i]] = tonumber(values[i])
+  end
+  return {
+    keys = keys,
+    status = values[1],
+    epoch = values[2],
+    seq = tonumber(values[3]),
+    now = math.max(time, tonumber(values[4])), -- never backwards, whatever the machine's clock does
+    due = tonumber(values[5]),
+    closes = tonumber(values[6]),
+    layout = values[7],
+    legs = tonumber(values[8]),
+    max_hold = tonumber(values[9]),
+    max_customer = tonumber(values[10]),
+    ttl_max = tonumber(values[11]),
+    counters = counters, -- field -> number, as read or changed
+    changed = {}, -- field -> true
+  }
+end
+
+local function write_event(ev)
+  local fields = { 'seq', ev.seq, 'clock', ev.now }
+  for field in pairs(ev.changed) do
+    fields[#fields + 1] = field
+    fields[#fields + 1] = ev.counters[field]
+  end
+  for start = 1, #fields, FIELDS_PER_COMMAND do
+    redis.call('HSET', ev.keys.state, unpack(fields, start, math.min(start + FIELDS_PER_COMMAND - 1, #fields)))
+  end
+  ev.changed = {}
+end
+
+-- The event's earliest deadline has changed: keep the partition's wake-up index in step with it.
+local function move_due(ev, due)
+  if due == ev.due then
+    return
+  end
+  ev.due = due
+  redis.call('HSET', ev.keys.state, 'due', due)
+  local event_id = redis.call('HGET', ev.keys.state, 'event')
+  if due == NEVER then
+    redis.call('ZREM', ev.keys.wakeups, event_id)
+  else
+    redis.call('ZADD', ev.keys.wakeups, due, event_id)
+  end
+end

@@ -1,0 +1,31 @@
+-- What is known of a hold: its record while it lives, and for a while how it ended. Needs event.
+
+-- `active|created_ms|deadline_ms|quantity|places|owner`; the owner comes last because it may contain anything.
+local function parse_hold(record)
+  local created, deadline, quantity, places, owner = string.match(record, '^%a+|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$')
+  return {
+    created = tonumber(created),
+    deadline = tonumber(deadline),
+    quantity = tonumber(quantity),
+    places = places,
+    owner = owner,
+  }
+end
+
+-- How a hold that is not live ended, as a status, for its owner ('' asks for anybody).
+local function status_of_ended(ev, hold_id, owner)
+  local memory = redis.call('HGET', ev.keys.ended, string.sub(hold_id, -3))
+  if memory then
+    local id, how, whose = string.match(memory, '^([^|]*)|([^|]*)|(.*)$')
+    if id == hold_id and (owner == '' or owner == whose) then
+      return string.upper(how)
+    end
+  end
+  return 'NOT_FOUND'
+end
+
+-- Whether the hold has become a booking of this owner ('' asks for anybody).
+local function booked_by(ev, hold_id, owner)
+  local record = redis.call('HGET', ev.keys.bookings, hold_id)
+  return record and (owner == '' or owner == string.match(record, '^%d+|%d+|[^|]*|[^|]*|%d+|[^|]*|(.*)$'))
+end

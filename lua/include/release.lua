@@ -1,0 +1,25 @@
+-- Giving places back: on expiry, on release, and when a booking is undone. Needs event, places, rows, move, hold.
+
+local function forget_user_places(ev, owner, quantity)
+  if redis.call('HINCRBY', ev.keys.users, owner, -quantity) <= 0 then
+    redis.call('HDEL', ev.keys.users, owner)
+  end
+end
+
+-- A hold ends without becoming a booking: `how` is 'expired' or 'released'.
+--
+-- Its memory goes to a table of fixed size, addressed by the id's last characters: a later hold overwrites it sooner
+-- or later, so it needs no sweeping and cannot grow.
+local function end_hold(ev, hold_id, hold, how)
+  move_places(ev, parse_places(hold.places), 'held', 'free')
+  redis.call('HDEL', ev.keys.holds, hold_id)
+  redis.call('ZREM', ev.keys.expiries, hold_id)
+  forget_user_places(ev, hold.owner, hold.quantity)
+  redis.call('HSET', ev.keys.ended, string.sub(hold_id, -3), hold_id .. '|' .. how .. '|' .. hold.owner)
+  ev.seq = ev.seq + 1
+end
+
+local function earliest_deadline(ev)
+  local first = redis.call('ZRANGE', ev.keys.expiries, 0, 0, 'WITHSCORES')
+  return tonumber(first[2]) or NEVER
+end

@@ -1,0 +1,37 @@
+#!lua flags=no-writes
+-- read_hold: a hold as it stands, or how it ended.
+--
+-- KEYS[1]  state     hash    the event's counters, limits and deadlines
+-- KEYS[2]  holds     hash    hold id -> record
+-- KEYS[3]  ended     hash    how the last holds ended
+-- KEYS[4]  bookings  hash    booking id -> record
+--
+-- ARGV[1]  hold_id
+-- ARGV[2]  owner      customer id; '' when the caller may see any hold
+--
+-- Returns {'ACTIVE', created_ms, deadline_ms, places}
+--         {'EXPIRED'} {'RELEASED'} {'BOOKED'} {'NOT_FOUND'}
+--         {'NOT_LOADED'}   the event's state is not in Redis
+
+--- @include clock
+--- @include event
+--- @include hold
+--- @keys
+
+local hold_id, owner = ARGV[1], ARGV[2]
+
+local ev = read_event(keys, read_clock())
+if not ev then
+  return { 'NOT_LOADED' }
+end
+local record = redis.call('HGET', keys.holds, hold_id)
+if not record then
+  return { booked_by(ev, hold_id, owner) and 'BOOKED' or status_of_ended(ev, hold_id, owner) }
+end
+local hold = parse_hold(record)
+if owner ~= '' and hold.owner ~= owner then
+  return { 'NOT_FOUND' }
+elseif hold.deadline <= ev.now then
+  return { 'EXPIRED' }
+end
+return { 'ACTIVE', hold.created, hold.deadline, hold.places }

@@ -1,0 +1,60 @@
+#!lua flags=allow-oom
+-- release_hold: give every place of a hold back, or say who resolved it first.
+--
+-- KEYS[1]  state     hash    the event's counters, limits and deadlines
+-- KEYS[2]  held      bitmap  cell = seat index x legs + leg
+-- KEYS[3]  sold      bitmap  the same
+-- KEYS[4]  holds     hash    hold id -> record
+-- KEYS[5]  expiries  zset    hold id scored by deadline_ms
+-- KEYS[6]  users     hash    customer -> places claimed
+-- KEYS[7]  rows      string  index of neighbours
+-- KEYS[8]  ended     hash    how the last holds ended
+-- KEYS[9]  bookings  hash    booking id -> record
+-- KEYS[10] wakeups   zset    event id scored by its earliest deadline
+--
+-- ARGV[1]  hold_id
+-- ARGV[2]  owner      customer id; '' when the caller may release any hold
+--
+-- Returns {'RELEASED', seq}
+--         {'EXPIRED'} {'ALREADY_RELEASED'} {'BOOKED'} {'NOT_FOUND'}
+--         {'NOT_LOADED'}   the event's state is not in Redis
+
+--- @include clock
+--- @include event
+--- @include places
+--- @include rows
+--- @include move
+--- @include hold
+--- @include release
+--- @keys
+
+local hold_id, owner = ARGV[1], ARGV[2]
+
+local ev = read_event(keys, read_clock())
+if not ev then
+  return { 'NOT_LOADED' }
+end
+local record = redis.call('HGET', keys.holds, hold_id)
+if not record then
+  if booked_by(ev, hold_id, owner) then
+    return { 'BOOKED' }
+  end
+  local status = status_of_ended(ev, hold_id, owner)
+  return { status == 'RELEASED' and 'ALREADY_RELEASED' or status }
+end
+local hold = parse_hold(record)
+if owner ~= '' and hold.owner ~= owner then
+  return { 'NOT_FOUND' }
+end
+
+-- Nothing below refuses: a lapsed hold is ended all the same, and told so.
+local lapsed = hold.deadline <= ev.now
+end_hold(ev, hold_id, hold, lapsed and 'expired' or 'released')
+if hold.deadline <= ev.due then
+  move_due(ev, earliest_deadline(ev))
+end
+write_event(ev)
+if lapsed then
+  return { 'EXPIRED' }
+end
+return { 'RELEASED', ev.seq }

@@ -1,0 +1,234 @@
+"""Bookings as the ledger has them: one by id or reference, and lists of them."""
+
+import datetime as dt
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from engine.bookings import Booking, BookingDetails
+from engine.claims import ClaimedItem
+from engine.ids import BookingId, claim_id, number_from_reference, parse_claim_id, reference_from_number
+from engine.places import parse_places
+from engine.ports import ActiveBooking, Sealer
+from persistence.database import Row, driver_connection, fetch_rows, ledger_errors
+from persistence.paging import MomentKey, NumberKey, Page, cut_page, decode_cursor
+from persistence.schema import bookings, events, usage
+
+# A booking of one of these statuses owns its places: it has rows in ``claims`` and ``usage``. What is completed keeps
+# them, because somebody did sit there. In ``payment_initiated`` it is the hold in Redis that owns them.
+OWNING_STATUSES = ("paid", "pending", "confirmed", "checked_in", "completed", "no_show")
+UPCOMING_STATUSES = ("payment_initiated", "paid", "pending", "confirmed", "checked_in")
+
+_decode_items = msgspec.json.Decoder(tuple[ClaimedItem, ...]).decode
+_ACTIVE_PAGE = """
+    SELECT number, id, customer_id, COALESCE(confirmed_at, created_at) AS confirmed_at, places FROM bookings
+     WHERE event_id = $1 AND number > $2 AND status = ANY($3::text[]) ORDER BY number LIMIT $4
+"""
+
+
+class BookingFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """What a listing is narrowed to; dates are those of booking, ``to_date`` excluded.
+
+    ``q`` is a reference as somebody typed it, or a booking's id.
+    """
+
+    customer_id: str | None = None
+    event_id: str | None = None
+    organizer_id: str | None = None
+    status: str | None = None
+    from_date: dt.datetime | None = None
+    to_date: dt.datetime | None = None
+    q: str | None = None
+
+
+class SectionUsage(msgspec.Struct, frozen=True):
+    """How many places of a counted section the ledger has sold on one leg."""
+
+    section: int
+    leg: int
+    sold: int
+    capacity: int
+
+
+class Bookings:
+    """Reads bookings. Every method raises ``LedgerUnavailable`` when Postgres does not answer."""
+
+    def __init__(self, engine: AsyncEngine, sealer: Sealer) -> None:
+        self._engine = engine
+        self._sealer = sealer
+
+    async def find_booking(self, booking_id: BookingId) -> Booking | None:
+        """The booking, or ``None`` when the ledger has none of this id (yet)."""
+        key = parse_claim_id(booking_id)
+        if key is None:
+            return None
+        return await self._find(bookings.c.id == key.uuid, bookings.c.event_id == key.event_id)
+
+    async def find_by_reference(self, reference: str) -> Booking | None:
+        """The booking of a reference as somebody typed it."""
+        number = number_from_reference(reference)
+        return None if number is None else await self._find(bookings.c.number == number)
+
+    async def list_bookings(self, wanted: BookingFilter, *, limit: int, cursor: str | None = None) -> Page[Booking]:
+        """Bookings, the newest first.
+
+        Raises:
+            InvalidRequest: The cursor is none of this listing.
+        """
+        query = sa.select(bookings).where(*_conditions(wanted)).order_by(bookings.c.number.desc())
+        if cursor is not None:
+            query = query.where(bookings.c.number < decode_cursor(cursor, NumberKey).number)
+        rows = await fetch_rows(self._engine, query.limit(limit + 1))
+        return cut_page([self._open(row) for row in rows], [NumberKey(row["number"]) for row in rows], limit=limit)
+
+    async def upcoming(
+        self, customer_id: str, *, now: dt.datetime, limit: int, cursor: str | None = None
+    ) -> Page[Booking]:
+        """A customer's live bookings of events that start after *now*, the next one first.
+
+        Raises:
+            InvalidRequest: The cursor is none of this listing.
+        """
+        query = (
+            sa.select(bookings, events.c.starts_at)
+            .join(events, events.c.id == bookings.c.event_id)
+            .where(
+                bookings.c.customer_id == customer_id,
+                bookings.c.status.in_(UPCOMING_STATUSES),
+                events.c.starts_at > now,
+            )
+            .order_by(events.c.starts_at, bookings.c.number)
+        )
+        if cursor is not None:
+            last = decode_cursor(cursor, MomentKey)
+            query = query.where(sa.tuple_(events.c.starts_at, bookings.c.number) > sa.tuple_(last.at, last.id))
+        rows = await fetch_rows(self._engine, query.limit(limit + 1))
+        keys = [MomentKey(row["starts_at"], row["number"]) for row in rows]
+        return cut_page([self._open(row) for row in rows], keys, limit=limit)
+
+    async def ledger_claims(self, event_id: str, *, batch_size: int) -> AsyncIterator[Sequence[ActiveBooking]]:
+        """The bookings of an event that own places, oldest first, in batches.
+
+        Every batch is seen at a moment of its own and no connection is held between them: an audit of a large event
+        must not hold back vacuum, and ignores what is young anyway.
+        """
+        last_number = -1
+        while True:
+            async with driver_connection(self._engine) as connection:
+                page, last_number = await read_active(connection, event_id, after=last_number, limit=batch_size)
+            if page:
+                yield page
+            if len(page) < batch_size:
+                return
+
+    async def usage_of(self, event_id: str) -> list[SectionUsage]:
+        """What is sold of an event's counted sections, by section and leg."""
+        query = (
+            sa.select(usage.c.section, usage.c.leg, usage.c.sold, usage.c.capacity)
+            .where(usage.c.event_id == event_id)
+            .order_by(usage.c.section, usage.c.leg)
+        )
+        return [SectionUsage(**row) for row in await fetch_rows(self._engine, query)]
+
+    async def _find(self, *conditions: sa.ColumnElement[bool]) -> Booking | None:
+        rows = await fetch_rows(self._engine, sa.select(bookings).where(*conditions))
+        return self._open(rows[0]) if rows else None
+
+    def _open(self, row: Row) -> Booking:
+        return open_booking(row, self._sealer)
+
+
+async def read_active(connection: Any, event_id: str, *, after: int, limit: int) -> tuple[list[ActiveBooking], int]:
+    """The next bookings that own places, by number *after* the one given; and the number to go on after."""
+    with ledger_errors():
+        rows = await connection.fetch(_ACTIVE_PAGE, event_id, after, OWNING_STATUSES, limit)
+    page = [
+        ActiveBooking(
+            BookingId(claim_id(row["id"].int, event_id)),
+            row["customer_id"],
+            round(row["confirmed_at"].timestamp() * 1000),
+            parse_places(row["places"]),
+        )
+        for row in rows
+    ]
+    return page, rows[-1]["number"] if rows else after
+
+
+def open_booking(row: Row, sealer: Sealer) -> Booking:
+    """A row of ``bookings`` as clients see it.
+
+    Raises:
+        ValueError: Its details cannot be unsealed.
+    """
+    booking_id = BookingId(claim_id(row["id"].int, row["event_id"]))
+    return make_booking(row, booking_id, _decode_items(row["items"]), sealer.unseal(row["sealed"], booking_id))
+
+
+def make_booking(row: Row, booking_id: BookingId, items: tuple[ClaimedItem, ...], details: BookingDetails) -> Booking:
+    """The booking of *row*, what needs decoding in it being decoded already."""
+    return Booking(
+        id=booking_id,
+        reference=reference_from_number(row["number"]),
+        event_id=row["event_id"],
+        customer_id=row["customer_id"],
+        status=row["status"],
+        payment_status=row["payment_status"],
+        version=row["version"],
+        items=items,
+        from_=row["from_stop"],
+        to=row["to_stop"],
+        guest=details.guest,
+        attendees=details.attendees,
+        amount=row["amount"],
+        refunded=row["refunded"],
+        currency=row["currency"],
+        notes=details.notes,
+        organizer_notes=row["organizer_notes"],
+        source=details.source,
+        metadata=details.metadata,
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        confirmed_at=row["confirmed_at"],
+        cancelled_at=row["cancelled_at"],
+        cancelled_by=row["cancelled_by"],
+        cancellation_reason=row["cancellation_reason"],
+        checked_in_at=row["checked_in_at"],
+        completed_at=row["completed_at"],
+        expires_at=row["expires_at"],
+        estimated_pickup_time=row["estimated_pickup_time"],
+        estimated_dropoff_time=row["estimated_dropoff_time"],
+        actual_pickup_time=row["actual_pickup_time"],
+        actual_dropoff_time=row["actual_dropoff_time"],
+    )
+
+
+def _conditions(wanted: BookingFilter) -> list[sa.ColumnElement[bool]]:
+    conditions: list[sa.ColumnElement[bool]] = []
+    if wanted.customer_id is not None:
+        conditions.append(bookings.c.customer_id == wanted.customer_id)
+    if wanted.event_id is not None:
+        conditions.append(bookings.c.event_id == wanted.event_id)
+    if wanted.organizer_id is not None:
+        theirs = sa.select(events.c.id).where(events.c.organizer_id == wanted.organizer_id)
+        conditions.append(bookings.c.event_id.in_(theirs))
+    if wanted.status is not None:
+        conditions.append(bookings.c.status == wanted.status)
+    if wanted.from_date is not None:
+        conditions.append(bookings.c.created_at >= wanted.from_date)
+    if wanted.to_date is not None:
+        conditions.append(bookings.c.created_at < wanted.to_date)
+    if wanted.q is not None:
+        conditions.append(_named(wanted.q))
+    return conditions
+
+
+def _named(q: str) -> sa.ColumnElement[bool]:
+    if (number := number_from_reference(q)) is not None:
+        return bookings.c.number == number
+    key = parse_claim_id(q)
+    booking_id = uuid.UUID(int=0) if key is None else key.uuid
+    return bookings.c.id == booking_id

@@ -1,0 +1,143 @@
+"""Group commit: what arrives while a transaction is under way goes into the next one.
+
+Nothing waits on a timer. A lone booking is written at once; under load the batches grow by themselves until the flush
+of Postgres's log is shared by as many bookings as are waiting for it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Hashable, Sequence
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from engine.bookings import JournalEntry
+from engine.errors import LedgerUnavailable, Overloaded
+from engine.events import SellableEvent
+from engine.ports import Committed, Refused, Sealer
+from persistence.database import driver_connection, retrying
+from persistence.ledger_batch import Outcome, Outcomes, write_batch
+from persistence.ledger_entries import ReadyEntry, UnwritableEntry, ready_entry
+
+BATCH_MAX = 500  # bookings of a transaction: about 10 ms; larger ones gain little and make everybody wait longer
+BATCH_CELLS_MAX = 20_000  # seats x legs of a transaction, unless a single booking has more: about 200 ms
+QUEUE_MAX = 5_000  # waiting bookings: a quarter of a second's work; more would only time out here
+
+
+class _Waiting(msgspec.Struct, eq=False):
+    ready: ReadyEntry
+    outcome: asyncio.Future[Committed | Refused]
+
+
+class GroupCommit:
+    """Writes bookings to the ledger, one batch at a time; several of them, in several processes, get along."""
+
+    def __init__(self, engine: AsyncEngine, sealer: Sealer) -> None:
+        self._engine = engine
+        self._sealer = sealer
+        self._queue: deque[_Waiting] = deque()
+        self._writer: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    async def commit(self, entry: JournalEntry, sellable: SellableEvent) -> Committed | Refused:
+        """Write the booking, together with all that arrived meanwhile, and wait until it is durable.
+
+        Idempotent by ``entry.booking_id``. Cancelling the caller does not take the booking out of its batch.
+
+        Raises:
+            LedgerUnavailable: Postgres does not answer; whether the booking was written is not known.
+            Overloaded: Too many are waiting; it was not tried.
+            UnwritableEntry: The entry makes no sense, or Postgres will not have it, alone though it was.
+        """
+        if self._is_closed or len(self._queue) >= QUEUE_MAX:
+            raise Overloaded(f"{len(self._queue)} bookings are waiting to be written")
+        waiting = _Waiting(ready_entry(entry, sellable, self._sealer), asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write_all(), name="group commit")
+        return await waiting.outcome
+
+    async def close(self) -> None:
+        """Take nothing more, and wait for what is there to be written."""
+        self._is_closed = True
+        if self._writer is not None:
+            await self._writer
+
+    async def _write_all(self) -> None:
+        batch: list[_Waiting] = []
+        try:
+            while self._queue:
+                batch = _take_batch(self._queue)
+                await self._write(batch)
+        finally:
+            self._writer = None
+            for waiting in (*batch, *self._queue):
+                waiting.outcome.cancel()  # only if this task is cancelled; the others have an outcome by now
+            self._queue.clear()
+
+    async def _write(self, batch: Sequence[_Waiting]) -> None:
+        async def attempt() -> Outcomes:
+            async with driver_connection(self._engine) as connection:
+                return await write_batch(connection, [waiting.ready for waiting in batch], self._sealer)
+
+        try:
+            outcomes = await retrying(attempt)
+        except LedgerUnavailable as error:
+            for waiting in batch:
+                _resolve(waiting, error)
+        except Exception as error:
+            await self._write_apart(batch, error)
+        else:
+            for waiting in batch:
+                _resolve(waiting, outcomes[waiting.ready.id])
+
+    async def _write_apart(self, batch: Sequence[_Waiting], error: Exception) -> None:
+        """Find the entry that Postgres will not have by halving the batch, so that it fails alone."""
+        if len(batch) == 1:
+            entry = batch[0].ready.entry
+            poison = UnwritableEntry(f"journal entry {entry.journal_id} of booking {entry.booking_id}: {error}")
+            poison.__cause__ = error
+            _resolve(batch[0], poison)
+            return
+        middle = len(batch) // 2
+        await self._write(batch[:middle])
+        await self._write(batch[middle:])
+
+
+def _take_batch(queue: deque[_Waiting]) -> list[_Waiting]:
+    """Take the next batch off *queue*, in the order of the journal.
+
+    Entries that exclude each other (by a seat, a booking or an idempotency key) go into different transactions, the
+    earlier one first: the later one then meets a stored booking, and a batch needs no rules for rivals within it.
+    """
+    candidates = sorted((queue.popleft() for _ in range(min(len(queue), BATCH_MAX))), key=_order)
+    taken: list[_Waiting] = []
+    deferred: list[_Waiting] = []
+    marks: set[Hashable] = set()
+    cell_count = 0
+    for waiting in candidates:
+        ready = waiting.ready
+        fits = not taken or cell_count + len(ready.cells) <= BATCH_CELLS_MAX
+        if fits and marks.isdisjoint(ready.marks):
+            taken.append(waiting)
+            cell_count += len(ready.cells)
+        else:
+            deferred.append(waiting)
+        marks.update(ready.marks)  # of one deferred as well: nobody behind it may take its seats before it
+    queue.extendleft(reversed(deferred))
+    return taken
+
+
+def _order(waiting: _Waiting) -> tuple[int, ...]:
+    return waiting.ready.order
+
+
+def _resolve(waiting: _Waiting, outcome: Outcome | LedgerUnavailable) -> None:
+    if waiting.outcome.done():  # its caller was cancelled; the booking was written all the same
+        return
+    if isinstance(outcome, LedgerUnavailable):
+        outcome = LedgerUnavailable(*outcome.args)  # one for each waiter: a traceback grows wherever it is raised
+    if isinstance(outcome, Exception):
+        waiting.outcome.set_exception(outcome)
+    else:
+        waiting.outcome.set_result(outcome)

@@ -1,0 +1,43 @@
+"""What is decided once for an installation and must never be guessed again: the number of partitions."""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from persistence.database import in_transaction
+from persistence.schema import installation
+
+PARTITIONS_DEFAULT = 64
+_PARTITIONS = "partitions"
+
+
+class PartitionsDiffer(Exception):
+    """The number asked for is not the one this installation's keys were made with."""
+
+    def __init__(self, installed: int, wanted: int) -> None:
+        super().__init__(
+            f"this installation was made with {installed} partitions and cannot be run with {wanted}:"
+            f" set HOLDFAST_PARTITIONS={installed}, or leave it unset"
+        )
+        self.installed = installed
+        self.wanted = wanted
+
+
+async def ensure_partitions(engine: AsyncEngine, wanted: int | None) -> int:
+    """The installation's number of partitions, fixed now to *wanted* (64 when ``None``) if it never was.
+
+    Raises:
+        PartitionsDiffer: It was fixed to another number.
+        LedgerUnavailable: Postgres does not answer.
+    """
+
+    async def read_or_write(connection: AsyncConnection) -> int:
+        first = insert(installation).values(key=_PARTITIONS, value=str(wanted or PARTITIONS_DEFAULT))
+        await connection.execute(first.on_conflict_do_nothing())
+        stored = sa.select(installation.c.value).where(installation.c.key == _PARTITIONS)
+        return int((await connection.execute(stored)).scalar_one())
+
+    installed = await in_transaction(engine, read_or_write)
+    if wanted is not None and wanted != installed:
+        raise PartitionsDiffer(installed, wanted)
+    return installed

@@ -1,0 +1,30 @@
+"""The ledger as the engine knows it: commits go through the group commit, lookups straight to Postgres."""
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from engine.bookings import Booking, JournalEntry
+from engine.events import SellableEvent
+from engine.ids import BookingId
+from engine.ports import Committed, Refused, Sealer
+from persistence.bookings import Bookings
+from persistence.group_commit import GroupCommit
+
+
+class PostgresLedger:
+    """Implements ``engine.ports.Ledger``."""
+
+    def __init__(self, engine: AsyncEngine, sealer: Sealer) -> None:
+        self._bookings = Bookings(engine, sealer)
+        self._commits = GroupCommit(engine, sealer)
+
+    async def commit(self, entry: JournalEntry, sellable: SellableEvent) -> Committed | Refused:
+        """See :meth:`persistence.group_commit.GroupCommit.commit`."""
+        return await self._commits.commit(entry, sellable)
+
+    async def find_booking(self, booking_id: BookingId) -> Booking | None:
+        """See :meth:`persistence.bookings.Bookings.find_booking`."""
+        return await self._bookings.find_booking(booking_id)
+
+    async def close(self) -> None:
+        """Wait for the commits under way."""
+        await self._commits.close()

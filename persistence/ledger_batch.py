@@ -1,0 +1,249 @@
+"""One transaction of the ledger: many bookings at once, each of them written whole or refused whole.
+
+The statements are set-based (``unnest``), so that a batch costs a handful of round trips and one flush of the log
+whatever its size. They take their locks in one order everywhere, and each table's rows in ascending order of their
+key, so that batches of several processes never wait for each other in a circle:
+
+1. ``events``, shared: a loader that raises the epoch comes before the batch or after it (see ``persistence.loading``);
+2. ``bookings``: of two processes writing the same booking, the second waits here, and then finds it written;
+3. ``idempotency``: the same for two bookings made with the same key;
+4. ``claims``: the guard of numbered seats;
+5. ``usage``: the guard of counted sections. It comes last, because everybody buys in the same section of a hot
+   event: its row is held for the flush of the log alone.
+
+Bookings that lose (their place, or their key) end the transaction, which is rolled back and run again without them.
+Nothing of a loser can remain, nor does the common case pay for savepoints; and a batch has losers only when Redis and
+the ledger disagree. A verdict is given only when the batch it was reached in commits: until then it may be repeated.
+"""
+
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from engine.ports import Committed, Refused, Sealer
+from persistence.bookings import make_booking, open_booking
+from persistence.ledger_entries import ReadyEntry, UnwritableEntry
+
+Outcome = Committed | Refused | UnwritableEntry
+Outcomes = dict[uuid.UUID, Outcome]
+
+IDEMPOTENCY_HOURS = 24  # a key is remembered that long; an older row is taken over
+
+_LOCK_EVENTS = "SELECT id, epoch FROM events WHERE id = ANY($1::text[]) ORDER BY id FOR KEY SHARE"
+_FIND_BOOKINGS = "SELECT * FROM bookings WHERE id = ANY($1::uuid[])"
+_COLUMNS = {
+    "id": "uuid",
+    "event_id": "text",
+    "customer_id": "text",
+    "epoch": "bigint",
+    "first_leg": "smallint",
+    "last_leg": "smallint",
+    "places": "text",
+    "items": "text",
+    "from_stop": "text",
+    "to_stop": "text",
+    "amount": "bigint",
+    "currency": "text",
+    "sealed": "bytea",
+    "created_at": "timestamptz",
+    "confirmed_at": "timestamptz",
+}
+# With each booking goes the first line of its history, and what subscribers are to be told: ids, places and money,
+# nothing that a person said. Rows of history and outbox are nobody else's business: they add no locks to the order.
+_INSERT_BOOKINGS = f"""
+    WITH made AS (
+        INSERT INTO bookings (status, payment_status, version, updated_at, {", ".join(_COLUMNS)})
+        SELECT 'confirmed', 'none', 1, confirmed_at,
+               {", ".join(f"{name}::jsonb" if name == "items" else name for name in _COLUMNS)}
+          FROM unnest({", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_COLUMNS.values(), start=1))})
+               AS given({", ".join(_COLUMNS)})
+        ON CONFLICT (id) DO NOTHING
+        RETURNING *
+    ), recorded AS (
+        INSERT INTO history (booking_id, version, to_status, actor, role, at)
+        SELECT id, version, status, customer_id, 'customer', confirmed_at FROM made
+    ), told AS MATERIALIZED (
+        SELECT id, number, event_id, confirmed_at, jsonb_build_object(
+                   'customer_id', customer_id, 'status', status, 'payment_status', payment_status,
+                   'version', version, 'items', items, 'from', from_stop, 'to', to_stop,
+                   'amount', amount, 'currency', currency, 'created_at', created_at, 'confirmed_at', confirmed_at
+               ) AS payload
+          FROM made
+    ), published AS (
+        INSERT INTO outbox (booking_id, number, event_id, type, payload, created_at)
+        SELECT id, number, event_id, type, payload, confirmed_at
+          FROM told CROSS JOIN (VALUES ('booking.created'), ('booking.confirmed')) AS types(type)
+    )
+    SELECT id, number FROM made
+"""  # noqa: S608 - made of the constants above
+_INSERT_KEYS = f"""
+    INSERT INTO idempotency AS kept (scope, body_digest, booking_id, created_at)
+    SELECT scope, body_digest, booking_id, now()
+      FROM unnest($1::bytea[], $2::bytea[], $3::uuid[]) AS given(scope, body_digest, booking_id)
+    ON CONFLICT (scope) DO UPDATE
+       SET body_digest = excluded.body_digest, booking_id = excluded.booking_id, created_at = excluded.created_at
+     WHERE kept.created_at < excluded.created_at - interval '{IDEMPOTENCY_HOURS} hours'
+    RETURNING scope
+"""  # noqa: S608 - made of the constant above
+_FIND_KEYS = "SELECT scope, body_digest, booking_id FROM idempotency WHERE scope = ANY($1::bytea[])"
+_CLAIMED = "unnest($1::text[], $2::int[], $3::smallint[], $4::uuid[]) AS given(event_id, seat, leg, booking_id)"
+_INSERT_CLAIMS = f"""
+    INSERT INTO claims (event_id, seat, leg, booking_id) SELECT * FROM {_CLAIMED} ON CONFLICT DO NOTHING
+"""  # noqa: S608 - made of the constant above
+# Asks what is there, not what was inserted: a claim that was in the way may be gone by now, and still it was.
+_FIND_UNCLAIMED = f"""
+    SELECT DISTINCT booking_id FROM {_CLAIMED}
+     WHERE NOT EXISTS (SELECT FROM claims WHERE (claims.event_id, claims.seat, claims.leg, claims.booking_id)
+                                              = (given.event_id, given.seat, given.leg, given.booking_id))
+"""  # noqa: S608 - made of the constant above
+_LOCK_USAGE = """
+    SELECT event_id, section, leg, capacity - sold AS free
+      FROM usage JOIN unnest($1::text[], $2::smallint[], $3::smallint[]) AS given(event_id, section, leg)
+           USING (event_id, section, leg)
+     ORDER BY event_id, section, leg FOR NO KEY UPDATE OF usage
+"""
+_RAISE_USAGE = """
+    UPDATE usage SET sold = sold + given.quantity
+      FROM unnest($1::text[], $2::smallint[], $3::smallint[], $4::int[]) AS given(event_id, section, leg, quantity)
+     WHERE (usage.event_id, usage.section, usage.leg) = (given.event_id, given.section, given.leg)
+"""
+
+
+class _Lost(Exception):
+    """Some bookings of the batch cannot be had; the transaction is rolled back and run again without them."""
+
+    def __init__(self, refused: dict[uuid.UUID, Refused]) -> None:
+        super().__init__(f"{len(refused)} bookings")
+        self.refused = refused
+
+
+async def write_batch(connection: Any, batch: Sequence[ReadyEntry], sealer: Sealer) -> Outcomes:
+    """Write *batch*, durably, and say what became of each booking; of two that exclude each other the first wins.
+
+    No two entries may be of one booking, claim the same seat or carry the same idempotency key: the group commit puts
+    such entries into different batches. *connection* is asyncpg's own. Any exception leaves nothing written, but for
+    one raised by the commit itself.
+    """
+    refused: Outcomes = {}
+    while True:
+        try:
+            return refused | await _attempt(connection, [one for one in batch if one.id not in refused], sealer)
+        except _Lost as lost:
+            refused.update(lost.refused)
+
+
+async def _attempt(connection: Any, batch: Sequence[ReadyEntry], sealer: Sealer) -> Outcomes:
+    async with connection.transaction():
+        current, outcomes = await _check_epochs(connection, batch, sealer)
+        numbers = await _insert_bookings(connection, current)
+        fresh = [one for one in current if one.id in numbers]
+        if len(fresh) < len(current):
+            # Written before: by an earlier attempt whose answer was lost, or by the reconciler. It was looked for
+            # rather than assumed, so that a booking is never called durable because of somebody's rolled back row.
+            outcomes |= await _find_stored(connection, [one for one in current if one.id not in numbers], sealer)
+        await _insert_keys(connection, fresh, sealer)
+        await _insert_claims(connection, fresh)
+        await _raise_usage(connection, fresh)
+    for one in fresh:
+        row = one.row | {"number": numbers[one.id]}
+        outcomes[one.id] = Committed(make_booking(row, one.entry.booking_id, one.items, one.details))
+    return outcomes
+
+
+async def _check_epochs(
+    connection: Any, batch: Sequence[ReadyEntry], sealer: Sealer
+) -> tuple[list[ReadyEntry], Outcomes]:
+    """The entries of their event's current epoch, and what has become of the others."""
+    event_ids = sorted({one.entry.event_id for one in batch})
+    epochs = {row["id"]: row["epoch"] for row in await connection.fetch(_LOCK_EVENTS, event_ids)}
+    current = [one for one in batch if epochs.get(one.entry.event_id) == one.entry.epoch]
+    others = [one for one in batch if epochs.get(one.entry.event_id) != one.entry.epoch]
+    outcomes = await _find_stored(connection, others, sealer) if others else {}
+    for one in others:
+        if one.entry.event_id not in epochs:
+            outcomes[one.id] = UnwritableEntry(f"booking {one.entry.booking_id}: the ledger has no such event")
+        elif one.id not in outcomes:
+            outcomes[one.id] = Refused("stale_epoch")
+    return current, outcomes
+
+
+async def _find_stored(connection: Any, entries: Sequence[ReadyEntry], sealer: Sealer) -> Outcomes:
+    rows = await connection.fetch(_FIND_BOOKINGS, [one.id for one in entries])
+    return {row["id"]: Committed(open_booking(row, sealer)) for row in rows}
+
+
+async def _insert_bookings(connection: Any, entries: Sequence[ReadyEntry]) -> dict[uuid.UUID, int]:
+    """The number of every booking that was not there yet."""
+    rows = [one.row for one in sorted(entries, key=lambda one: one.id)]
+    columns = [[row[name] for row in rows] for name in _COLUMNS]
+    return {row["id"]: row["number"] for row in await connection.fetch(_INSERT_BOOKINGS, *columns)}
+
+
+async def _insert_keys(connection: Any, entries: Sequence[ReadyEntry], sealer: Sealer) -> None:
+    keyed = {one.entry.once: one for one in sorted(entries, key=lambda one: one.entry.once) if one.entry.once}
+    if not keyed:
+        return
+    inserted = await connection.fetch(
+        _INSERT_KEYS,
+        list(keyed),
+        [one.entry.body_digest for one in keyed.values()],
+        [one.id for one in keyed.values()],
+    )
+    missing = keyed.keys() - {row["scope"] for row in inserted}
+    if missing:
+        raise _Lost(await _explain_keys(connection, [keyed[scope] for scope in missing], sealer))
+
+
+async def _explain_keys(connection: Any, losers: Sequence[ReadyEntry], sealer: Sealer) -> dict[uuid.UUID, Refused]:
+    kept = {row["scope"]: row for row in await connection.fetch(_FIND_KEYS, [one.entry.once for one in losers])}
+    owner_ids = [row["booking_id"] for row in kept.values()]
+    owners = {row["id"]: row for row in await connection.fetch(_FIND_BOOKINGS, owner_ids)}
+    refused = {}
+    for one in losers:
+        key = kept[one.entry.once]
+        if key["body_digest"] != one.entry.body_digest:
+            refused[one.id] = Refused("key_reused")
+        else:
+            refused[one.id] = Refused("key_replayed", open_booking(owners[key["booking_id"]], sealer))
+    return refused
+
+
+async def _insert_claims(connection: Any, entries: Sequence[ReadyEntry]) -> None:
+    cells = sorted((one.entry.event_id, seat, leg, one.id) for one in entries for seat, leg in one.cells)
+    if not cells:
+        return
+    columns = list(zip(*cells, strict=True))
+    status = await connection.execute(_INSERT_CLAIMS, *columns)
+    if status == f"INSERT 0 {len(cells)}":
+        return
+    losers = await connection.fetch(_FIND_UNCLAIMED, *columns)
+    assert losers, "a claim was neither inserted nor missing"
+    raise _Lost({row["booking_id"]: Refused("places_taken") for row in losers})
+
+
+async def _raise_usage(connection: Any, entries: Sequence[ReadyEntry]) -> None:
+    wanted = [(one, list(_counters(one))) for one in entries if one.counts]
+    if not wanted:
+        return
+    counters = sorted({counter for _, claimed in wanted for counter, _ in claimed})
+    locked = await connection.fetch(_LOCK_USAGE, *zip(*counters, strict=True))
+    free = {(row["event_id"], row["section"], row["leg"]): row["free"] for row in locked}
+    raised: dict[tuple[str, int, int], int] = defaultdict(int)
+    losers = {}
+    for one, claimed in wanted:
+        if any(free.get(counter, 0) - raised[counter] < quantity for counter, quantity in claimed):
+            losers[one.id] = Refused("places_taken")
+            continue
+        for counter, quantity in claimed:
+            raised[counter] += quantity
+    if losers:
+        raise _Lost(losers)
+    await connection.execute(_RAISE_USAGE, *zip(*raised, strict=True), list(raised.values()))
+
+
+def _counters(one: ReadyEntry) -> Iterable[tuple[tuple[str, int, int], int]]:
+    """What the entry adds to which row of ``usage``."""
+    for section, quantity in one.counts:
+        for leg in range(one.row["first_leg"], one.row["last_leg"]):
+            yield (one.entry.event_id, section, leg), quantity

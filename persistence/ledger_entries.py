@@ -1,0 +1,151 @@
+"""A journal entry made ready for the ledger, so that whatever is wrong with it shows before it joins others."""
+
+import datetime as dt
+import uuid
+from collections.abc import Hashable
+from typing import Any
+
+import msgspec
+
+from engine.bookings import BookingDetails, JournalEntry
+from engine.claims import ClaimedItem, describe_places
+from engine.events import SellableEvent
+from engine.ids import parse_claim_id
+from engine.layout import Layout
+from engine.places import CountedPlaces, NumberedPlaces, Places, format_places
+from engine.ports import Sealer
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_encode_items = msgspec.json.Encoder().encode
+
+# What a booking made from a hold starts with, beside what its entry says.
+_NEW_BOOKING: dict[str, Any] = {
+    "status": "confirmed",
+    "payment_status": "none",
+    "version": 1,
+    "refunded": 0,
+    "organizer_notes": None,
+    "cancelled_at": None,
+    "cancelled_by": None,
+    "cancellation_reason": None,
+    "checked_in_at": None,
+    "completed_at": None,
+    "expires_at": None,
+    "estimated_pickup_time": None,
+    "estimated_dropoff_time": None,
+    "actual_pickup_time": None,
+    "actual_dropoff_time": None,
+}
+
+
+class UnwritableEntry(Exception):
+    """The ledger can never take this entry, and not because a customer was too late: a person must look into it."""
+
+
+class ReadyEntry(msgspec.Struct, frozen=True, eq=False):
+    """An entry with the row it becomes, all but the booking's number.
+
+    ``order`` sorts entries of one journal by when Redis accepted them; ``cells`` are pairs of seat and leg, ascending;
+    ``counts`` are pairs of section and quantity; ``marks`` are what no other entry of its batch may have as well.
+    """
+
+    entry: JournalEntry
+    order: tuple[int, ...]
+    row: dict[str, Any]
+    items: tuple[ClaimedItem, ...]
+    details: BookingDetails
+    cells: tuple[tuple[int, int], ...]
+    counts: tuple[tuple[int, int], ...]
+    marks: tuple[Hashable, ...]
+
+    @property
+    def id(self) -> uuid.UUID:
+        """The booking's id as Postgres has it."""
+        booking_id: uuid.UUID = self.row["id"]
+        return booking_id
+
+
+def ready_entry(entry: JournalEntry, sellable: SellableEvent, sealer: Sealer) -> ReadyEntry:
+    """Everything that can be done without Postgres.
+
+    Raises:
+        UnwritableEntry: The entry is not one of this event, or its details cannot be opened.
+    """
+    try:
+        return _ready(entry, sellable, sealer)
+    except (ValueError, IndexError, OverflowError) as error:
+        raise UnwritableEntry(f"journal entry {entry.journal_id} of booking {entry.booking_id}: {error}") from error
+
+
+def _ready(entry: JournalEntry, sellable: SellableEvent, sealer: Sealer) -> ReadyEntry:
+    key = parse_claim_id(entry.booking_id)
+    if key is None or key.event_id != entry.event_id or entry.event_id != sellable.event.id:
+        raise ValueError(f"not a booking of event {sellable.event.id!r}")
+    layout, places = sellable.layout, entry.places
+    if not 0 <= places.first_leg < places.last_leg <= layout.legs:
+        raise ValueError(f"the event has no legs {places.first_leg} to {places.last_leg}")
+    cells, counts = _claims(places, layout)
+    items, amount = describe_places(layout, places)
+    confirmed_at = _moment(entry.confirmed_at_ms)
+    row = _NEW_BOOKING | {
+        "id": key.uuid,
+        "event_id": entry.event_id,
+        "customer_id": entry.customer_id,
+        "epoch": entry.epoch,
+        "first_leg": places.first_leg,
+        "last_leg": places.last_leg,
+        "places": format_places(places),
+        "items": _encode_items(items).decode(),
+        "from_stop": layout.stop_name(places.first_leg),
+        "to_stop": layout.stop_name(places.last_leg),
+        "amount": amount,
+        "currency": sellable.definition.currency,
+        "sealed": entry.details,
+        "created_at": _moment(entry.created_at_ms),
+        "updated_at": confirmed_at,
+        "confirmed_at": confirmed_at,
+    }
+    marks: list[Hashable] = [key.uuid, *((entry.event_id, seat, leg) for seat, leg in cells)]
+    if entry.once:
+        marks.append(entry.once)
+    return ReadyEntry(
+        entry=entry,
+        order=tuple(map(int, entry.journal_id.split("-"))),
+        row=row,
+        items=items,
+        details=sealer.unseal(entry.details, entry.booking_id),
+        cells=cells,
+        counts=counts,
+        marks=tuple(marks),
+    )
+
+
+def _claims(places: Places, layout: Layout) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
+    """The seats on legs and the counts that *places* claim.
+
+    Raises:
+        ValueError: They are not places of this layout, or one is there twice.
+        IndexError: The layout has no such section.
+    """
+    seats: list[int] = []
+    counts: dict[int, int] = {}
+    for item in places.items:
+        section = layout.sections[item.section]
+        if isinstance(item, NumberedPlaces):
+            last_seat = section.first_seat + section.capacity
+            if not section.seated or not all(section.first_seat <= seat < last_seat for seat in item.seats):
+                raise ValueError(f"section {item.section} does not have all of these seats")
+            seats.extend(item.seats)
+        elif isinstance(item, CountedPlaces) and not section.seated and item.quantity > 0:
+            counts[item.section] = counts.get(item.section, 0) + item.quantity
+        else:
+            raise ValueError(f"section {item.section} is not counted")
+    if len(set(seats)) < len(seats):
+        raise ValueError("a seat is there twice")
+    seats.sort()
+    legs = range(places.first_leg, places.last_leg)
+    return tuple((seat, leg) for seat in seats for leg in legs), tuple(counts.items())
+
+
+def _moment(at_ms: int) -> dt.datetime:
+    return _EPOCH + dt.timedelta(milliseconds=at_ms)

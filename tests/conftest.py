@@ -1,0 +1,57 @@
+"""Fixtures of the whole project: real servers, one pair per pytest process, each test starting from a clean state."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from servers import LocalServers, local_servers
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServers]:
+    """The running servers; most tests want ``redis_url`` or ``database_url`` instead."""
+    base = tmp_path_factory.getbasetemp()
+    shared_dir = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with local_servers(tmp_path_factory.mktemp("servers"), shared_dir=shared_dir) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def redis_url(servers: LocalServers) -> str:
+    """A Valkey that is empty at the beginning of every test."""
+    return servers.redis_url
+
+
+@pytest.fixture(autouse=True)
+def clean_redis(request: pytest.FixtureRequest) -> None:
+    """Empty Valkey before each test that uses it, and start no server for one that does not."""
+    if "redis_url" in request.fixturenames:
+        request.getfixturevalue("servers").flush_redis()
+
+
+@pytest.fixture(scope="module")
+def database_url(servers: LocalServers) -> Iterator[str]:
+    """An empty database shared by the tests of one module."""
+    with servers.database() as url:
+        yield url
+
+
+@pytest.fixture
+def fresh_database(servers: LocalServers) -> Iterator[Callable[..., str]]:
+    """A function that makes a database for this test alone: empty, or a copy of ``template`` (a URL or a name)."""
+    with contextlib.ExitStack() as databases:
+        yield lambda template="template1": databases.enter_context(servers.database(template))
+
+
+@pytest.fixture
+def private_tmp(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A short temporary directory for sockets, so that processes the test kills leave nothing in the system's."""
+    tmp_path_factory.getbasetemp()  # chosen for the whole run when first asked for: let it not be in here
+    with tempfile.TemporaryDirectory(prefix="hf-", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o711)  # servers started by root pass through as another account
+        monkeypatch.setenv("TMPDIR", name)
+        monkeypatch.setattr(tempfile, "tempdir", name)
+        yield Path(name)

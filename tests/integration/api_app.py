@@ -1,0 +1,144 @@
+"""The API over the real engine, Valkey and Postgres, composed for tests, and people to call it."""
+
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+import jwt
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api.app import create_app
+from api.identity import SharedSecret, TokenVerifier
+from api.services import Info, Services
+from engine.catalog import Catalog
+from engine.kernel import Kernel
+from engine.loader import EventLoader
+from engine.once import OnceStore
+from engine.reservations import Reservations
+from engine.settlement import Settlement
+from engine.transport.open import open_transport
+from persistence.bookings import Bookings
+from persistence.database import in_transaction, open_database
+from persistence.events import Events
+from persistence.ledger import PostgresLedger
+from persistence.migrate import migrate
+from persistence.schema import metadata
+from persistence.sealing import AesSealer
+
+SECRET = "a secret that is long enough for HS256"
+PARTITIONS = 4
+_numbers = itertools.count(1)
+
+
+@contextlib.asynccontextmanager
+async def composed(redis_url: str, database_url: str) -> AsyncIterator[Services]:
+    """The services over running servers; the database gets its tables, and they are empty."""
+    database = open_database(database_url)
+    await migrate(database)
+    await in_transaction(database, _empty)
+    transport = await open_transport(redis_url)
+    sealer = AesSealer([b"k" * 32])
+    events, bookings, ledger = Events(database), Bookings(database, sealer), PostgresLedger(database, sealer)
+    kernel, catalog = Kernel(transport, partitions=PARTITIONS), Catalog(events)
+    loader = EventLoader(kernel, events, catalog)
+    kernel.load_events_with(loader.load)
+    settlement = Settlement(kernel, ledger, catalog, loader)
+    reservations = Reservations(kernel, catalog, loader, ledger, sealer, settlement, confirm_timeout_s=5.0)
+    try:
+        yield Services(
+            reservations=reservations,
+            events=events,
+            bookings=bookings,
+            once=OnceStore(kernel),
+            verifier=TokenVerifier([SharedSecret(SECRET)], issuer="holdfast", audience="holdfast"),
+            info=Info(name="holdfast", version="0.0.0", partitions=PARTITIONS),
+            checks={"redis": reservations.ping},
+        )
+    finally:
+        await settlement.close()
+        await ledger.close()
+        await transport.aclose()
+        await database.dispose()
+
+
+async def _empty(connection: AsyncConnection) -> None:
+    """Forget what earlier tests wrote: tables are emptied in a tenth of the time that it takes to make them."""
+    names = ", ".join(table.name for table in metadata.sorted_tables if table.name != "installation")
+    await connection.execute(sa.text(f"TRUNCATE {names}"))
+
+
+@contextlib.asynccontextmanager
+async def connected(services: Services) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of the application over *services*."""
+    transport = httpx2.ASGITransport(create_app(services))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://holdfast.test") as client:
+        yield client
+
+
+def token(sub: str, *roles: str, **claims: Any) -> str:
+    """A token as the identity provider would make it."""
+    payload = {"sub": sub, "roles": list(roles), "iss": "holdfast", "aud": "holdfast", "exp": time.time() + 600}
+    return jwt.encode(payload | claims, SECRET, "HS256")
+
+
+class Person:
+    """Somebody who calls the API with a token of their own."""
+
+    def __init__(self, client: httpx2.AsyncClient, sub: str, *roles: str, **claims: Any) -> None:
+        self.sub = sub
+        self._client = client
+        self._authorization = f"Bearer {token(sub, *roles, **claims)}"
+
+    async def call(self, method: str, path: str, body: Any = None, **headers: str) -> httpx2.Response:
+        """One request; ``idempotency_key="k"`` becomes ``Idempotency-Key: k``."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        given = {} if body is None else {"json": body}
+        return await self._client.request(method, path, headers={"authorization": self._authorization} | named, **given)
+
+    async def get(self, path: str, **headers: str) -> httpx2.Response:
+        return await self.call("GET", path, **headers)
+
+    async def post(self, path: str, body: Any = None, **headers: str) -> httpx2.Response:
+        return await self.call("POST", path, body, **headers)
+
+    async def patch(self, path: str, body: Any = None, **headers: str) -> httpx2.Response:
+        return await self.call("PATCH", path, body, **headers)
+
+    async def delete(self, path: str, **headers: str) -> httpx2.Response:
+        return await self.call("DELETE", path, **headers)
+
+
+def event_definition(**members: Any) -> dict[str, Any]:
+    """An event with a counted and a seated section, under an id of its own."""
+    return {
+        "id": f"event-{next(_numbers)}",
+        "name": "An evening of quartets",
+        "starts_at": "2035-05-01T19:00:00Z",
+        "currency": "EUR",
+        "sections": [
+            {"id": "floor", "price": 4500, "capacity": 5},
+            {"id": "stalls", "price": 9000, "rows": [{"id": "A", "seats": "1-4"}, {"id": "B", "seats": ["1", "3"]}]},
+        ],
+    } | members
+
+
+async def open_event(organizer: Person, **members: Any) -> str:
+    """The id of a new event on sale."""
+    created = await organizer.post("/v1/events", event_definition(**members))
+    assert created.status_code == 201, created.text
+    event_id: str = created.json()["id"]
+    opened = await organizer.post(f"/v1/events/{event_id}/open")
+    assert opened.status_code == 200, opened.text
+    return event_id
+
+
+def claim(*seats: str, floor: int = 0, **members: Any) -> dict[str, Any]:
+    """A claim on seats of the stalls and places of the floor."""
+    items: list[dict[str, Any]] = []
+    items += [{"section": "stalls", "seats": list(seats)}] if seats else []
+    items += [{"section": "floor", "quantity": floor}] if floor else []
+    return {"items": items} | members

@@ -1,0 +1,135 @@
+"""Supervision of workers: one socket, restarts, giving up, stopping, killing."""
+
+import contextlib
+import os
+import signal
+import socket
+import urllib.request
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from processes_under_test import Program, are_gone, program, seconds_until
+
+from holdfast.processes import ListenFailed, WorkersFailed, bind_listener, supervise
+
+WORKER = """
+import http.server, os, signal, socket, sys
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(f"{os.environ['HOLDFAST_WORKER']} {os.getpid()}".encode())
+
+    def log_message(self, *_):
+        pass
+
+if sys.argv[2] == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+else:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+server = http.server.HTTPServer(("", 0), Answer, bind_and_activate=False)
+server.socket = socket.socket(fileno=int(sys.argv[1]))
+server.serve_forever()
+"""
+
+SUPERVISOR = """
+    import asyncio, sys
+    from holdfast.processes import bind_listener, supervise
+
+    async def main():
+        listener = bind_listener("127.0.0.1", 0)
+        async def ready():
+            print(listener.getsockname()[1], flush=True)
+        argv = [sys.executable, "-c", sys.argv[1], str(listener.fileno()), sys.argv[2]]
+        await supervise(argv, count=2, pass_fds=[listener.fileno()], ready=ready)
+
+    asyncio.run(main())
+    print("stopped", flush=True)
+"""
+
+
+@contextlib.contextmanager
+def _supervisor(kind: str) -> Iterator[Program]:
+    with program(SUPERVISOR, WORKER, kind) as running:
+        seconds_until(lambda: len(_workers(running)) == 2, within_s=20)
+        yield running
+
+
+def _workers(running: Program) -> dict[str, int]:
+    """Ask often enough to hear of every worker; return pids by number."""
+    answers = {}
+    for _ in range(20):
+        with urllib.request.urlopen(f"http://127.0.0.1:{running.said}/", timeout=10) as response:
+            number, pid = response.read().decode().split()
+            answers[number] = int(pid)
+    return answers
+
+
+def test_workers_share_one_socket_and_are_numbered() -> None:
+    with _supervisor("polite") as running:
+        assert set(_workers(running)) == {"0", "1"}
+
+
+def test_worker_is_started_again_when_it_dies_and_its_sibling_goes_on() -> None:
+    with _supervisor("polite") as running:
+        before = _workers(running)
+        os.kill(before["0"], signal.SIGKILL)
+        seconds_until(lambda: _workers(running).get("0", before["0"]) != before["0"], within_s=20)
+
+        assert _workers(running)["1"] == before["1"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_supervisor_stops_its_workers_when_it_is_asked_to(number: signal.Signals) -> None:
+    with _supervisor("polite") as running:
+        processes = running.descendants()
+        running.process.send_signal(number)
+
+        assert running.process.wait(timeout=10) == 0
+        assert running.read_rest().endswith("stopped\n")
+        assert are_gone(processes)
+
+
+def test_supervisor_kills_workers_that_do_not_stop_when_it_is_asked_twice() -> None:
+    with _supervisor("stubborn") as running:
+        processes = running.descendants()
+        running.process.send_signal(signal.SIGINT)
+        running.process.send_signal(signal.SIGTERM)
+
+        assert running.process.wait(timeout=5) == 0, "much less than the 15 s that a polite stop is given"
+        assert running.read_rest().endswith("stopped\n")
+        assert are_gone(processes)
+
+
+def test_workers_end_when_their_supervisor_is_killed() -> None:
+    with _supervisor("polite") as running:
+        processes = running.descendants()
+        running.process.kill()
+
+        seconds_until(lambda: are_gone(processes), within_s=10)
+
+
+async def test_supervisor_gives_up_on_a_worker_that_keeps_failing_as_it_starts() -> None:
+    failing = ["sh", "-c", "test $HOLDFAST_WORKER = 0 && exec sleep 60; exit 3"]
+
+    with pytest.raises(WorkersFailed, match=r"worker 1 ended 5 times in a row .*exit status 3"):
+        await supervise(failing, count=2)
+    seconds_until(lambda: not psutil.Process().children(), within_s=10)
+
+
+async def test_supervisor_stops_its_workers_when_they_do_not_get_ready() -> None:
+    async def never() -> None:
+        raise TimeoutError("no answer from the workers")
+
+    with pytest.raises(TimeoutError, match="no answer"):
+        await supervise(["sleep", "60"], count=2, ready=never)
+    seconds_until(lambda: not psutil.Process().children(), within_s=10)
+
+
+def test_listener_says_why_an_address_cannot_be_had() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ListenFailed, match=f"127.0.0.1 port {port}: Address already in use"):
+            bind_listener("127.0.0.1", port)

@@ -1,0 +1,154 @@
+"""Bodies and query strings that are wrong in every way known."""
+
+import datetime as dt
+from typing import Any
+
+import msgspec
+import pytest
+
+from api.decoding import check_free_form, decode_body, decode_moment, decode_query
+from api.paging import PageQuery
+from engine.definition import EventDefinition
+from engine.errors import InvalidRequest
+from engine.reservations import ClaimRequest
+
+CLAIM = msgspec.json.Decoder(ClaimRequest)
+EVENT = msgspec.json.Decoder(EventDefinition)
+
+
+class FreeForm(msgspec.Struct, forbid_unknown_fields=True):
+    text: str = ""
+    anything: Any = None
+
+
+FREE_FORM = msgspec.json.Decoder(FreeForm)
+
+
+def path_of_refusal(decoder: msgspec.json.Decoder[Any], body: bytes) -> str:
+    with pytest.raises(InvalidRequest) as refused:
+        decode_body(decoder, body)
+    assert refused.value.reason
+    return refused.value.path
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (b'{"items": [{"section": "floor", "quantity": 0}]}', "$.items[0].quantity"),
+        (b'{"items": [{"section": "floor", "quantity": 1}], "ttl": "x"}', "$.ttl"),
+        (b'{"items": [{"section": "floor", "quantity": 1, "price": 0}]}', "$.items[0].price"),
+        (b'{"items": [{"quantity": 1}]}', "$.items[0].section"),
+        (b'{"items": [{"section": "floor", "quantity": 1}], "customer_id": "eve"}', "$.customer_id"),
+        (b'{"items": []}', "$.items"),
+        (b"{}", "$.items"),
+        (b"[]", "$"),
+        (b"null", "$"),
+    ],
+)
+def test_refusal_names_the_json_path_of_what_is_wrong(body: bytes, path: str) -> None:
+    assert path_of_refusal(CLAIM, body) == path
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"{} {}",
+        b"\xef\xbb\xbf{}",
+        '{"text": "x"}'.encode("utf-16"),
+        b'{"text": "\xff"}',
+        b'{"text": "\xed\xa0\x80"}',
+        b'{"text": "\\ud800"}',
+        b'{"text": "a\x00b"}',
+        b'{"anything": NaN}',
+        b'{"anything": Infinity}',
+        b'{"anything": 1e999}',
+        b'{"anything": ' + b"9" * 5000 + b"}",
+        b'{"anything": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"anything": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001,
+        b"\x00",
+    ],
+    ids=range(16),
+)
+def test_body_that_is_no_json_we_can_keep_is_refused_as_a_whole(body: bytes) -> None:
+    assert path_of_refusal(FREE_FORM, body).startswith("$")
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (rb'{"text": "a\u0000b"}', "$.text"),
+        (rb'{"anything": [{"b": "\u0000"}]}', "$.anything[0].b"),
+        (rb'{"anything": {"a\u0000": 1}}', "$.anything.a\0"),
+    ],
+)
+def test_text_with_nul_is_refused_because_postgres_has_none(body: bytes, path: str) -> None:
+    assert path_of_refusal(FREE_FORM, body) == path
+
+
+def test_text_that_only_spells_the_escape_of_nul_is_taken() -> None:
+    assert decode_body(FREE_FORM, rb'{"text": "\\u0000"}').text == r"\u0000"
+
+
+@pytest.mark.parametrize("value", [2**53, -(2**53), [[2**64]], {"a": {"b": 10**300}}])
+def test_free_form_refuses_integers_that_lose_digits(value: Any) -> None:
+    with pytest.raises(InvalidRequest, match="2\\*\\*53"):
+        check_free_form(value, "$.metadata")
+
+
+def test_free_form_refuses_more_levels_than_anybody_reads() -> None:
+    value: Any = 1
+    for _ in range(17):
+        value = [value]
+    check_free_form(value[0], "$.metadata")
+    with pytest.raises(InvalidRequest, match="16 levels"):
+        check_free_form(value, "$.metadata")
+
+
+def test_free_form_takes_what_json_can_say() -> None:
+    check_free_form({"a": [1, -1.5, True, None, "ü", {"b": 2**53 - 1}]}, "$.metadata")
+
+
+@pytest.mark.parametrize(
+    ("query", "path"),
+    [
+        (b"limit=0", "limit"),
+        (b"limit=201", "limit"),
+        (b"limit=", "limit"),
+        (b"limit=ten", "limit"),
+        (b"limit=1.5", "limit"),
+        (b"limit=1&limit=2", "limit"),
+        (b"cursor=", "cursor"),
+        (b"cursor=a%00b", "cursor"),
+        (b"page=2", "page"),
+        (b"&".join(b"a%d=1" % n for n in range(40)), "query"),
+    ],
+)
+def test_query_refusal_names_the_parameter(query: bytes, path: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        decode_query(query, PageQuery)
+    assert refused.value.path == path
+
+
+def test_query_takes_numbers_and_defaults() -> None:
+    assert decode_query(b"limit=200&cursor=abc", PageQuery) == PageQuery(limit=200, cursor="abc")
+    assert decode_query(b"", PageQuery) == PageQuery(limit=50, cursor=None)
+
+
+def test_moment_of_a_query_is_a_date_at_midnight_utc_or_a_moment_with_a_zone() -> None:
+    assert decode_moment("2027-05-01", "from_date") == dt.datetime(2027, 5, 1, tzinfo=dt.UTC)
+    assert decode_moment("2027-05-01T19:00:00+02:00", "from_date") == dt.datetime(2027, 5, 1, 17, tzinfo=dt.UTC)
+    assert decode_moment(None, "from_date") is None
+
+
+@pytest.mark.parametrize("text", ["2027-05-32", "2027-05-01T19:00:00", "yesterday!", "0001-01-01", "9999-12-31"])
+def test_moment_of_a_query_is_refused_when_it_is_none_or_out_of_range(text: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        decode_moment(text, "to_date")
+    assert refused.value.path == "to_date"
+
+
+def test_event_definition_refusal_reaches_into_metadata_keys() -> None:
+    body = b'{"name": "n", "starts_at": "2027-05-01T19:00:00Z", "currency": "EUR", "metadata": {"%s": 1}}' % (b"k" * 65)
+    assert path_of_refusal(EVENT, body).startswith("$.metadata")

@@ -1,0 +1,143 @@
+"""Settings: where they come from, what wins, and what is said about values that cannot be used."""
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from holdfast.settings import Settings, SettingsError, load_settings
+
+KEY = base64.urlsafe_b64encode(bytes(range(32))).decode().rstrip("=")
+
+
+def test_settings_have_the_defaults_of_the_contract_when_nothing_is_set() -> None:
+    settings = load_settings({"HOME": "/home/ana"})
+
+    assert settings.redis_url is None
+    assert settings.database_url is None
+    assert settings.data_dir == Path("/home/ana/.local/share/holdfast")
+    assert (settings.host, settings.port, settings.partitions) == ("127.0.0.1", 8000, None)
+    assert 1 <= settings.workers <= 8
+    assert (settings.jwt_secret, settings.jwks_url, settings.data_key) == (None, None, None)
+    assert (settings.jwt_issuer, settings.jwt_audience) == ("holdfast", "holdfast")
+    assert (settings.confirm_timeout_s, settings.log_level) == (5.0, "info")
+
+
+def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
+    settings = load_settings(
+        {
+            "REDIS_URL": "redis+cluster://a:7000,b:7000",
+            "DATABASE_URL": "postgresql://u:p@db/hf",
+            "HOLDFAST_DATA_DIR": str(tmp_path),
+            "HOLDFAST_HOST": "0.0.0.0",
+            "HOLDFAST_PORT": "9000",
+            "HOLDFAST_WORKERS": "3",
+            "HOLDFAST_PARTITIONS": "128",
+            "HOLDFAST_JWT_SECRET": "hush",
+            "HOLDFAST_JWT_ISSUER": "https://id.example",
+            "HOLDFAST_JWT_AUDIENCE": "box-office",
+            "HOLDFAST_JWKS_URL": "https://id.example/jwks.json",
+            "HOLDFAST_CONFIRM_TIMEOUT": "2.5",
+            "HOLDFAST_LOG_LEVEL": "DEBUG",
+            "HOLDFAST_DATA_KEY": KEY,
+        }
+    )
+
+    assert settings == Settings(
+        redis_url="redis+cluster://a:7000,b:7000",
+        database_url="postgresql://u:p@db/hf",
+        data_dir=tmp_path,
+        host="0.0.0.0",
+        port=9000,
+        workers=3,
+        partitions=128,
+        jwt_secret="hush",
+        jwt_issuer="https://id.example",
+        jwt_audience="box-office",
+        jwks_url="https://id.example/jwks.json",
+        confirm_timeout_s=2.5,
+        log_level="debug",
+        data_key=bytes(range(32)),
+    )
+
+
+def test_settings_take_a_flag_before_the_environment() -> None:
+    settings = load_settings({"HOLDFAST_PORT": "9000", "HOLDFAST_WORKERS": "3"}, port=8080, workers=None)
+
+    assert (settings.port, settings.workers) == (8080, 3)
+
+
+def test_settings_treat_an_empty_variable_as_absent() -> None:
+    assert load_settings({"HOLDFAST_PORT": "", "REDIS_URL": " "}).port == 8000
+
+
+def test_settings_read_a_secret_from_its_file(tmp_path: Path) -> None:
+    secret = tmp_path / "jwt"
+    secret.write_text("hush\n")
+
+    assert load_settings({"HOLDFAST_JWT_SECRET_FILE": str(secret)}).jwt_secret == "hush"
+
+
+def test_settings_refuse_a_secret_given_twice(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="REDIS_URL and REDIS_URL_FILE are both set"):
+        load_settings({"REDIS_URL": "redis://a", "REDIS_URL_FILE": str(tmp_path / "url")})
+
+
+def test_settings_name_the_file_when_a_secret_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"DATABASE_URL_FILE: .*missing.* expected a file"):
+        load_settings({"DATABASE_URL_FILE": str(tmp_path / "missing")})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("HOLDFAST_PORT", "eighty", "a whole number from 0 to 65535"),
+        ("HOLDFAST_PORT", "65536", "a whole number from 0 to 65535"),
+        ("HOLDFAST_WORKERS", "0", "a whole number from 1 to 256"),
+        ("HOLDFAST_PARTITIONS", "-1", "a whole number from 1 to 16384"),
+        ("HOLDFAST_CONFIRM_TIMEOUT", "soon", "a number of seconds from 0.05 to 300"),
+        ("HOLDFAST_CONFIRM_TIMEOUT", "nan", "a number of seconds from 0.05 to 300"),
+        ("HOLDFAST_LOG_LEVEL", "loud", "one of debug, info, warning, error, critical"),
+        ("HOLDFAST_JWKS_URL", "id.example", "a URL beginning with https://, http://"),
+        ("HOLDFAST_DATA_DIR", __file__, "a directory"),
+    ],
+)
+def test_settings_say_what_was_given_and_what_is_expected(variable: str, value: str, expected: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings({variable: value})
+
+    assert str(refused.value).startswith(f"{variable}: {value!r} ")
+    assert expected in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("REDIS_URL", "http://:hunter2@cache", "redis://"),
+        ("DATABASE_URL", "mysql://u:hunter2@db", "postgresql://"),
+        ("HOLDFAST_DATA_KEY", "hunter2", "32 random bytes in base64url"),
+        ("HOLDFAST_DATA_KEY", "hunter2\N{SNOWMAN}", "32 random bytes in base64url"),
+    ],
+)
+def test_settings_never_repeat_a_secret_that_cannot_be_used(variable: str, value: str, expected: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings({variable: value})
+
+    assert "hunter2" not in str(refused.value)
+    assert str(refused.value).startswith(f"{variable}: ")
+    assert expected in str(refused.value)
+
+
+def test_settings_name_the_flag_when_it_cannot_be_used() -> None:
+    with pytest.raises(SettingsError, match=r"^--port: '-1'"):
+        load_settings({}, port=-1)
+
+
+def test_settings_hide_secrets_when_they_are_printed() -> None:
+    settings = load_settings(
+        {"REDIS_URL": "redis://:hunter2@a", "HOLDFAST_JWT_SECRET": "hunter2", "HOLDFAST_DATA_KEY": KEY}
+    )
+
+    assert "hunter2" not in repr(settings)
+    assert repr(bytes(range(32))) not in repr(settings)
+    assert "port=8000" in repr(settings)
