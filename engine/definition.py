@@ -19,10 +19,11 @@ PLACES_PER_HOLD_MAX = 500  # bounds the work of one script call
 METADATA_MAX = 64  # members
 
 EventId = Annotated[str, msgspec.Meta(pattern=EVENT_ID_PATTERN)]
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-# Ids of sections, rows and seats are the organizer's words ("Balcony left", "1A"); control characters are refused
-# because they would end up in headers, logs and terminals.
-PlaceName = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+\Z")]
+# Names are the organizer's words ("Balcony left", "1A"); control characters are refused because names end up in
+# headers, logs and terminals.
+PRINTABLE_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]+\Z"
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=PRINTABLE_PATTERN)]
+PlaceName = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=PRINTABLE_PATTERN)]
 Price = Annotated[int, msgspec.Meta(ge=0, le=PRICE_MAX)]
 Moment = Annotated[dt.datetime, msgspec.Meta(tz=True)]
 ClockTime = Annotated[str, msgspec.Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]\Z")]

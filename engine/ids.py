@@ -92,7 +92,7 @@ _CONFUSIONS = str.maketrans("OIL", "011")
 
 
 def _check_character(body: str) -> str:
-    """The weighted sum modulo 31, a prime: it finds every wrong character (but 0 for Z) and every swap of two."""
+    """The weighted sum modulo 31, a prime: it finds every wrong character and every swap but of 0 and Z."""
     total = sum(weight * _VALUES[character] for weight, character in enumerate(body, start=1))
     return ALPHABET[total % 31]
 

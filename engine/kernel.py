@@ -78,13 +78,19 @@ class Kernel:
             keys = self._keys.for_event(script, events[0].event.id, partition, once)
         else:
             keys = self._keys.for_events(script, [event.event.id for event in events], partition, once)
-        reply: list[Any] = await self._send(lambda: self.transport.evalsha(script, keys, args))
-        if reply[0] == b"CONTINUE":
-            reply = await self._continue(lambda: self.transport.evalsha(script, keys, args))
-        if reply[0] == b"NOT_LOADED" and load and self._load is not None:
+
+        async def call() -> Any:
+            return await self.transport.evalsha(script, keys, args)
+
+        reply = await self._send_until_done(call)
+        if self._load is None or not load:
+            return reply
+        for _ in events:
+            if reply[0] != b"NOT_LOADED":
+                break
             missing = events[int(reply[1]) - 1] if len(reply) > 1 else events[0]
             await self._load(missing.event.id)
-            return await self.run_over(name, events, args, once=once, load=len(reply) > 1 and len(events) > 1)
+            reply = await self._send_until_done(call)
         return reply
 
     async def time_ms(self, partition: int) -> int:
@@ -112,15 +118,17 @@ class Kernel:
         slot = pack_keys([key]).slot
         return await self._send(lambda: self.transport.command(verb, key, *args, slot=slot))
 
-    async def _continue(self, call: Callable[[], Awaitable[Any]]) -> list[Any]:
+    async def _send_until_done(self, call: Callable[[], Awaitable[Any]]) -> list[Any]:
         """Call again while the script answers that it only cleaned up, for a bounded time."""
+        reply: list[Any] = await self._send(call)
+        if reply[0] != b"CONTINUE":
+            return reply
         give_up_at = time.monotonic() + CONTINUE_MAX_S
-        while True:
-            reply: list[Any] = await self._send(call)
-            if reply[0] != b"CONTINUE":
-                return reply
+        while reply[0] == b"CONTINUE":
             if time.monotonic() > give_up_at:
                 raise Overloaded("lapsed holds are still being ended")
+            reply = await self._send(call)
+        return reply
 
     async def _send(self, call: Callable[[], Awaitable[Any]]) -> Any:
         for attempt in range(1, SENDS_MAX + 1):

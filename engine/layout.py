@@ -22,6 +22,7 @@ SEATS_MAX = 1_000_000  # of one event; its labels are kept in every API process
 SEATS_PER_ROW_MAX = 1_000  # a row is read in one step when neighbours are looked for
 CELLS_MAX = 200_000_000  # seats x legs: 25 MB for each of the two bitmaps
 BLOCKS_WITH_LEGS_MAX = 4_096  # with legs, a search for neighbours may look at every block
+FIRST_YEAR, LAST_YEAR = 1970, 2200  # outside of these somebody made a mistake, and arithmetic overflows at the ends
 AISLE_FACTOR = 1.75  # a gap this many times the usual distance between neighbours is an aisle
 _SEAT_RANGE = re.compile(r"(\d{1,6})-(\d{1,6})")
 
@@ -150,6 +151,10 @@ def compile_layout(definition: EventDefinition) -> Layout:
 
 
 def _check_times(definition: EventDefinition) -> None:
+    for field in ("starts_at", "ends_at"):
+        moment = getattr(definition, field)
+        if moment is not None and not FIRST_YEAR <= moment.year <= LAST_YEAR:
+            raise InvalidRequest(f"$.{field}", f"must lie in the years {FIRST_YEAR} to {LAST_YEAR}")
     if definition.ends_at is not None and definition.ends_at <= definition.starts_at:
         raise InvalidRequest("$.ends_at", "must be after starts_at")
     if definition.policy.hold_ttl > definition.policy.hold_ttl_max:

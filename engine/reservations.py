@@ -1,13 +1,13 @@
 """The engine's front: hold, extend, release, confirm, book, and look, by ids and labels that clients understand."""
 
 import asyncio
-import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
 
 from engine.availability import Availability, SeatMap, Snapshot, needs_cells, section_availability
+from engine.booking_requests import BookingRequest, booking_args, confirming_booking
 from engine.bookings import Booking, BookingDetails, JournalEntry
 from engine.catalog import Catalog
 from engine.claims import ItemRequest, describe_places, resolve_places
@@ -177,7 +177,7 @@ class Reservations:
         """
         key, event = await self._find_event_of(hold_id)
         request = self._booking_request(key, details, customer_id, once)
-        reply = await self._kernel.run("confirm_hold", event, _booking_args(request), once=once.scope if once else None)
+        reply = await self._kernel.run("confirm_hold", event, booking_args(request), once=once.scope if once else None)
         if once is not None and reply[0] in (b"BOOKED", b"NOT_FOUND"):
             # Redis may have forgotten the key with everything else; the ledger has not.
             booking = await self._ledger.find_replay(once.scope, once.body)
@@ -202,7 +202,7 @@ class Reservations:
         for _ in range(2):
             event = await self._catalog.get(event_id)
             places = resolve_places(event.layout, claim.items, claim.from_, claim.to)
-            args = [*_booking_args(request), event.layout.digest.encode(), format_places(places).encode()]
+            args = [*booking_args(request), event.layout.digest.encode(), format_places(places).encode()]
             reply = await self._kernel.run("book_places", event, args, once=once.scope if once else None)
             if reply[0] != b"STALE_LAYOUT":
                 break
@@ -331,12 +331,12 @@ class Reservations:
 
     def _booking_request(
         self, key: ClaimKey, details: BookingDetails, customer_id: str, once: Once | None
-    ) -> "_BookingRequest":
+    ) -> BookingRequest:
         booking_id = BookingId(claim_id_of(key.key, key.event_id))
         sealed = self._sealer.seal(details, booking_id)
-        return _BookingRequest(key.key.encode(), booking_id, customer_id, details, sealed, once)
+        return BookingRequest(key.key.encode(), booking_id, customer_id, details, sealed, once)
 
-    async def _finish(self, reply: list[Any], event: SellableEvent, request: "_BookingRequest") -> Booked:
+    async def _finish(self, reply: list[Any], event: SellableEvent, request: BookingRequest) -> Booked:
         """From the script's answer to a booking that is durable, or as near to it as the time limit allows."""
         if reply[0] == b"REPLAYED":
             booking = await self.find_booking(claim_id_of(reply[1].decode(), event.event.id))
@@ -362,7 +362,7 @@ class Reservations:
             async with asyncio.timeout(self._confirm_timeout_s):
                 settled = await asyncio.shield(settling)
         except (TimeoutError, LedgerUnavailable, Overloaded):
-            return Booked(_confirming(entry, event, request.details))
+            return Booked(confirming_booking(entry, event, request.details))
         return Booked(settled.booking, replayed=settled.replayed)
 
     async def _find_confirming(self, key: ClaimKey) -> Booking | None:
@@ -375,7 +375,7 @@ class Reservations:
             # Between looking into the ledger and into the journal, it may have moved from one to the other.
             return await self._ledger.find_booking(BookingId(claim_id_of(key.key, key.event_id)))
         entry = parse_entry(reply[1], reply[2])
-        return _confirming(entry, event, self._sealer.unseal(entry.details, entry.booking_id))
+        return confirming_booking(entry, event, self._sealer.unseal(entry.details, entry.booking_id))
 
     async def _snapshot(self, event: SellableEvent, *, with_cells: bool) -> Snapshot:
         reply = await self._kernel.run("snapshot_event", event, [b"1" if with_cells else b"0"])
@@ -384,25 +384,6 @@ class Reservations:
         seq, epoch, status, next_release_ms, fields, *cells = reply[1:]
         counters = dict(zip(fields[::2], fields[1::2], strict=True))
         return Snapshot(seq, int(epoch), status.decode(), next_release_ms, counters, *cells)
-
-
-class _BookingRequest(msgspec.Struct, frozen=True):
-    """One attempt to book: what the script, the journal and the answer need of it."""
-
-    key: bytes
-    booking_id: BookingId
-    customer_id: str
-    details: BookingDetails
-    sealed: bytes
-    once: Once | None
-
-
-def _booking_args(request: _BookingRequest) -> list[bytes]:
-    """The arguments that ``confirm_hold`` and ``book_places`` share."""
-    once = request.once
-    attempt = once.scope if once else secrets.token_hex(8).encode()
-    scope, body = (once.scope, once.body) if once else (b"", b"")
-    return [request.key, request.customer_id.encode(), attempt, request.sealed, body, scope, _ONCE_TTL]
 
 
 def _owner(customer_id: str | None) -> bytes:
@@ -429,31 +410,3 @@ def _resolve(event: SellableEvent, claim: ClaimRequest, number: int | None) -> A
         if number is None:
             raise
         raise InvalidRequest(f"$.holds[{number}]{error.path.removeprefix('$')}", error.reason) from None
-
-
-def _confirming(entry: JournalEntry, event: SellableEvent, details: BookingDetails) -> Booking:
-    """What can be said of a booking that is accepted in Redis and not yet known to be in the ledger."""
-    items, amount = describe_places(event.layout, entry.places)
-    return Booking(
-        id=entry.booking_id,
-        reference=None,
-        event_id=entry.event_id,
-        customer_id=entry.customer_id,
-        status="confirming",
-        payment_status="none",
-        version=1,
-        items=items,
-        from_=event.layout.stop_name(entry.places.first_leg),
-        to=event.layout.stop_name(entry.places.last_leg),
-        guest=details.guest,
-        attendees=details.attendees,
-        amount=amount,
-        refunded=0,
-        currency=event.definition.currency,
-        notes=details.notes,
-        organizer_notes=None,
-        source=details.source,
-        metadata=details.metadata,
-        created_at=moment(entry.created_at_ms),
-        updated_at=moment(entry.confirmed_at_ms),
-    )

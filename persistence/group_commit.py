@@ -55,6 +55,7 @@ class GroupCommit:
         self._queue.append(waiting)
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_all(), name="group commit")
+            self._writer.add_done_callback(self._clear_unstarted)
         return await waiting.outcome
 
     async def close(self) -> None:
@@ -70,10 +71,20 @@ class GroupCommit:
                 batch = _take_batch(self._queue)
                 await self._write(batch)
         finally:
-            self._writer = None
-            for waiting in (*batch, *self._queue):
-                waiting.outcome.cancel()  # only if this task is cancelled; the others have an outcome by now
-            self._queue.clear()
+            self._stop(batch)
+
+    def _clear_unstarted(self, writer: asyncio.Task[None]) -> None:
+        """Do what the writer does at its end, when it was cancelled before it had begun."""
+        if self._writer is writer:
+            self._stop(())
+
+    def _stop(self, batch: Sequence[_Waiting]) -> None:
+        """The writer ends: because nobody waits any more, or because the event loop is shutting down."""
+        self._writer = None
+        stopped = LedgerUnavailable("the process is shutting down")
+        for waiting in (*batch, *self._queue):
+            _resolve(waiting, stopped)
+        self._queue.clear()
 
     async def _write(self, batch: Sequence[_Waiting]) -> None:
         async def attempt() -> Outcomes:
@@ -133,7 +144,7 @@ def _order(waiting: _Waiting) -> tuple[int, ...]:
 
 
 def _resolve(waiting: _Waiting, outcome: Outcome | LedgerUnavailable) -> None:
-    if waiting.outcome.done():  # its caller was cancelled; the booking was written all the same
+    if waiting.outcome.done():  # also when its caller was cancelled: the booking is written all the same
         return
     if isinstance(outcome, LedgerUnavailable):
         outcome = LedgerUnavailable(*outcome.args)  # one for each waiter: a traceback grows wherever it is raised

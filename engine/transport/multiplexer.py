@@ -251,6 +251,8 @@ class Multiplexer:
                 if report.role != "master":
                     # A replica promoted under our eyes would have changed without a reconnect to notice it by.
                     raise ConnectionError(f"{node} is a read only replica")
+                if self._closed:  # Python 3.11's wait_for, under redis-py's handshake, can swallow a cancellation
+                    raise NotSent("the transport is closed")
                 self._on_server(node, report.identity)
                 self.node = node
                 self._link = Link(connection, owner=self, reply_timeout_s=self._reply_timeout_s)
@@ -286,24 +288,26 @@ class Multiplexer:
                 future.set_exception(NotSent(reason))
 
     def _note_trouble(self, error: Exception) -> None:
+        if self._closed:
+            return
         trouble = _describe(error)
         if trouble != self._trouble:  # rather than twice a second for as long as it lasts
             _log.warning("redis %s: cannot connect: %s", self.node, trouble, exc_info=not _is_expected(error))
         self._trouble = trouble
-        if self._refusal is not None and not self._closed:
+        if self._refusal is not None:
             self._refusal = f"no connection: {trouble}"
+        self._on_trouble()
 
     async def _reconnect(self) -> None:
         pause_s = BACKOFF_FIRST_S
         if self._loop.time() - self._connected_at < BACKOFF_MAX_S:  # connected, and lost at once: do not spin
             await asyncio.sleep(pause_s)
-        while True:
+        while not self._closed:
             try:
                 await self._connect()
-                break
+                return
             except Exception as error:  # whatever it is (a callback's too), giving up would end the transport for good
                 self._note_trouble(error)
-                self._on_trouble()
             await asyncio.sleep(random.uniform(0.5, 1.0) * pause_s)  # noqa: S311 - spreads processes, hides nothing
             pause_s = min(2 * pause_s, BACKOFF_MAX_S)
 

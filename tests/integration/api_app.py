@@ -1,14 +1,19 @@
 """The API over the real engine, Valkey and Postgres, composed for tests, and people to call it."""
 
+import asyncio
 import contextlib
 import itertools
+import queue
+import socket
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx2
 import jwt
 import sqlalchemy as sa
+import uvicorn
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.app import create_app
@@ -77,6 +82,39 @@ async def connected(services: Services) -> AsyncIterator[httpx2.AsyncClient]:
     transport = httpx2.ASGITransport(create_app(services))
     async with httpx2.AsyncClient(transport=transport, base_url="http://holdfast.test") as client:
         yield client
+
+
+@contextlib.contextmanager
+def live_server(redis_url: str, database_url: str) -> Iterator[str]:
+    """The URL of a uvicorn that serves the application from a thread of its own."""
+    started: queue.SimpleQueue[tuple[str, uvicorn.Server] | BaseException] = queue.SimpleQueue()
+
+    async def serve() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            async with composed(redis_url, database_url) as services:
+                app = create_app(services)
+                server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+                started.put((f"http://127.0.0.1:{listener.getsockname()[1]}", server))
+                await server.serve([listener])
+
+    def run() -> None:
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            started.put(error)
+            raise
+
+    thread = threading.Thread(target=run, name="live server", daemon=True)
+    thread.start()
+    first = started.get(timeout=30)
+    if isinstance(first, BaseException):
+        raise first
+    url, server = first
+    try:
+        yield url
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
 
 
 def token(sub: str, *roles: str, **claims: Any) -> str:

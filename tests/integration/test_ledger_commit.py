@@ -9,7 +9,7 @@ import pytest
 from ledger_lab import FLOOR, GUEST, SOLD_AT_MS, STALLS, Lab
 
 from engine.bookings import JournalEntry
-from engine.errors import Overloaded
+from engine.errors import LedgerUnavailable, Overloaded
 from engine.events import SellableEvent
 from engine.ids import BookingId, claim_id
 from engine.places import CountedPlaces, NumberedPlaces, Places
@@ -316,16 +316,18 @@ async def test_close_waits_for_what_was_taken_and_takes_no_more(lab: Lab) -> Non
         await commits.commit(lab.entry(event, seats=(1,)), event)
 
 
-async def test_waiters_are_not_left_waiting_when_the_writer_is_cancelled(lab: Lab) -> None:
+@pytest.mark.parametrize("steps", [1, 2, 20], ids=["before it has begun", "at its first step", "in the middle"])
+async def test_waiters_are_not_left_waiting_when_the_writer_is_cancelled(lab: Lab, steps: int) -> None:
     event = await lab.event()
     waiters = [asyncio.create_task(lab.ledger.commit(lab.entry(event, count=1), event)) for _ in range(3)]
-    await asyncio.sleep(0)
+    for _ in range(steps):
+        await asyncio.sleep(0)
 
     (writer,) = (task for task in asyncio.all_tasks() if task.get_name() == "group commit")
     writer.cancel()
 
     outcomes = await asyncio.gather(*waiters, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 3
+    assert [type(outcome) for outcome in outcomes] == [LedgerUnavailable] * 3
     assert isinstance(await lab.ledger.commit(lab.entry(event, count=1), event), Committed)
 
 

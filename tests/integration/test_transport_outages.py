@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transport_servers import INCREMENT, Proxy, Valkey, free_port, opened, running_valkey
+from transport_servers import INCREMENT, Proxy, Valkey, eventually, free_port, opened, running_valkey
 
 from engine.transport import link
+from engine.transport.connection import connection_settings
 from engine.transport.errors import NotSent, OutcomeUnknown
+from engine.transport.multiplexer import Multiplexer
 from engine.transport.open import open_transport
+from engine.transport.servers import NodeAddress
+from engine.transport.single import dial_server
 from engine.transport.wire import pack_keys
 
 COUNTER = pack_keys([b"{t}:counter"])
@@ -277,6 +281,25 @@ async def test_opening_is_refused_when_the_server_is_a_replica(server: Valkey, t
     options = ("--replicaof", f"127.0.0.1 {server.port}")
     with running_valkey(tmp_path / "replica", *options) as replica, pytest.raises(NotSent, match="read only replica"):
         await open_transport(replica.url)
+
+
+async def test_closing_in_the_middle_of_connecting_leaves_no_connection_behind(server: Valkey) -> None:
+    settings = connection_settings({}, tls=False, client_name="left-behind", timeout_s=2.0)
+    for turn in range(60):
+        multiplexer = Multiplexer(
+            dial_server(NodeAddress(host="127.0.0.1", port=server.port), settings),
+            on_server=lambda node, identity: None,
+            connect_timeout_s=2.0,
+            reply_timeout_s=2.0,
+        )
+        multiplexer.connect_in_background()
+        for _ in range(turn // 2):
+            await asyncio.sleep(0)
+        if turn % 2:
+            await asyncio.sleep(0.0005)
+        await multiplexer.aclose()
+    assert server.stat("total_connections_received") > 30
+    await eventually(lambda: b"left-behind" not in server.call("CLIENT", "LIST"), "a connection is left")
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])

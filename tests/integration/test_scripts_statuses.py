@@ -1,0 +1,428 @@
+"""Every status that a script's header declares, from a situation that leads to it; and refusals write nothing."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from invariants import assert_consistent
+from script_runner import FROZEN_MS, PARTITIONS, TTL_MS, Runner, Venue, hold_together, new_id
+
+import lua
+
+Act = Callable[[], list[Any]]
+Situation = Callable[[Runner], tuple[Venue, Act]]
+SITUATIONS: dict[tuple[str, str], Situation] = {}
+
+# Refusals in whose course lapsed holds are ended.
+MAY_CLEAN_UP = {"EXPIRED", "CONTINUE"}
+DONE = {"HELD", "EXTENDED", "RELEASED", "CONFIRMED", "UNBOOKED", "REAPED", "SET", "LOADING", "LOADED", "READY"}
+DECLARED = [(name, status) for name in lua.names() for status in sorted(lua.load(name).statuses)]
+
+
+def situation(script: str, *statuses: str) -> Callable[[Situation], Situation]:
+    def register(function: Situation) -> Situation:
+        for status in statuses:
+            SITUATIONS[script, status] = function
+        return function
+
+    return register
+
+
+@pytest.mark.parametrize(("script", "status"), DECLARED)
+def test_every_declared_status_is_answered_and_a_refusal_writes_nothing(
+    redis_url: str, script: str, status: str
+) -> None:
+    runner = Runner(redis_url)
+    venue, act = SITUATIONS[script, status](runner)
+    before = runner.dump()
+    reply = act()
+    assert reply[0] == status
+    if status not in MAY_CLEAN_UP | DONE:
+        assert runner.dump() == before
+    if venue.is_loaded():
+        assert_consistent(runner.redis, venue.event, partitions=PARTITIONS)
+
+
+def test_every_situation_belongs_to_a_declared_status() -> None:
+    assert set(SITUATIONS) == set(DECLARED)
+
+
+# --- hold_places -----------------------------------------------------------------------------------------------------
+
+
+@situation("hold_places", "HELD")
+def _held(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.hold("0:1;0*2;1#0,3;1?2")
+
+
+@situation("hold_places", "REPLAYED")
+def _held_before(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.held("0:1;0*2", once="k")
+    return venue, lambda: venue.hold("0:1;0*2", once="k")
+
+
+@situation("hold_places", "KEY_REUSED")
+def _held_with_another_body(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.held("0:1;0*2", once="k")
+    return venue, lambda: venue.hold("0:1;0*2", once="k", body="b2")
+
+
+@situation("hold_places", "STALE_LAYOUT")
+def _held_by_an_old_layout(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.hold("0:1;0*2", layout="sha256:old")
+
+
+@situation("hold_places", "NOT_OPEN")
+def _held_when_closed(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.set_status("closed")
+    return venue, lambda: venue.hold("0:1;0*2")
+
+
+@situation("hold_places", "LIMIT")
+def _held_beyond_the_limit(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner, policy={"max_places_per_hold": 3})
+    return venue, lambda: venue.hold("0:1;0*2;1#1,2")
+
+
+@situation("hold_places", "UNAVAILABLE")
+def _held_by_somebody_else(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.held("0:1;1#5", owner="bea")
+    return venue, lambda: venue.hold("0:1;0*2;1#4,5")
+
+
+def _crowd_of_lapsed(runner: Runner) -> Venue:
+    """Seventy holds of one place each have lapsed, and nobody has noticed: more than one call ends."""
+    venue = Venue(runner, {"id": "floor", "price": 1, "capacity": 70})
+    for number in range(70):
+        venue.held("0:1;0*1", owner=f"c{number}")
+    venue.advance(TTL_MS)
+    return venue
+
+
+@situation("hold_places", "CONTINUE")
+def _held_behind_a_crowd(runner: Runner) -> tuple[Venue, Act]:
+    venue = _crowd_of_lapsed(runner)
+    return venue, lambda: venue.hold("0:1;0*65", hold_id=new_id()) if False else venue.hold("0:1;0*10")
+
+
+# --- extend, release, read, reap -------------------------------------------------------------------------------------
+
+
+@situation("extend_hold", "EXTENDED")
+def _extended(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*2")
+    return venue, lambda: venue.extend(hold_id, ttl_ms=2 * TTL_MS)
+
+
+@situation("release_hold", "RELEASED")
+def _released(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*2;1#0,9")
+    return venue, lambda: venue.release(hold_id)
+
+
+@situation("read_hold", "ACTIVE")
+def _active(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*2")
+    return venue, lambda: venue.read(hold_id)
+
+
+@situation("reap_event", "REAPED")
+def _reaped(runner: Runner) -> tuple[Venue, Act]:
+    venue = _crowd_of_lapsed(runner)
+    return venue, venue.reap
+
+
+_ON_A_HOLD: dict[str, Callable[[Venue, str], list[Any]]] = {
+    "extend_hold": Venue.extend,
+    "release_hold": Venue.release,
+    "read_hold": Venue.read,
+    "confirm_hold": Venue.confirm,
+}
+
+
+def _register_ended_holds() -> None:
+    """How a hold ended is told alike by every script that is asked to act on it."""
+
+    def lapsed(venue: Venue) -> str:
+        hold_id = venue.held("0:1;0*2;1#0,9")
+        venue.advance(TTL_MS)
+        return hold_id
+
+    def released(venue: Venue) -> str:
+        hold_id = venue.held("0:1;0*2")
+        venue.release(hold_id)
+        return hold_id
+
+    def booked(venue: Venue) -> str:
+        hold_id = venue.held("0:1;0*2")
+        venue.confirm(hold_id, attempt="another")
+        return hold_id
+
+    def somebody_elses(venue: Venue) -> str:
+        return venue.held("0:1;0*2", owner="bea")
+
+    for script, act in _ON_A_HOLD.items():
+        for prepare, status in (
+            (lapsed, "EXPIRED"),
+            (released, "ALREADY_RELEASED" if script == "release_hold" else "RELEASED"),
+            (booked, "BOOKED"),
+            (somebody_elses, "NOT_FOUND"),
+        ):
+            if status == "RELEASED" and script == "release_hold":
+                continue
+
+            def arrange(
+                runner: Runner,
+                prepare: Callable[[Venue], str] = prepare,
+                act: Callable[[Venue, str], list[Any]] = act,
+            ) -> tuple[Venue, Act]:
+                venue = Venue(runner)
+                hold_id = prepare(venue)
+                return venue, lambda: act(venue, hold_id)
+
+            SITUATIONS[script, status] = arrange
+
+
+_register_ended_holds()
+
+
+# --- confirm_hold, book_places, unbook_places, read_booking ----------------------------------------------------------
+
+
+@situation("confirm_hold", "CONFIRMED")
+def _confirmed(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*2;1#0,9")
+    return venue, lambda: venue.confirm(hold_id)
+
+
+@situation("confirm_hold", "REPLAYED")
+def _confirmed_before(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*2")
+    venue.confirm(hold_id, once="k")
+    return venue, lambda: venue.confirm(hold_id, once="k")
+
+
+@situation("confirm_hold", "KEY_REUSED")
+def _confirmed_with_another_body(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*2")
+    venue.confirm(hold_id, once="k")
+    return venue, lambda: venue.confirm(hold_id, once="k", body="b2")
+
+
+@situation("confirm_hold", "NOT_OPEN")
+def _confirmed_when_cancelled(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*2")
+    venue.set_status("cancelled")
+    return venue, lambda: venue.confirm(hold_id)
+
+
+@situation("book_places", "CONFIRMED")
+def _booked(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.book("0:1;0*2;1#0,3;1?2")
+
+
+@situation("book_places", "REPLAYED")
+def _booked_before(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.booked("0:1;0*2", once="k")
+    return venue, lambda: venue.book("0:1;0*2", once="k")
+
+
+@situation("book_places", "KEY_REUSED")
+def _booked_with_another_body(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.booked("0:1;0*2", once="k")
+    return venue, lambda: venue.book("0:1;0*2", once="k", body="b2")
+
+
+@situation("book_places", "BOOKED")
+def _booked_by_another_attempt(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    booking_id = venue.booked("0:1;0*2")
+    return venue, lambda: venue.book("0:1;0*2", booking_id=booking_id, attempt="a2")
+
+
+@situation("book_places", "NOT_FOUND")
+def _booked_by_somebody_else(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    booking_id = venue.booked("0:1;0*2", owner="bea")
+    return venue, lambda: venue.book("0:1;0*2", booking_id=booking_id)
+
+
+@situation("book_places", "STALE_LAYOUT")
+def _booked_by_an_old_layout(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.book("0:1;0*2", layout="sha256:old")
+
+
+@situation("book_places", "NOT_OPEN")
+def _booked_when_closed(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.set_status("closed")
+    return venue, lambda: venue.book("0:1;0*2")
+
+
+@situation("book_places", "LIMIT")
+def _booked_beyond_the_limit(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner, policy={"max_places_per_customer": 3})
+    venue.held("0:1;0*2")
+    return venue, lambda: venue.book("0:1;0*2")
+
+
+@situation("book_places", "UNAVAILABLE")
+def _booked_when_held(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.held("0:1;1#5", owner="bea")
+    return venue, lambda: venue.book("0:1;0*2;1#4,5")
+
+
+@situation("book_places", "CONTINUE")
+def _booked_behind_a_crowd(runner: Runner) -> tuple[Venue, Act]:
+    venue = _crowd_of_lapsed(runner)
+    return venue, lambda: venue.book("0:1;0*70")
+
+
+@situation("unbook_places", "UNBOOKED")
+def _unbooked(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    booking_id = venue.booked("0:1;0*2;1#0,9")
+    return venue, lambda: venue.unbook(booking_id, venue.journal()[0][0])
+
+
+@situation("unbook_places", "NOT_FOUND")
+def _unbooked_twice(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    booking_id = venue.booked("0:1;0*2")
+    venue.unbook(booking_id)
+    return venue, lambda: venue.unbook(booking_id)
+
+
+@situation("read_booking", "JOURNALED")
+def _journaled(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    booking_id = venue.booked("0:1;0*2")
+    return venue, lambda: venue.read_booking(booking_id)
+
+
+@situation("read_booking", "RECORDED")
+def _recorded(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    booking_id = venue.booked("0:1;0*2")
+    runner.redis.xtrim(venue.partition_key("journal"), maxlen=0)
+    return venue, lambda: venue.read_booking(booking_id)
+
+
+@situation("read_booking", "NOT_FOUND")
+def _not_booked(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.read_booking(new_id())
+
+
+# --- loading, status, snapshot ---------------------------------------------------------------------------------------
+
+
+@situation("begin_load", "LOADING")
+def _loading(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.begin_load(2)
+
+
+@situation("begin_load", "STALE")
+def _loading_an_old_epoch(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.begin_load(1)
+
+
+@situation("load_bookings", "LOADED")
+def _loaded(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.begin_load(2)
+    return venue, lambda: venue.load_bookings(2, [(new_id(), "0:1;0*2;1#3", "ana")])
+
+
+@situation("load_bookings", "STALE")
+def _loaded_by_an_old_loader(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.begin_load(3)
+    return venue, lambda: venue.load_bookings(2, [(new_id(), "0:1;0*2;1#3", "ana")])
+
+
+@situation("finish_load", "READY")
+def _ready(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.begin_load(2)
+    return venue, lambda: venue.finish_load(2)
+
+
+@situation("finish_load", "STALE")
+def _ready_of_an_old_loader(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.begin_load(3)
+    return venue, lambda: venue.finish_load(2)
+
+
+@situation("set_status", "SET")
+def _set(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.set_status("closed")
+
+
+@situation("set_status", "OLDER")
+def _set_to_what_it_was(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.set_status("closed", version=3)
+    return venue, lambda: venue.set_status("open", version=2)
+
+
+@situation("snapshot_event", "SNAPSHOT")
+def _seen(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.held("0:1;0*2")
+    return venue, lambda: venue.snapshot(cells=True)
+
+
+@situation("snapshot_event", "CONTINUE")
+def _seen_behind_a_crowd(runner: Runner) -> tuple[Venue, Act]:
+    venue = _crowd_of_lapsed(runner)
+    return venue, venue.snapshot
+
+
+def _register_not_loaded() -> None:
+    acts: dict[str, Callable[[Venue], list[Any]]] = {
+        "hold_places": lambda venue: hold_together([venue], ["0:1;0*1"]),
+        "extend_hold": lambda venue: venue.extend("x"),
+        "release_hold": lambda venue: venue.release("x"),
+        "read_hold": lambda venue: venue.read("x"),
+        "reap_event": lambda venue: venue.reap(),
+        "confirm_hold": lambda venue: venue.confirm("x"),
+        "book_places": lambda venue: venue.book("0:1;0*1"),
+        "unbook_places": lambda venue: venue.unbook("x"),
+        "read_booking": lambda venue: venue.read_booking("x"),
+        "set_status": lambda venue: venue.set_status("open"),
+        "snapshot_event": lambda venue: venue.snapshot(),
+    }
+    for script, act in acts.items():
+
+        def arrange(runner: Runner, act: Callable[[Venue], list[Any]] = act) -> tuple[Venue, Act]:
+            venue = Venue(runner)
+            runner.redis.flushall()
+            return venue, lambda: act(venue)
+
+        SITUATIONS[script, "NOT_LOADED"] = arrange
+
+
+_register_not_loaded()

@@ -1,0 +1,288 @@
+"""The scripts run one by one on a real server, with time under the test's control.
+
+An event's clock never runs backwards, so a test that sets it far ahead of the machine's decides what time it is: holds
+lapse when the test says so, and nothing sleeps.
+"""
+
+import datetime as dt
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import redis
+
+import lua
+from engine.definition import EventDefinition
+from engine.events import Event, SellableEvent
+from engine.ids import claim_id, parse_claim_id
+from engine.keys import KeyRing, event_key, partition_key, partition_of
+from engine.layout import compile_layout
+from engine.loading import pack_rows, state_fields
+from lua import Script
+
+PARTITIONS = 4
+FROZEN_MS = 3_900_000_000_000  # in the year 2093, before any event of these tests
+STARTS_AT = "2100-01-01T20:00:00Z"
+ONCE_TTL_MS = 86_400_000
+TTL_MS = 60_000
+
+FLOOR = {"id": "floor", "price": 4500, "capacity": 10}
+STALLS = {"id": "stalls", "price": 9000, "rows": [{"id": "A", "seats": "1-10"}, {"id": "B", "seats": "1-10"}]}
+
+
+def sellable_event(
+    *sections: dict[str, Any], event_id: str = "gig", status: str = "open", epoch: int = 1, **members: Any
+) -> SellableEvent:
+    """An event of these sections (a floor of ten and two rows of ten without any); *members* as in its JSON."""
+    document = {
+        "id": event_id,
+        "name": "Gig",
+        "starts_at": STARTS_AT,
+        "currency": "EUR",
+        "sections": list(sections) or [FLOOR, STALLS],
+    } | members
+    definition = msgspec.convert(document, EventDefinition)
+    moment = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    event = Event(event_id, "olga", status, 1, epoch, definition, moment, moment)  # type: ignore[arg-type]
+    return SellableEvent(event, compile_layout(definition))
+
+
+class Runner:
+    """Scripts by name, over a connection of the test's own; *scripts* replaces some of them, for mutants."""
+
+    def __init__(self, url: str) -> None:
+        self.redis = redis.Redis.from_url(url)
+        self.scripts: dict[str, Script] = {}
+        self._keys = KeyRing()
+
+    def run(self, name: str, events: Sequence[SellableEvent], args: Sequence[object], *, once: str = "") -> list[Any]:
+        script = self.scripts.get(name) or lua.load(name)
+        ids = [event.event.id for event in events]
+        partition = partition_of(ids[0], events[0].definition.group, PARTITIONS)
+        keys = self._keys.for_events(script, ids, partition, once.encode() if once else None).keys
+        reply = self.redis.eval(script.source, len(keys), *keys, *map(_argument, args))  # type: ignore[arg-type]
+        return text_of(reply)
+
+    def dump(self) -> dict[bytes, Any]:
+        """Everything in the server: two equal dumps mean that nothing was written in between."""
+        return {
+            key: _READERS[self.redis.type(key)](self.redis, key)  # type: ignore[index]
+            for key in self.redis.scan_iter(count=1000)
+        }
+
+    @contextmanager
+    def writes_nothing(self) -> Iterator[None]:
+        before = self.dump()
+        yield
+        assert self.dump() == before
+
+
+class Venue:
+    """One event and its scripts; replies are lists of text and numbers. Its time stands still but for ``advance``."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, runner: Runner, *sections: dict[str, Any], frozen: bool = True, **members: Any) -> None:
+        self.runner = runner
+        self.redis = runner.redis
+        self.event = sellable_event(*sections, **members)
+        self.layout = self.event.layout
+        self.frozen = frozen
+        self.load(epoch=1)
+
+    @property
+    def id(self) -> str:
+        return self.event.event.id
+
+    @property
+    def partition(self) -> int:
+        return partition_of(self.id, self.event.definition.group, PARTITIONS)
+
+    # --- loading -------------------------------------------------------------
+
+    def load(self, *, epoch: int, bookings: Sequence[tuple[str, str, str]] = (), batch_size: int = 500) -> None:
+        """Load from a ledger that has *bookings*: (id, places, owner) each."""
+        now = self.now() if self.frozen and self.is_loaded() else FROZEN_MS
+        assert self.begin_load(epoch) == ["LOADING"]
+        for batch in _cut(bookings, batch_size):
+            assert self.load_bookings(epoch, batch) == ["LOADED", len(batch)]
+        assert self.finish_load(epoch)[0] == "READY"
+        if self.frozen:
+            self.set_time(now)
+
+    def begin_load(self, epoch: int) -> list[Any]:
+        cells = len(self.layout.seats) * self.layout.legs
+        fields = state_fields(self.event.event, self.layout)
+        return self._run("begin_load", self.id, epoch, pack_rows(self.layout), cells, *fields)
+
+    def load_bookings(self, epoch: int, bookings: Sequence[tuple[str, str, str]]) -> list[Any]:
+        records = [f"{booking_id}|{FROZEN_MS}|{places}|{owner}" for booking_id, places, owner in bookings]
+        return self._run("load_bookings", epoch, *records)
+
+    def finish_load(self, epoch: int) -> list[Any]:
+        return self._run("finish_load", self.id, epoch)
+
+    # --- selling -------------------------------------------------------------
+
+    def hold(
+        self,
+        places: str,
+        *,
+        hold_id: str | None = None,
+        owner: str = "ana",
+        ttl_ms: int = TTL_MS,
+        once: str = "",
+        body: str = "b1",
+        layout: str | None = None,
+    ) -> list[Any]:
+        claim = (hold_id or new_id(), layout or self.layout.digest, places, ttl_ms)
+        return self._run("hold_places", owner, body, ONCE_TTL_MS, *claim, once=once)
+
+    def held(self, places: str, **options: Any) -> str:
+        """The id of a new hold that must be had at the first call."""
+        hold_id: str = options.pop("hold_id", None) or new_id()
+        reply = self.hold(places, hold_id=hold_id, **options)
+        assert reply[0] == "HELD", reply
+        return hold_id
+
+    def hold_on(self, places: str, **options: Any) -> tuple[list[Any], int]:
+        """The answer after following up every ``CONTINUE``, and how many of these there were."""
+        for count in range(1000):
+            reply = self.hold(places, **options)
+            if reply != ["CONTINUE"]:
+                return reply, count
+        raise AssertionError("no progress: a thousand calls have all answered CONTINUE")
+
+    def extend(self, hold_id: str, *, ttl_ms: int = TTL_MS, owner: str = "ana") -> list[Any]:
+        return self._run("extend_hold", hold_id, owner, ttl_ms)
+
+    def release(self, hold_id: str, *, owner: str = "ana") -> list[Any]:
+        return self._run("release_hold", hold_id, owner)
+
+    def read(self, hold_id: str, *, owner: str = "ana") -> list[Any]:
+        return self._run("read_hold", hold_id, owner)
+
+    def confirm(
+        self, hold_id: str, *, owner: str = "ana", attempt: str = "a1", once: str = "", body: str = "b1"
+    ) -> list[Any]:
+        args = (hold_id, owner, attempt, b"sealed", body, once, ONCE_TTL_MS)
+        return self._run("confirm_hold", *args, once=once)
+
+    def book(
+        self,
+        places: str,
+        *,
+        booking_id: str | None = None,
+        owner: str = "ana",
+        attempt: str = "a1",
+        once: str = "",
+        body: str = "b1",
+        layout: str | None = None,
+    ) -> list[Any]:
+        args = (booking_id or new_id(), owner, attempt, b"sealed", body, once, ONCE_TTL_MS)
+        return self._run("book_places", *args, layout or self.layout.digest, places, once=once)
+
+    def booked(self, places: str, **options: Any) -> str:
+        """The id of a new booking that must be had at the first call."""
+        booking_id: str = options.pop("booking_id", None) or new_id()
+        reply = self.book(places, booking_id=booking_id, **options)
+        assert reply[0] == "CONFIRMED", reply
+        return booking_id
+
+    def unbook(self, booking_id: str, journal_id: str = "") -> list[Any]:
+        return self._run("unbook_places", booking_id, journal_id)
+
+    def read_booking(self, booking_id: str) -> list[Any]:
+        return self._run("read_booking", booking_id)
+
+    def reap(self) -> list[Any]:
+        return self._run("reap_event")
+
+    def snapshot(self, *, cells: bool = False) -> list[Any]:
+        return self._run("snapshot_event", "1" if cells else "0")
+
+    def set_status(self, status: str, *, version: int = 2, closes_ms: int | None = None) -> list[Any]:
+        closes = int(self.event.definition.starts_at.timestamp() * 1000) if closes_ms is None else closes_ms
+        return self._run("set_status", status, closes, version)
+
+    # --- what is in Redis ----------------------------------------------------
+
+    def key(self, name: str) -> bytes:
+        return event_key(self.partition, self.id, name)
+
+    def partition_key(self, name: str) -> bytes:
+        return partition_key(self.partition, name)
+
+    def state(self, field: str) -> int:
+        return int(self.redis.hget(self.key("state"), field))  # type: ignore[arg-type]
+
+    def counts(self, section: int = 0, leg: int = 0) -> tuple[int, int, int]:
+        """Free, held and sold of a section's leg, as they stand, lapsed holds included."""
+        return self.state(f"free:{section}:{leg}"), self.state(f"held:{section}:{leg}"), self.state(f"sold:{section}:{leg}")
+
+    def is_loaded(self) -> bool:
+        return bool(self.redis.exists(self.key("state")))
+
+    def journal(self) -> list[tuple[str, dict[str, str]]]:
+        entries: Any = self.redis.xrange(self.partition_key("journal"))
+        return [(text_of(number), {text_of(k): text_of(v) for k, v in fields.items()}) for number, fields in entries]
+
+    def now(self) -> int:
+        return self.state("clock")
+
+    def set_time(self, now_ms: int) -> None:
+        self.redis.hset(self.key("state"), "clock", now_ms)
+
+    def advance(self, ms: int) -> None:
+        self.redis.hincrby(self.key("state"), "clock", ms)
+
+    def _run(self, name: str, *args: object, once: str = "") -> list[Any]:
+        return self.runner.run(name, [self.event], args, once=once)
+
+
+def hold_together(
+    venues: Sequence[Venue], places: Sequence[str], *, owner: str = "ana", once: str = "", ids: Sequence[str] = ()
+) -> list[Any]:
+    """``hold_places`` over several events of one group."""
+    claims = [
+        (hold_id, venue.layout.digest, claim, TTL_MS)
+        for venue, claim, hold_id in zip(venues, places, ids or [new_id() for _ in venues], strict=True)
+    ]
+    args = [owner, "b1", ONCE_TTL_MS, *itertools.chain.from_iterable(claims)]
+    return venues[0].runner.run("hold_places", [venue.event for venue in venues], args, once=once)
+
+
+_ids = itertools.count(1)
+
+
+def new_id() -> str:
+    """An id as holds and bookings have them inside of an event's hashes; the last characters of each are different."""
+    claim = parse_claim_id(claim_id(next(_ids), "x"))
+    assert claim is not None
+    return claim.key
+
+
+def text_of(reply: Any) -> Any:
+    """A reply with text for bytes; what is no UTF-8 survives as surrogates."""
+    if isinstance(reply, bytes):
+        return reply.decode(errors="surrogateescape")
+    return [text_of(part) for part in reply] if isinstance(reply, list | tuple) else reply
+
+
+def _argument(value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode(errors="surrogateescape")
+
+
+def _cut(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+_READERS: dict[bytes, Any] = {
+    b"hash": lambda client, key: client.hgetall(key),
+    b"string": lambda client, key: client.get(key),
+    b"zset": lambda client, key: client.zrange(key, 0, -1, withscores=True),
+    b"set": lambda client, key: client.smembers(key),
+    b"stream": lambda client, key: client.xrange(key),
+}
