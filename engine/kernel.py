@@ -18,16 +18,8 @@ from engine.transport.wire import pack_keys
 CONTINUE_MAX_S = 2.0  # how long one request may go on cleaning up after others before it gives up
 SENDS_MAX = 2  # a lost reply is asked for once more, then the caller is told
 # Answers by which a server says that it will not do it now; everything else is a bug of ours and stays an error.
-REFUSALS_OF_SERVERS = (
-    "OOM",
-    "LOADING",
-    "BUSY",
-    "MISCONF",
-    "READONLY",
-    "NOREPLICAS",
-    "CLUSTERDOWN",
-    "MASTERDOWN",
-    "TRYAGAIN",
+REFUSALS_OF_SERVERS = frozenset(
+    ("OOM", "LOADING", "BUSY", "MISCONF", "READONLY", "NOREPLICAS", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN")
 )
 
 
@@ -140,8 +132,13 @@ class Kernel:
                 if attempt == SENDS_MAX:
                     raise StoreUnavailable(str(error)) from error
             except ResponseError as error:
-                if str(error).startswith(REFUSALS_OF_SERVERS):
+                if _code(error) in REFUSALS_OF_SERVERS:
                     raise StoreUnavailable(str(error)) from error
                 raise
             await asyncio.sleep(0)
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _code(error: ResponseError) -> str:
+    """The first word of an error reply; redis-py takes it off where it has an exception class for it."""
+    return error.status_code or str(error).partition(" ")[0]

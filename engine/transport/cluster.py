@@ -184,6 +184,7 @@ class ClusterTransport:
             multiplexer = self._multiplexers[node] = Multiplexer(
                 dial_server(node, self._settings),
                 on_server=self._see_server,
+                on_trouble=self._refresh_soon,
                 connect_timeout_s=self._connect_timeout_s,
                 reply_timeout_s=self._reply_timeout_s,
             )

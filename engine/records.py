@@ -1,0 +1,83 @@
+"""The records of holds and bookings in an event's hashes, as ``lua/include/hold.lua`` and ``book.lua`` write them.
+
+Scripts read and write these by themselves; whoever looks from outside (the audit, ``holdfast inspect``) reads them
+here. Nothing in Python writes them.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import msgspec
+
+from engine.events import SellableEvent
+from engine.kernel import Kernel
+from engine.places import Places, parse_places
+
+SCAN_COUNT = 500  # members of a hash that one step asks for; well under a millisecond of the server's time
+
+
+class HoldRecord(msgspec.Struct, frozen=True):
+    """``active|created_ms|deadline_ms|quantity|places|owner``; *key* is the hold's name inside the event's hashes."""
+
+    key: str
+    created_ms: int
+    deadline_ms: int
+    quantity: int
+    places: Places
+    owner: str
+
+
+class BookingRecord(msgspec.Struct, frozen=True):
+    """``confirmed_ms|created_ms|journal_id|attempt|quantity|places|owner``.
+
+    ``journal_id`` is empty where the booking was loaded from the ledger.
+    """
+
+    key: str
+    confirmed_ms: int
+    created_ms: int
+    journal_id: str
+    quantity: int
+    places: Places
+    owner: str
+
+
+def parse_hold_record(key: bytes, record: bytes) -> HoldRecord:
+    """The record of a live hold.
+
+    Raises:
+        ValueError: No script wrote this.
+    """
+    _, created, deadline, quantity, places, owner = record.decode().split("|", 5)
+    return HoldRecord(key.decode(), int(created), int(deadline), int(quantity), parse_places(places), owner)
+
+
+def parse_booking_record(key: bytes, record: bytes) -> BookingRecord:
+    """The record of a booking.
+
+    Raises:
+        ValueError: No script wrote this.
+    """
+    confirmed, created, journal_id, _, quantity, places, owner = record.decode().split("|", 6)
+    return BookingRecord(
+        key.decode(), int(confirmed), int(created), journal_id, int(quantity), parse_places(places), owner
+    )
+
+
+async def scan_hash(kernel: Kernel, event: SellableEvent, key: str) -> AsyncIterator[Sequence[tuple[bytes, bytes]]]:
+    """The members of one of an event's hashes, in batches.
+
+    What is there from beginning to end comes at least once; what comes or goes meanwhile may or may not.
+    """
+    cursor = b"0"
+    while True:
+        cursor, flat = await kernel.event_command(event, "HSCAN", key, cursor, "COUNT", SCAN_COUNT)
+        if flat:
+            yield pairs(flat)
+        if cursor == b"0":
+            return
+
+
+def pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """A reply of alternating names and values, as pairs."""
+    return list(zip(flat[::2], flat[1::2], strict=True))
