@@ -35,7 +35,8 @@ if known >= epoch or loading > epoch then
 end
 
 -- Nothing below refuses.
-local seq = tonumber(redis.call('HGET', keys.state, 'seq')) or 0
+-- A load that was left in the middle has removed the state and remembers its seq.
+local seq = tonumber(redis.call('HGET', keys.state, 'seq') or redis.call('HGET', keys.loading, 'seq') or 0)
 redis.call('UNLINK', keys.loading, keys.state, keys.held, keys.sold, keys.holds, keys.expiries, keys.users, keys.rows,
   keys.ended, keys.bookings)
 redis.call('ZREM', keys.wakeups, event_id)

@@ -35,13 +35,12 @@
 --- @include clock
 --- @include event
 --- @include places
---- @include rows
+--- @include rows for loosen_rows
 --- @include move
---- @include best
+--- @include rows, best for choose_seats
 --- @include claim
---- @include hold
---- @include release
---- @include reap
+--- @include hold for parse_hold
+--- @include hold, release, reap for reap_due
 
 local KEYS_PER_EVENT, ARGS_PER_EVENT, SHARED_ARGS = 8, 4, 3
 local event_count = (#ARGV - SHARED_ARGS) / ARGS_PER_EVENT

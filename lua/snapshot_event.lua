@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- snapshot_event: what is free, held and sold now; lapsed holds do not count.
 --
 -- KEYS[1]  state     hash    the event's counters, limits and deadlines

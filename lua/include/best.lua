@@ -5,7 +5,7 @@
 
 local LOOK_MAX = 512 -- blocks looked at in one call, about 1.5 ms; events with legs have few enough to see them all
 
--- Free runs of a block as a list of { seat, length, block }, without the seats already `chosen`; the longest length;
+-- Free runs of a block as a list of { seat, length }, without the seats already `chosen`; the longest length;
 -- and whether `chosen` had a part in it.
 local function read_runs(ev, search, block, places)
   local starts = read_block_starts(search.rows, block, block + 1)
@@ -22,7 +22,7 @@ local function read_runs(ev, search, block, places)
     if free and not start then
       start = i
     elseif not free and start then
-      runs[#runs + 1] = { seats[start], i - start, block }
+      runs[#runs + 1] = { seats[start], i - start }
       longest = math.max(longest, i - start)
       start = nil
     end
@@ -45,27 +45,33 @@ local function look_at_block(ev, search, block, places)
   return runs
 end
 
--- A run with `wanted` free neighbours, the first one, or nil. At its bound it takes the next best of what it has seen;
--- if that is nothing, it sets search.exhausted: the index has learnt, and another call gets further.
+-- A run with `wanted` free neighbours, the first one, or nil; the next search for as many goes on behind it. Without
+-- one, search.longest is the longest shorter run of those that only a look can tell apart, and search.exhausted says
+-- that there were more blocks than may be looked at: the index has learnt, and another call gets further.
 local function find_run(ev, search, wanted, places)
-  local leaves_orphan, longest
-  local block = next_block(search.rows, wanted, search.from, search.to)
+  if wanted ~= search.wanted then
+    search.wanted, search.next, search.longest = wanted, search.from, nil
+  end
+  search.exhausted = false
+  local leaves_orphan
+  local block = next_block(search.rows, wanted, search.next, search.to)
   while block do
+    if search.looked >= LOOK_MAX and ev.legs == 1 and not search.seen[block] then
+      search.exhausted = true
+      break
+    end
     local runs = look_at_block(ev, search, block, places)
     for i = 1, #runs do
       local run = runs[i]
       if run[2] >= wanted then
         if run[2] ~= wanted + 1 or not search.avoids_orphans then
+          search.next = block
           return run
         end
         leaves_orphan = leaves_orphan or run
-      elseif run[2] >= RUNS and (not longest or run[2] > longest[2]) then
-        longest = run
+      elseif run[2] >= RUNS and run[2] > (search.longest or 0) then
+        search.longest = run[2]
       end
-    end
-    if search.looked >= LOOK_MAX and ev.legs == 1 then
-      search.exhausted = not (leaves_orphan or longest)
-      return leaves_orphan or longest
     end
     block = next_block(search.rows, wanted, block + 1, search.to)
   end
@@ -74,6 +80,8 @@ end
 
 -- Turn the wish `item` into seats; `chosen` maps the seats that this request takes already, and is added to.
 -- Answers 'FOUND' and the seats, 'MISSING' and the seats there are, or 'CONTINUE' when the call has looked at enough.
+-- Calling again gets further because one request has fewer places than LOOK_MAX: some of the blocks looked at neither
+-- gave a seat nor have one that the request names, and their bits are cleared.
 local function choose_seats(ev, item, places, chosen)
   local shape = redis.call('HGET', ev.keys.state, 'section:' .. item.section)
   local first_block, block_count = string.match(shape, '^%d+:%d+:(%d+):(%d+)$')
@@ -89,19 +97,21 @@ local function choose_seats(ev, item, places, chosen)
   local seats, wanted = {}, item.quantity
   while #seats < item.quantity do
     local run = find_run(ev, search, wanted, places)
-    if search.exhausted then
-      return 'CONTINUE'
-    elseif run then
-      for seat = run[1], run[1] + math.min(run[2], wanted) - 1 do
+    if run then
+      for seat = run[1], run[1] + wanted - 1 do
         seats[#seats + 1] = seat
         chosen[seat] = true
       end
-      search.seen[run[3]] = nil
+      run[1], run[2] = run[1] + wanted, run[2] - wanted
       wanted = math.min(wanted, item.quantity - #seats)
+    elseif search.longest then
+      wanted = search.longest
+    elseif search.exhausted then
+      return 'CONTINUE'
     elseif wanted == 1 then
       return 'MISSING', seats
     else
-      wanted = wanted - 1
+      wanted = math.min(wanted - 1, RUNS)
     end
   end
   table.sort(seats)

@@ -7,6 +7,17 @@ local OPERATIONS_PER_COMMAND = 1500 -- of BITFIELD, at most four values each: Lu
 local BITS_PER_OPERATION = 63 -- BITFIELD's widest unsigned integer
 
 local function parse_places(text)
+  -- Most claims are one item without a list; one match is half the cost of an iteration.
+  local one_first, one_last, one_section, one_kind, one_claim = string.match(text, '^(%d+):(%d+);(%d+)([*#?])(%d+)$')
+  if one_first then
+    local item = { section = one_section, kind = one_kind, quantity = 1 }
+    if one_kind == '#' then
+      item.seats = { tonumber(one_claim) }
+    else
+      item.quantity = tonumber(one_claim)
+    end
+    return { item, first = tonumber(one_first), last = tonumber(one_last), first_text = one_first, quantity = item.quantity }
+  end
   local first, last, list = string.match(text, '^(%d+):(%d+);(.+)$')
   if not first then
     return nil
