@@ -7,7 +7,7 @@ import binascii
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from engine.transport.wire import PackedKeys, pack_keys
+from engine.transport.wire import PackedKeys, add_key, pack_keys
 from lua import Script
 
 EVENT_KEYS = frozenset(
@@ -47,14 +47,12 @@ class KeyRing:
 
     def for_event(self, script: Script, event_id: str, partition: int, once: bytes | None = None) -> PackedKeys:
         """The keys of a call that concerns one event; *once* is the scope digest of an idempotency key."""
-        if once is not None:
-            return self.for_events(script, [event_id], partition, once)
         packed = self._packed.get((script.name, event_id))
         if packed is None:
             packed = self._packed[script.name, event_id] = self.for_events(script, [event_id], partition)
             if len(self._packed) > PACKED_MAX:
                 self._packed.popitem(last=False)
-        return packed
+        return packed if once is None else add_key(packed, once_key(partition, once))
 
     def for_events(
         self, script: Script, event_ids: Sequence[str], partition: int, once: bytes | None = None

@@ -30,8 +30,16 @@ def pack_keys(keys: Sequence[bytes]) -> PackedKeys:
     slots = {key_slot(key) for key in keys}
     if len(slots) != 1:
         raise ValueError(f"keys of one script call must share one slot, these are of {sorted(slots)}: {list(keys)!r}")
-    wire = b"".join(b"\r\n$%d\r\n%b" % (len(part), part) for part in (b"%d" % len(keys), *keys))
+    wire = b"".join(map(_next, (b"%d" % len(keys), *keys)))
     return PackedKeys(keys=tuple(keys), slot=slots.pop(), wire=wire)
+
+
+def add_key(packed: PackedKeys, key: bytes) -> PackedKeys:
+    """The same keys and one more behind them, which the caller knows to be of the same slot."""
+    count = len(packed.keys)
+    old, new = _next(b"%d" % count), _next(b"%d" % (count + 1))
+    wire = new + packed.wire[len(old) :] + _next(key)
+    return PackedKeys(keys=(*packed.keys, key), slot=packed.slot, wire=wire)
 
 
 def pack_evalsha(sha: bytes, keys: PackedKeys, args: Sequence[bytes]) -> bytes:
@@ -68,6 +76,10 @@ def pack_shared_command(*parts: bytes | str | int) -> bytes:
 
 def _text(part: bytes | str | int) -> str:
     return (part.decode(errors="replace") if isinstance(part, bytes) else str(part)).upper()
+
+
+def _next(part: bytes) -> bytes:
+    return b"\r\n$%d\r\n%b" % (len(part), part)
 
 
 def _bulk(part: bytes) -> bytes:

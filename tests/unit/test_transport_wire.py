@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from engine.transport.wire import pack_command, pack_evalsha, pack_keys, pack_shared_command
+from engine.transport.wire import add_key, pack_command, pack_evalsha, pack_keys, pack_shared_command
 
 SHA = b"0123456789abcdef0123456789abcdef01234567"
 
@@ -35,6 +35,12 @@ def test_evalsha_keeps_arguments_of_every_size_whole(size: int) -> None:
 def test_command_reads_back_as_it_was_packed(parts: list[bytes | str | int]) -> None:
     expected = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
     assert read(pack_command(*parts)) == expected
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 10, 99])
+def test_key_added_to_packed_keys_is_packed_as_if_it_had_been_there(count: int) -> None:
+    keys = [b"hf:{1}:%d" % number for number in range(count + 1)]
+    assert add_key(pack_keys(keys[:-1]), keys[-1]) == pack_keys(keys)
 
 
 def test_keys_know_their_slot() -> None:
