@@ -5,7 +5,7 @@ document and the tests are made from it.
 import functools
 from typing import Any
 
-from api import bookings, documentation, events, holds, operations, seats
+from api import bookings, documentation, events, examples, holds, operations, seats
 from api.answers import Answer, encode_json
 from api.call import Call
 from api.errors import PaymentUnavailable, RouteNotFound
@@ -43,50 +43,6 @@ _ENDED = (HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed)
 _CLAIMS = (InvalidRequest, EventNotFound, EventNotOpen, PlacesUnavailable, LimitExceeded)
 _REPLAYABLE = ("Idempotent-Replayed",)
 
-_EVENT_EXAMPLE = {
-    "id": "concert-42",
-    "name": "An evening of quartets",
-    "starts_at": "2027-05-01T19:00:00Z",
-    "currency": "EUR",
-    "sections": [
-        {"id": "floor", "name": "Floor", "price": 4500, "capacity": 500},
-        {"id": "stalls", "name": "Stalls", "price": 9000, "rows": [{"id": "A", "seats": "1-20"}]},
-    ],
-}
-_CLAIM_EXAMPLE = {"items": [{"section": "floor", "quantity": 2}, {"section": "stalls", "seats": ["A-1", "A-2"]}]}
-_BOOKING_EXAMPLE = {
-    "hold_id": "01jt2x9k4mzq8v7c5e3h1n6b0r~concert-42",
-    "guest": {"name": "Ana Ruiz", "email": "ana@example.org"},
-    "attendees": [{"name": "Ana Ruiz", "seat": "A-1"}],
-}
-_PLAN_EXAMPLE = {
-    "plan": {
-        "name": "Studio",
-        "categories": [{"name": "stalls", "color": "#7f4a91"}],
-        "zones": [
-            {
-                "name": "Stalls",
-                "position": {"x": 0, "y": 0},
-                "rows": [
-                    {
-                        "row_number": "A",
-                        "position": {"x": 0, "y": 0},
-                        "seats": [
-                            {
-                                "seat_guid": "A-1",
-                                "seat_number": "1",
-                                "position": {"x": 0, "y": 0},
-                                "category": "stalls",
-                            }
-                        ],
-                    }
-                ],
-            }
-        ],
-    },
-    "prices": {"stalls": 9000},
-}
-
 
 async def show_openapi(call: Call) -> Answer:
     """``GET /openapi.json`` → 200. It lives here because it describes the very table it stands in."""
@@ -107,7 +63,7 @@ _HOLD_ROUTES = (
         tag="Holds",
         roles=BUYERS,
         body=ClaimRequest,
-        body_example=_CLAIM_EXAMPLE | {"ttl": 120},
+        body_example=examples.CLAIM | {"ttl": 120},
         replies=(Reply(201, "The places are held.", Hold, headers=("Location", *_REPLAYABLE)),),
         refusals=_CLAIMS,
     ),
@@ -119,7 +75,7 @@ _HOLD_ROUTES = (
         tag="Holds",
         roles=BUYERS,
         body=holds.GroupRequest,
-        body_example={"holds": [{"event_id": "concert-42"} | _CLAIM_EXAMPLE]},
+        body_example={"holds": [{"event_id": "concert-42"} | examples.CLAIM]},
         replies=(Reply(201, "All of it is held.", holds.GroupAnswer, headers=_REPLAYABLE),),
         refusals=_CLAIMS,
     ),
@@ -131,7 +87,7 @@ _HOLD_ROUTES = (
         tag="Holds",
         roles=BUYERS,
         body=holds.BatchRequest | holds.Batch,
-        body_example={"holds": [{"event_id": "concert-42"} | _CLAIM_EXAMPLE]},
+        body_example={"holds": [{"event_id": "concert-42"} | examples.CLAIM]},
         replies=(
             Reply(
                 207,
@@ -187,7 +143,7 @@ _BOOKING_ROUTES = (
         tag="Bookings",
         roles=BUYERS,
         body=bookings.BookingRequest,
-        body_example=_BOOKING_EXAMPLE,
+        body_example=examples.BOOKING,
         replies=(
             Reply(201, "The booking is durable.", Booking, headers=("Location", "ETag", *_REPLAYABLE)),
             Reply(
@@ -280,7 +236,7 @@ _EVENT_ROUTES = (
         roles=ORGANIZERS,
         body=EventDefinition,
         body_max=PLAN_BODY_MAX,
-        body_example=_EVENT_EXAMPLE,
+        body_example=examples.EVENT,
         replies=(Reply(201, "The draft.", events.EventView, headers=("Location", "ETag", *_REPLAYABLE)),),
         refusals=(EventExists,),
         keeps_answers=True,
@@ -330,7 +286,7 @@ _EVENT_ROUTES = (
         roles=ORGANIZERS,
         body=events.PlanAndPrices,
         body_max=PLAN_BODY_MAX,
-        body_example=_PLAN_EXAMPLE,
+        body_example=examples.SEATING_PLAN,
         replies=_CHANGED_EVENT,
         refusals=(*_MANAGED, EventNotDraft),
         keeps_answers=True,

@@ -17,6 +17,9 @@ BookingId = NewType("BookingId", str)
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: no I, L, O, U
 _VALUES = {character: value for value, character in enumerate(ALPHABET)}
+# Ids are made at every hold: two characters at once, in lower case, from a table.
+_PAIRS = tuple((first + second).lower() for first in ALPHABET for second in ALPHABET)
+_PAIR_SHIFTS = range(120, -10, -10)
 _CLAIM_ID = re.compile(r"([0-7][0-9a-hjkmnp-tv-z]{25})~([a-z0-9][a-z0-9._-]{0,63})")
 
 _REFERENCE = re.compile(r"HF-?([0-9A-Z]{4})-?([0-9A-Z]{3})([0-9A-Z])")
@@ -45,7 +48,7 @@ def new_claim_id(event_id: str) -> HoldId:
 
 def claim_id(number: int, event_id: str) -> str:
     """The public id made of the 128-bit *number* and the event."""
-    return claim_id_of(_encode(number, 26).lower(), event_id)
+    return claim_id_of("".join([_PAIRS[number >> shift & 1023] for shift in _PAIR_SHIFTS]), event_id)
 
 
 def claim_id_of(key: str, event_id: str) -> str:

@@ -3,14 +3,13 @@
 --
 -- KEYS[1]  state     hash    the event's counters, limits and deadlines
 -- KEYS[2]  held      bitmap  cell = seat index x legs + leg
--- KEYS[3]  sold      bitmap  the same
--- KEYS[4]  holds     hash    hold id -> record
--- KEYS[5]  expiries  zset    hold id scored by deadline_ms
--- KEYS[6]  users     hash    customer -> places claimed
--- KEYS[7]  rows      string  index of neighbours
--- KEYS[8]  ended     hash    how the last holds ended
--- KEYS[9]  bookings  hash    booking id -> record
--- KEYS[10] wakeups   zset    event id scored by its earliest deadline
+-- KEYS[3]  holds     hash    hold id -> record
+-- KEYS[4]  expiries  zset    hold id scored by deadline_ms
+-- KEYS[5]  users     hash    customer -> places claimed
+-- KEYS[6]  rows      string  index of neighbours
+-- KEYS[7]  ended     hash    how the last holds ended
+-- KEYS[8]  bookings  hash    booking id -> record
+-- KEYS[9]  wakeups   zset    event id scored by its earliest deadline
 --
 -- ARGV[1]  hold_id
 -- ARGV[2]  owner      customer id; '' when the caller may extend any hold

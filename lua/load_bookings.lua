@@ -2,11 +2,10 @@
 -- load_bookings: put a batch of bookings of the ledger into an event that is being loaded.
 --
 -- KEYS[1]  loading   hash    the state while it is being loaded
--- KEYS[2]  held      bitmap  cell = seat index x legs + leg
--- KEYS[3]  sold      bitmap  the same
--- KEYS[4]  users     hash    customer -> places claimed
--- KEYS[5]  rows      string  index of neighbours
--- KEYS[6]  bookings  hash    booking id -> record
+-- KEYS[2]  sold      bitmap  cell = seat index x legs + leg
+-- KEYS[3]  users     hash    customer -> places claimed
+-- KEYS[4]  rows      string  index of neighbours
+-- KEYS[5]  bookings  hash    booking id -> record
 --
 -- ARGV[1]  epoch      of the load that this batch belongs to
 -- ARGV[2]  bookings   `booking_id|confirmed_ms|places|owner` each, from here on

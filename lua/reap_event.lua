@@ -3,13 +3,12 @@
 --
 -- KEYS[1]  state     hash    the event's counters, limits and deadlines
 -- KEYS[2]  held      bitmap  cell = seat index x legs + leg
--- KEYS[3]  sold      bitmap  the same
--- KEYS[4]  holds     hash    hold id -> record
--- KEYS[5]  expiries  zset    hold id scored by deadline_ms
--- KEYS[6]  users     hash    customer -> places claimed
--- KEYS[7]  rows      string  index of neighbours
--- KEYS[8]  ended     hash    how the last holds ended
--- KEYS[9]  wakeups   zset    event id scored by its earliest deadline
+-- KEYS[3]  holds     hash    hold id -> record
+-- KEYS[4]  expiries  zset    hold id scored by deadline_ms
+-- KEYS[5]  users     hash    customer -> places claimed
+-- KEYS[6]  rows      string  index of neighbours
+-- KEYS[7]  ended     hash    how the last holds ended
+-- KEYS[8]  wakeups   zset    event id scored by its earliest deadline
 --
 -- Returns {'REAPED', count, due_ms}    due_ms of the next deadline, 0 without one; call again while it lies in the past
 --         {'NOT_LOADED'}               the event's state is not in Redis

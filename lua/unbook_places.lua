@@ -2,12 +2,11 @@
 -- unbook_places: free what a booking owns, and only that; and drop its journal entry.
 --
 -- KEYS[1]  state     hash    the event's counters, limits and deadlines
--- KEYS[2]  held      bitmap  cell = seat index x legs + leg
--- KEYS[3]  sold      bitmap  the same
--- KEYS[4]  users     hash    customer -> places claimed
--- KEYS[5]  rows      string  index of neighbours
--- KEYS[6]  bookings  hash    booking id -> record
--- KEYS[7]  journal   stream  bookings not yet known to be in Postgres
+-- KEYS[2]  sold      bitmap  cell = seat index x legs + leg
+-- KEYS[3]  users     hash    customer -> places claimed
+-- KEYS[4]  rows      string  index of neighbours
+-- KEYS[5]  bookings  hash    booking id -> record
+-- KEYS[6]  journal   stream  bookings not yet known to be in Postgres
 --
 -- ARGV[1]  booking_id
 -- ARGV[2]  journal_id '' when there is no entry to drop

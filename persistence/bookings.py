@@ -61,6 +61,11 @@ class Bookings:
         self._engine = engine
         self._sealer = sealer
 
+    @property
+    def engine(self) -> AsyncEngine:
+        """The database they are in; the audit asks it for more than bookings."""
+        return self._engine
+
     async def find_booking(self, booking_id: BookingId) -> Booking | None:
         """The booking, or ``None`` when the ledger has none of this id (yet)."""
         key = parse_claim_id(booking_id)

@@ -152,7 +152,9 @@ async def test_payment_is_not_looked_at_where_the_event_asks_for_none(ana: Perso
     assert (response.status_code, response.json()["payment_status"]) == (201, "none")
 
 
-async def test_hold_of_somebody_else_cannot_be_booked_and_looks_like_none(ana: Person, ben: Person, olga: Person) -> None:
+async def test_hold_of_somebody_else_cannot_be_booked_and_looks_like_none(
+    ana: Person, ben: Person, olga: Person
+) -> None:
     event_id = await open_event(olga)
     hold_id = await hold_of(ana, event_id, "A-1")
     theirs = await ben.post("/v1/bookings", {"hold_id": hold_id})

@@ -74,7 +74,7 @@ def installation(servers: Any, database_url: str) -> Iterator[Installation]:
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
-def test_api_keeps_to_its_document(case: schemathesis.Case, installation: Installation) -> None:
+def test_api_keeps_to_its_document(case: schemathesis.Case[Any], installation: Installation) -> None:
     installation.aim(case.path_parameters or {})
     case.call_and_validate(base_url=installation.url, headers=installation.headers, checks=CHECKS)
 

@@ -328,7 +328,12 @@ PLAN = {
                     "row_number": "A",
                     "position": {"x": 0, "y": 0},
                     "seats": [
-                        {"seat_guid": f"A-{n}", "seat_number": str(n), "position": {"x": n, "y": 0}, "category": "stalls"}
+                        {
+                            "seat_guid": f"A-{n}",
+                            "seat_number": str(n),
+                            "position": {"x": n, "y": 0},
+                            "category": "stalls",
+                        }
                         for n in (1, 2, 3)
                     ],
                 }

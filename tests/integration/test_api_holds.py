@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
-from api_app import Person, claim, composed, connected, open_event
+from api_app import Person, claim, composed, connected, event_definition, open_event
 
 
 @pytest.fixture
@@ -103,9 +103,10 @@ async def test_hold_is_refused_when_the_event_is_not_open(ana: Person, olga: Per
 
 
 async def test_hold_is_refused_when_the_event_is_still_a_draft(ana: Person, olga: Person) -> None:
-    created = (await olga.post("/v1/events", {"name": "n", "starts_at": "2035-01-01T00:00:00Z", "currency": "EUR"})).json()
-    response = await ana.post(f"/v1/events/{created['id']}/holds", claim("A-1"))
-    assert response.status_code in (409, 422)
+    draft = (await olga.post("/v1/events", event_definition())).json()
+    response = await ana.post(f"/v1/events/{draft['id']}/holds", claim("A-1"))
+    assert (response.status_code, response.json()["code"]) == (409, "event-not-open")
+    assert response.json()["event_status"] == "draft"
 
 
 @pytest.mark.parametrize("event_id", ["nowhere", "NO-SUCH-ID", "a" * 100, "{x}:*", "a%0d%0ab", "%F0%9F%8E%AB"])
@@ -141,7 +142,9 @@ async def test_hold_of_somebody_else_looks_exactly_like_one_that_never_was(
     assert (await ana.get(f"/v1/holds/{hold['id']}")).status_code == 200
 
 
-async def test_admin_may_read_extend_and_release_anybodys_hold(client: httpx2.AsyncClient, ana: Person, olga: Person) -> None:
+async def test_admin_may_read_extend_and_release_anybodys_hold(
+    client: httpx2.AsyncClient, ana: Person, olga: Person
+) -> None:
     event_id = await open_event(olga)
     hold = (await ana.post(f"/v1/events/{event_id}/holds", claim("A-1"))).json()
     root = Person(client, "root", "admin")
@@ -160,7 +163,9 @@ async def test_extend_moves_the_deadline_but_never_past_the_policys_maximum(ana:
     assert longer.json()["expires_at"] > hold["expires_at"]
 
 
-async def test_release_frees_the_places_at_once_and_the_hold_is_gone_for_good(ana: Person, ben: Person, olga: Person) -> None:
+async def test_release_frees_the_places_at_once_and_the_hold_is_gone_for_good(
+    ana: Person, ben: Person, olga: Person
+) -> None:
     event_id = await open_event(olga)
     hold = (await ana.post(f"/v1/events/{event_id}/holds", claim("A-1"))).json()
     released = await ana.delete(f"/v1/holds/{hold['id']}")
@@ -273,7 +278,9 @@ async def test_batch_of_none_or_too_many_is_refused(ana: Person, count: int) -> 
 
 
 async def test_batch_of_a_hundred_holds_exactly_what_there_is(ana: Person, olga: Person) -> None:
-    event_id = await open_event(olga, sections=[{"id": "floor", "price": 1, "capacity": 60}], policy={"max_places_per_customer": 1000})
+    event_id = await open_event(
+        olga, sections=[{"id": "floor", "price": 1, "capacity": 60}], policy={"max_places_per_customer": 1000}
+    )
     response = await ana.post("/v1/holds:batch", [{"event_id": event_id} | claim(floor=1)] * 100)
     statuses = [result["status"] for result in response.json()]
     assert (statuses.count(201), statuses.count(409)) == (60, 40)

@@ -115,6 +115,16 @@ async def test_earlier_journal_entry_wins_a_seat_when_both_are_in_one_batch(lab:
     assert await lab.value("SELECT count(*) FROM claims") == 2
 
 
+async def test_entry_put_off_for_a_rival_that_then_loses_is_not_overtaken(lab: Lab) -> None:
+    event = await lab.event()
+    await lab.ledger.commit(lab.entry(event, seats=(4,)), event)
+    loses, is_put_off, comes_last = (lab.entry(event, seats=seats) for seats in ((4, 5), (5, 6), (6,)))
+
+    outcomes = await commit_together(lab, event, loses, is_put_off, comes_last)
+
+    assert [type(outcome) for outcome in outcomes] == [Refused, Committed, Refused]
+
+
 async def test_counted_section_is_filled_by_the_earliest_when_a_batch_wants_more_than_is_left(lab: Lab) -> None:
     event = await lab.event(capacity=10)
     entries = [lab.entry(event, count=quantity) for quantity in (4, 4, 3, 1, 1, 1)]

@@ -15,7 +15,7 @@ from ledger_lab import Lab
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from engine.errors import LedgerUnavailable
-from persistence.database import driver_connection, fetch_rows, in_transaction, is_unavailable, open_database
+from persistence.database import driver_connection, fetch_rows, in_transaction, is_unavailable, open_database, retrying
 
 pytest_plugins = ("ledger_fixtures",)
 
@@ -97,10 +97,14 @@ async def test_answer_that_never_comes_is_given_up_and_the_connection_with_it(la
         url = urlsplit(socket_url)._replace(path=urlsplit(lab.url).path).geturl()
         async with opened(url, statement_timeout_ms=200, pool_size=1) as engine:
 
+            async def ask_driver() -> object:
+                async with driver_connection(engine) as connection:
+                    return await connection.fetchval("SELECT 1")
+
             async def ask() -> object:
                 if use == "core":
                     return await in_transaction(engine, lambda connection: connection.execute(ONE))
-                return await lab_fetch(engine)
+                return await retrying(ask_driver)
 
             await ask()
             swallowing.set()
@@ -110,16 +114,6 @@ async def test_answer_that_never_comes_is_given_up_and_the_connection_with_it(la
             assert time.monotonic() - began < 3
             swallowing.clear()
             await ask()
-
-
-async def lab_fetch(engine: AsyncEngine) -> object:
-    from persistence.database import retrying
-
-    async def attempt() -> object:
-        async with driver_connection(engine) as connection:
-            return await connection.fetchval("SELECT 1")
-
-    return await retrying(attempt)
 
 
 async def test_session_has_the_bounds_of_the_design(lab: Lab) -> None:
@@ -165,15 +159,17 @@ async def test_connection_closed_by_the_server_while_idle_is_replaced_without_an
 
 
 async def test_connection_whose_block_failed_is_not_given_back(lab: Lab) -> None:
+    async def fail(engine: AsyncEngine) -> None:
+        async with driver_connection(engine) as connection:
+            await connection.execute("BEGIN")
+            await connection.execute("SELECT pg_advisory_lock(7)")
+            raise RuntimeError("half-way")
+
     async with opened(lab.url, pool_size=1) as engine:
         with pytest.raises(RuntimeError, match="half-way"):
-            async with driver_connection(engine) as connection:
-                await connection.execute("BEGIN")
-                await connection.execute("SELECT pg_advisory_lock(7)")
-                raise RuntimeError("half-way")
+            await fail(engine)
         async with driver_connection(engine) as connection:
             assert not connection.is_in_transaction()
-            assert await connection.fetchval("SELECT pg_try_advisory_lock(7)") in (True, False)
         assert await eventually_free(lab)
 
 
@@ -186,7 +182,8 @@ async def eventually_free(lab: Lab) -> bool:
 
 
 @pytest.mark.parametrize(
-    "state", ["08006", "25006", "25P03", "40001", "40P01", "53100", "53300", "55P03", "57014", "57P01", "57P03", "58030"]
+    "state",
+    ["08006", "25006", "25P03", "40001", "40P01", "53100", "53300", "55P03", "57014", "57P01", "57P03", "58030"],
 )
 async def test_state_that_speaks_of_the_server_is_unavailable(lab: Lab, state: str) -> None:
     with pytest.raises(LedgerUnavailable):

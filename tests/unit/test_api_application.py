@@ -15,7 +15,7 @@ from api.app import Application, create_app
 from api.call import Call
 from api.errors import KeysUnavailable
 from api.identity import ROLES, TokenVerifier
-from api.route import Reply, Route
+from api.route import Method, Reply, Route
 from api.routes import ROUTES
 
 REPLIES = (Reply(200, "Fine."),)
@@ -29,7 +29,7 @@ async def fail(call: Call) -> Answer:
     raise RuntimeError("password=hunter2")
 
 
-def route(method: str, path: str, handler: Any = echo, **members: Any) -> Route:
+def route(method: Method, path: str, handler: Any = echo, **members: Any) -> Route:
     return Route(method=method, path=path, handler=handler, summary="s", tag="t", replies=REPLIES, **members)
 
 
@@ -111,7 +111,7 @@ async def test_request_id_of_the_client_comes_back_in_header_and_problem() -> No
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", "ü", '"><script>', "-x"], ids=repr)
 async def test_request_id_is_made_anew_when_the_clients_cannot_be_repeated(given: str) -> None:
     async with client_for(OWN_ROUTES) as client:
-        responses = [await client.get("/echo", headers={"x-request-id": given.encode()}) for _ in range(2)]
+        responses = [await client.get("/echo", headers={b"x-request-id": given.encode()}) for _ in range(2)]
     first, second = (response.headers["x-request-id"] for response in responses)
     assert first != second
     assert first.isalnum()
@@ -320,7 +320,7 @@ async def test_lifespan_is_run_around_the_applications_life() -> None:
         async def __aexit__(self, *_: object) -> None:
             seen.append("down")
 
-    app = create_app(services_without_stores(), lifespan=lambda _: Life())  # type: ignore[arg-type,return-value]
+    app = create_app(services_without_stores(), lifespan=lambda _: Life())
     inbox = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
     sent: list[Message] = []
 

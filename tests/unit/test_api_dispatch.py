@@ -6,7 +6,7 @@ from api.answers import Answer
 from api.call import Call
 from api.dispatch import RouteTable
 from api.errors import MethodNotAllowed, RouteNotFound
-from api.route import Reply, Route
+from api.route import Method, Reply, Route
 from api.routes import ROUTES
 
 
@@ -14,7 +14,7 @@ async def answer_nothing(call: Call) -> Answer:
     return Answer(204)
 
 
-def route(method: str, path: str) -> Route:
+def route(method: Method, path: str) -> Route:
     return Route(
         method=method, path=path, handler=answer_nothing, summary="s", tag="t", replies=(Reply(204, "Nothing."),)
     )

@@ -51,12 +51,12 @@ async def test_token_is_refused_when_a_claim_is_missing(claim: str) -> None:
         {"iss": "somebody"},
         {"aud": "something"},
         {"aud": []},
-        {"exp": time.time() - 1},
+        {"exp": 1_700_000_000},
         {"exp": "soon"},
         {"exp": float("inf")},
         {"exp": float("nan")},
         {"exp": []},
-        {"nbf": time.time() + 60},
+        {"nbf": 9_999_999_999},
         {"nbf": "later"},
         {"roles": 7},
         {"roles": [7]},
@@ -177,7 +177,7 @@ async def test_recalled_tokens_are_bounded_and_the_least_recent_is_forgotten() -
 
 
 @pytest.mark.parametrize(
-    ("scope", "events"), [(["a", "b"], {"a", "b"}), ("a b", {"a", "b"}), ([], set()), (None, None)], ids=repr
+    ("scope", "events"), [(["a", "b"], {"a", "b"}), ("a b", {"a", "b"}), ([], set()), (None, None)]
 )
 async def test_service_token_is_confined_to_the_events_of_its_scope(scope: Any, events: set[str] | None) -> None:
     caller = await make_verifier().verify(header(make_token("box", "service", scope=scope)))

@@ -193,7 +193,9 @@ async def test_keys_we_cannot_use_are_passed_over() -> None:
     ],
     ids=["error", "redirect", "too-long", "refused", "slow"],
 )
-async def test_fetch_fails_when_the_provider_does_not_answer_with_a_document(response: Any) -> None:
+async def test_fetch_fails_when_the_provider_does_not_answer_with_a_document(
+    response: httpx2.Response | Exception,
+) -> None:
     def answer(request: httpx2.Request) -> httpx2.Response:
         if isinstance(response, Exception):
             raise response

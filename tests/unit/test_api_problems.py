@@ -53,7 +53,7 @@ EXAMPLES: list[Exception] = [
 
 def document_of(error: Exception) -> dict[str, object]:
     _, document = problem_document(error, base_url="https://tickets.example", request_id="r1")
-    return msgspec.json.decode(msgspec.json.encode(document))
+    return msgspec.json.decode(msgspec.json.encode(document), type=dict[str, object])
 
 
 @pytest.mark.parametrize("root", [engine.HoldfastError, http.ApiError])
