@@ -10,7 +10,7 @@ WORKDIR /src
 COPY requirements.lock ./
 # Everything locked, each file by its hash; below, nothing else can be installed. The lock also holds the tools of
 # development: they stay behind in this stage, because the install takes what pyproject.toml needs to run and no more.
-RUN pip wheel --no-cache-dir --require-hashes --wheel-dir /wheels -r requirements.lock
+RUN pip download --no-cache-dir --require-hashes --only-binary :all: --dest /wheels -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY lua lua
 COPY engine engine

@@ -41,12 +41,13 @@ async def examine_store(transport: Transport) -> list[Finding]:
     """Version, eviction policy and persistence of every master known."""
     findings: list[Finding] = []
     for node in transport.nodes():
-        info = _parse_info(await transport.command("INFO", "everything", node=node))
+        info = parse_info(await transport.command("INFO", "everything", node=node))
         findings += [_version(node, info), _policy(node, info), _persistence(node, info)]
     return findings
 
 
-def _parse_info(reply: bytes) -> dict[str, str]:
+def parse_info(reply: bytes) -> dict[str, str]:
+    """The fields of a reply of INFO."""
     lines = (line.partition(":") for line in reply.decode().splitlines() if ":" in line)
     return {key: value for key, _, value in lines}
 

@@ -1,6 +1,7 @@
 """The ``holdfast`` command: options in, exit codes out; what it does lives in the modules it calls."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Coroutine
 from functools import wraps
@@ -10,7 +11,7 @@ from typing import Any
 
 import click
 
-from engine.errors import HoldfastError, InvalidRequest
+from engine.errors import EventExists, EventNotFound, HoldfastError, InvalidRequest, InvalidTransition
 from engine.transport.errors import TransportError
 from holdfast.embedded.errors import EmbeddedError
 from holdfast.logs import configure_logs
@@ -67,14 +68,58 @@ def run_async(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Calla
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            configure_logs(os.environ.get("HOLDFAST_LOG_LEVEL", "warning"))
+            configure_logs(_log_level())
             code = asyncio.run(function(*args, **kwargs))
-        except InvalidRequest as error:
-            raise click.ClickException(f"{error.path}: {error.reason}") from error
-        except (HoldfastError, TransportError, EmbeddedError, SettingsError, ListenFailed, WorkersFailed) as error:
-            raise click.ClickException(f"{type(error).__name__}: {error}") from error
         except KeyboardInterrupt:
             raise click.exceptions.Exit(130) from None
+        except Exception as error:
+            if not isinstance(error, _foreseeable()):
+                raise
+            raise click.ClickException(in_words(error)) from error
         raise click.exceptions.Exit(code or 0)
 
     return run
+
+
+def _log_level() -> str:
+    """Commands tell what is wrong and else keep quiet, unless asked; of a wrong level ``load_settings`` complains."""
+    flags = click.get_current_context().obj or {}
+    level: str = flags.get("log_level") or os.environ.get("HOLDFAST_LOG_LEVEL", "") or "warning"
+    return level if level.upper() in logging.getLevelNamesMapping() else "warning"
+
+
+def _foreseeable() -> tuple[type[Exception], ...]:
+    """Errors whose message is all that a person needs; some of them live in modules that are slow to import."""
+    from engine.store_checks import UnfitStore
+    from holdfast.compose import NotMigrated
+    from holdfast.event_files import EventFileError
+    from persistence.installation import PartitionsDiffer
+
+    return (
+        HoldfastError,
+        TransportError,
+        EmbeddedError,
+        SettingsError,
+        ListenFailed,
+        WorkersFailed,
+        NotMigrated,
+        UnfitStore,
+        PartitionsDiffer,
+        EventFileError,
+    )
+
+
+def in_words(error: Exception) -> str:
+    match error:
+        case EventNotFound():
+            return f"there is no event {error.event_id!r}"
+        case EventExists():
+            return f"there is an event {error.event_id!r} already"
+        case InvalidTransition():
+            return f"an event that is {error.from_status} cannot become {error.to_status}"
+        case InvalidRequest():
+            return f"{error.path}: {error.reason}"
+        case HoldfastError() | TransportError():
+            return f"{type(error).__name__}: {error}"
+        case _:
+            return str(error)

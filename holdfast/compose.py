@@ -22,8 +22,8 @@ from engine.once import OnceStore
 from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.store_checks import require_fit_store
-from engine.transport.open import open_transport
-from holdfast.settings import Settings, decode_key, resolve_secret
+from engine.transport.open import Transport, open_transport
+from holdfast.settings import Settings, SettingsError, decode_key, resolve_secret
 from persistence.bookings import Bookings
 from persistence.database import fetch_rows, open_database
 from persistence.events import Events
@@ -57,7 +57,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
     """Connect to Redis and Postgres as *settings* say, and check that both will do.
 
     Raises:
-        NotMigrated, UnfitStore, PartitionsDiffer: What must be put right first.
+        NotMigrated, UnfitStore, PartitionsDiffer, SettingsError: What must be put right first.
         LedgerUnavailable, NotSent: A server does not answer.
     """
     assert settings.redis_url is not None  # holdfast.servers has filled them in
@@ -68,7 +68,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         if await current_revision(database) != HEAD:
             raise NotMigrated("the database is not migrated to this version: run `holdfast migrate`")
         partitions = await ensure_partitions(database, settings.partitions)
-        transport = await open_transport(settings.redis_url)
+        transport = await _open_transport(settings.redis_url)
         stack.push_async_callback(transport.aclose)
         await require_fit_store(transport)
         sealer = AesSealer([data_key(settings)])
@@ -132,6 +132,13 @@ async def _open_verifier(settings: Settings) -> AsyncIterator[TokenVerifier]:
             client = await stack.enter_async_context(httpx2.AsyncClient())
             sources.append(JwksKeys(fetch_from(settings.jwks_url, client)))
         yield TokenVerifier(sources, issuer=settings.jwt_issuer, audience=settings.jwt_audience)
+
+
+async def _open_transport(url: str) -> Transport:
+    try:
+        return await open_transport(url)
+    except ValueError as error:  # names the part of the URL that is wrong, and repeats no password
+        raise SettingsError(f"REDIS_URL: {error}") from error
 
 
 def _readiness_checks(parts: Parts) -> Mapping[str, ReadinessCheck]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from api.decoding import check_free_form
 from engine.definition import EventDefinition, Policy
-from engine.errors import HoldfastError, InvalidRequest
+from engine.errors import InvalidRequest
 from engine.importing.cars import Car
 from engine.importing.gtfs_tables import TimetableError
 from engine.importing.json_errors import invalid_json
@@ -50,7 +51,7 @@ class ImportOptions(msgspec.Struct, frozen=True, kw_only=True):
     id_prefix: str = ""
 
 
-class EventFileError(HoldfastError):
+class EventFileError(Exception):
     """A file does not describe events.
 
     ``line`` and ``column`` (from 1) say where its text is wrong, ``json_path`` which member has a wrong value. For a
@@ -198,6 +199,7 @@ def _checked(definition: EventDefinition, path: str) -> EventDefinition:
     """*definition* if it compiles; *path* is where it stands in its file."""
     try:
         compile_layout(definition)
+        check_free_form(definition.metadata, "$.metadata")
     except InvalidRequest as error:
         raise InvalidRequest(path + error.path.removeprefix("$"), error.reason) from error
     return definition

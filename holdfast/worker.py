@@ -27,18 +27,37 @@ BACKLOG = 2048
 logger = structlog.get_logger("holdfast.worker")
 
 
+class StopRequest:
+    """Whether SIGTERM or SIGINT has come, from the very start of the process: also before there is a server to tell."""
+
+    def __init__(self) -> None:
+        self._requested = False
+        self._server: uvicorn.Server | None = None
+        # uvicorn stops at these signals, and sends them once more when it has: our own clean-up must still follow then.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._request())
+
+    def tell(self, server: uvicorn.Server) -> None:
+        """Have *server* stop when asked; at once if that was already."""
+        self._server = server
+        server.should_exit = self._requested
+
+    def _request(self) -> None:
+        self._requested = True
+        if self._server is not None:
+            self._server.should_exit = True
+
+
 def main() -> int:
     """Serve until SIGTERM."""
+    stop = StopRequest()
     settings = decode_settings(os.environ.pop(SETTINGS_VARIABLE))
     configure_logs(settings.log_level)
-    # uvicorn stops at these signals, and sends them once more when it has: our own clean-up must still follow then.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, socket.socket(fileno=int(os.environ[LISTENER_VARIABLE]))))
+        return runner.run(_serve(settings, socket.socket(fileno=int(os.environ[LISTENER_VARIABLE])), stop))
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> int:
+async def _serve(settings: Settings, listener: socket.socket, stop: StopRequest) -> int:
     try:
         async with open_services(settings) as services:
             server = uvicorn.Server(
@@ -52,6 +71,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
                     timeout_graceful_shutdown=GRACE_S,
                 )
             )
+            stop.tell(server)
             await server.serve(sockets=[listener])
     except Exception as error:
         logger.error("worker cannot serve", error=type(error).__name__, reason=str(error))

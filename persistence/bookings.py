@@ -11,17 +11,20 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from engine.bookings import Booking, BookingDetails
 from engine.claims import ClaimedItem
+from engine.errors import IdempotencyKeyReused
 from engine.ids import BookingId, claim_id, number_from_reference, parse_claim_id, reference_from_number
 from engine.places import parse_places
 from engine.ports import ActiveBooking, Sealer
 from persistence.database import Row, driver_connection, fetch_rows, ledger_errors
-from persistence.paging import MomentKey, NumberKey, Page, cut_page, decode_cursor
-from persistence.schema import bookings, events, usage
+from persistence.paging import BookingKey, Page, UpcomingKey, cut_page, decode_cursor
+from persistence.schema import bookings, events, idempotency, usage
 
 # A booking of one of these statuses owns its places: it has rows in ``claims`` and ``usage``. What is completed keeps
 # them, because somebody did sit there. In ``payment_initiated`` it is the hold in Redis that owns them.
 OWNING_STATUSES = ("paid", "pending", "confirmed", "checked_in", "completed", "no_show")
 UPCOMING_STATUSES = ("payment_initiated", "paid", "pending", "confirmed", "checked_in")
+
+IDEMPOTENCY_TIME = dt.timedelta(hours=24)  # an idempotency key is remembered that long
 
 _decode_items = msgspec.json.Decoder(tuple[ClaimedItem, ...]).decode
 _ACTIVE_PAGE = """
@@ -86,9 +89,9 @@ class Bookings:
         """
         query = sa.select(bookings).where(*_conditions(wanted)).order_by(bookings.c.number.desc())
         if cursor is not None:
-            query = query.where(bookings.c.number < decode_cursor(cursor, NumberKey).number)
+            query = query.where(bookings.c.number < decode_cursor(cursor, BookingKey).number)
         rows = await fetch_rows(self._engine, query.limit(limit + 1))
-        return cut_page([self._open(row) for row in rows], [NumberKey(row["number"]) for row in rows], limit=limit)
+        return cut_page([self._open(row) for row in rows], [BookingKey(row["number"]) for row in rows], limit=limit)
 
     async def upcoming(
         self, customer_id: str, *, now: dt.datetime, limit: int, cursor: str | None = None
@@ -109,10 +112,10 @@ class Bookings:
             .order_by(events.c.starts_at, bookings.c.number)
         )
         if cursor is not None:
-            last = decode_cursor(cursor, MomentKey)
-            query = query.where(sa.tuple_(events.c.starts_at, bookings.c.number) > sa.tuple_(last.at, last.id))
+            last = decode_cursor(cursor, UpcomingKey)
+            query = query.where(sa.tuple_(events.c.starts_at, bookings.c.number) > sa.tuple_(last.at, last.number))
         rows = await fetch_rows(self._engine, query.limit(limit + 1))
-        keys = [MomentKey(row["starts_at"], row["number"]) for row in rows]
+        keys = [UpcomingKey(row["starts_at"], row["number"]) for row in rows]
         return cut_page([self._open(row) for row in rows], keys, limit=limit)
 
     async def ledger_claims(self, event_id: str, *, batch_size: int) -> AsyncIterator[Sequence[ActiveBooking]]:
@@ -138,6 +141,24 @@ class Bookings:
             .order_by(usage.c.section, usage.c.leg)
         )
         return [SectionUsage(**row) for row in await fetch_rows(self._engine, query)]
+
+    async def find_replay(self, once: bytes, body_digest: bytes) -> Booking | None:
+        """The booking that the idempotency key *once* made; ``None`` when the key is not known, or forgotten.
+
+        Raises:
+            IdempotencyKeyReused: It made one for another body.
+        """
+        query = (
+            sa.select(bookings, idempotency.c.body_digest)
+            .join(idempotency, idempotency.c.booking_id == bookings.c.id)
+            .where(idempotency.c.scope == once, idempotency.c.created_at > sa.func.now() - IDEMPOTENCY_TIME)
+        )
+        rows = await fetch_rows(self._engine, query)
+        if not rows:
+            return None
+        if rows[0]["body_digest"] != body_digest:
+            raise IdempotencyKeyReused
+        return self._open(rows[0])
 
     async def _find(self, *conditions: sa.ColumnElement[bool]) -> Booking | None:
         rows = await fetch_rows(self._engine, sa.select(bookings).where(*conditions))

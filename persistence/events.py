@@ -1,9 +1,10 @@
 """Events in Postgres: made and changed by organizers, listed, and read by one loader at a time."""
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -25,13 +26,16 @@ from persistence.advisory import advisory_lock
 from persistence.database import Row, fetch_rows, in_transaction, sqlstate
 from persistence.event_rows import event_from_row, event_values
 from persistence.loading import PostgresTurn
-from persistence.paging import MomentKey, Page, cut_page, decode_cursor
+from persistence.paging import EventKey, Page, cut_page, decode_cursor
 from persistence.places import replace_places
 from persistence.schema import events
+
+T = TypeVar("T")
 
 EVENT_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 EVENT_ID_LENGTH = 10  # 50 random bits: short enough for a URL; one that exists already is simply drawn again
 LOADING_WAIT_S = 10.0  # another process is loading the same event; a million bookings take a few seconds
+COMPILING_MAX_S = 60  # of a transaction that writes many events: a million seats take a few seconds
 PATCH_ATTEMPTS_MAX = 3  # of a patch without expected version that others overtake
 _NUL_IN_TEXT = ("22P05", "22021")  # SQLSTATEs of jsonb and text for the one character that Postgres cannot store
 
@@ -49,14 +53,36 @@ class Events:
             InvalidRequest: Its fields do not fit together.
             EventExists: There is one of this id.
         """
-        while True:
-            named = definition if definition.id else msgspec.structs.replace(definition, id=_new_event_id())
-            layout = compile_layout(named)
-            event = await self._write(_insertion(named, layout, organizer_id), layout)
-            if event is not None:
-                return event
-            if definition.id:
-                raise EventExists(definition.id)
+        layout = compile_layout(definition)
+        return await self._in_transaction(lambda connection: _create(connection, definition, layout, organizer_id))
+
+    async def create_many(
+        self,
+        definitions: Sequence[EventDefinition],
+        *,
+        organizer_id: str,
+        on_written: Callable[[int], None] | None = None,
+    ) -> list[Event]:
+        """Write new drafts, all of them or none; *on_written* hears how many are written, and not yet durable.
+
+        One transaction of a few milliseconds for each event, and a few seconds for one of a million seats.
+
+        Raises:
+            InvalidRequest: The fields of one do not fit together.
+            EventExists: There is one of an id.
+        """
+
+        async def write(connection: AsyncConnection) -> list[Event]:
+            # Compiling the next large layout takes longer than a transaction may usually be idle.
+            await connection.execute(sa.text(f"SET LOCAL idle_in_transaction_session_timeout = '{COMPILING_MAX_S}s'"))
+            created: list[Event] = []
+            for definition in definitions:
+                created.append(await _create(connection, definition, compile_layout(definition), organizer_id))
+                if on_written is not None:
+                    on_written(len(created))
+            return created
+
+        return await self._in_transaction(write)
 
     async def find_event(self, event_id: str) -> Event:
         """The event as it stands now.
@@ -91,10 +117,10 @@ class Events:
         if not all_drafts:
             query = query.where(sa.or_(events.c.status != "draft", events.c.organizer_id == drafts_of))
         if cursor is not None:
-            last = decode_cursor(cursor, MomentKey)
+            last = decode_cursor(cursor, EventKey)
             query = query.where(sa.tuple_(events.c.starts_at, events.c.id) > sa.tuple_(last.at, last.id))
         rows = await fetch_rows(self._engine, query)
-        keys = [MomentKey(row["starts_at"], row["id"]) for row in rows]
+        keys = [EventKey(row["starts_at"], row["id"]) for row in rows]
         return cut_page([event_from_row(row) for row in rows], keys, limit=limit)
 
     async def patch(self, event_id: str, patch: EventPatch, *, expected_version: int | None) -> Event:
@@ -117,10 +143,9 @@ class Events:
             _check_version(event, expected_version)
             definition = patch.apply(event.definition)
             layout = compile_layout(definition)
-            changed = await self._write(
-                _change(event, **event_values(definition, layout)),
-                layout if layout.digest != row["layout_digest"] else None,
-            )
+            change = _change(event, **event_values(definition, layout))
+            new_layout = layout if layout.digest != row["layout_digest"] else None
+            changed = await self._in_transaction(partial(_write, statement=change, layout=new_layout))
             if changed is not None:
                 return changed
         raise VersionConflict((await self.find_event(event_id)).version)
@@ -169,17 +194,10 @@ class Events:
             yield turn
             await turn.end()
 
-    async def _write(self, statement: sa.Executable, layout: Layout | None) -> Event | None:
-        """Run an insertion or change, and write the places of *layout* with it; ``None`` when no row was written."""
-
-        async def write(connection: AsyncConnection) -> Event | None:
-            row = (await connection.execute(statement)).mappings().one_or_none()
-            if row is not None and layout is not None:
-                await replace_places((await connection.get_raw_connection()).driver_connection, row["id"], layout)
-            return None if row is None else event_from_row(row)
-
+    async def _in_transaction(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Run *work*, which writes what an organizer has said."""
         try:
-            return await in_transaction(self._engine, write)
+            return await in_transaction(self._engine, work)
         except sa.exc.DBAPIError as error:
             if sqlstate(error) not in _NUL_IN_TEXT:
                 raise
@@ -190,6 +208,24 @@ class Events:
         if not rows:
             raise EventNotFound(event_id)
         return rows[0]
+
+
+async def _create(connection: AsyncConnection, definition: EventDefinition, layout: Layout, organizer_id: str) -> Event:
+    while True:
+        named = definition if definition.id else msgspec.structs.replace(definition, id=_new_event_id())
+        event = await _write(connection, statement=_insertion(named, layout, organizer_id), layout=layout)
+        if event is not None:
+            return event
+        if definition.id:
+            raise EventExists(definition.id)
+
+
+async def _write(connection: AsyncConnection, *, statement: sa.Executable, layout: Layout | None) -> Event | None:
+    """Run an insertion or change, and write the places of *layout* with it; ``None`` when no row was written."""
+    row = (await connection.execute(statement)).mappings().one_or_none()
+    if row is not None and layout is not None:
+        await replace_places((await connection.get_raw_connection()).driver_connection, row["id"], layout)
+    return None if row is None else event_from_row(row)
 
 
 def _insertion(definition: EventDefinition, layout: Layout, organizer_id: str) -> sa.Executable:

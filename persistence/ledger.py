@@ -25,6 +25,10 @@ class PostgresLedger:
         """See :meth:`persistence.bookings.Bookings.find_booking`."""
         return await self._bookings.find_booking(booking_id)
 
+    async def find_replay(self, once: bytes, body_digest: bytes) -> Booking | None:
+        """See :meth:`persistence.bookings.Bookings.find_replay`."""
+        return await self._bookings.find_replay(once, body_digest)
+
     async def close(self) -> None:
         """Wait for the commits under way."""
         await self._commits.close()

@@ -22,13 +22,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from engine.ports import Committed, Refused, Sealer
-from persistence.bookings import make_booking, open_booking
+from persistence.bookings import IDEMPOTENCY_TIME, make_booking, open_booking
 from persistence.ledger_entries import ReadyEntry, UnwritableEntry
 
 Outcome = Committed | Refused | UnwritableEntry
 Outcomes = dict[uuid.UUID, Outcome]
-
-IDEMPOTENCY_HOURS = 24  # a key is remembered that long; an older row is taken over
 
 _LOCK_EVENTS = "SELECT id, epoch FROM events WHERE id = ANY($1::text[]) ORDER BY id FOR KEY SHARE"
 _FIND_BOOKINGS = "SELECT * FROM bookings WHERE id = ANY($1::uuid[])"
@@ -83,7 +81,7 @@ _INSERT_KEYS = f"""
       FROM unnest($1::bytea[], $2::bytea[], $3::uuid[]) AS given(scope, body_digest, booking_id)
     ON CONFLICT (scope) DO UPDATE
        SET body_digest = excluded.body_digest, booking_id = excluded.booking_id, created_at = excluded.created_at
-     WHERE kept.created_at < excluded.created_at - interval '{IDEMPOTENCY_HOURS} hours'
+     WHERE kept.created_at < excluded.created_at - interval '{IDEMPOTENCY_TIME.total_seconds():.0f} seconds'
     RETURNING scope
 """  # noqa: S608 - made of the constant above
 _FIND_KEYS = "SELECT scope, body_digest, booking_id FROM idempotency WHERE scope = ANY($1::bytea[])"

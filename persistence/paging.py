@@ -4,10 +4,11 @@ import base64
 import binascii
 import datetime as dt
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
 
+from engine.definition import EventId, Moment
 from engine.errors import InvalidRequest
 
 T = TypeVar("T")
@@ -21,17 +22,27 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
     next_cursor: str | None
 
 
-class NumberKey(msgspec.Struct, frozen=True, array_like=True):
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # what Postgres's bigint holds
+
+
+class BookingKey(msgspec.Struct, frozen=True, array_like=True):
     """The place of a row in a listing by booking number."""
 
-    number: int
+    number: Number
 
 
-class MomentKey(msgspec.Struct, frozen=True, array_like=True):
-    """The place of a row in a listing by a moment, and by the id or number behind it."""
+class UpcomingKey(msgspec.Struct, frozen=True, array_like=True):
+    """The place of a booking in a listing by its event's start, and by number behind it."""
 
-    at: dt.datetime
-    id: str | int
+    at: Moment
+    number: Number
+
+
+class EventKey(msgspec.Struct, frozen=True, array_like=True):
+    """The place of an event in a listing by its start, and by id behind it."""
+
+    at: Moment
+    id: EventId
 
 
 def encode_cursor(key: msgspec.Struct) -> str:
@@ -47,9 +58,13 @@ def decode_cursor(cursor: str, key_type: type[K]) -> K:
     """
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        return msgspec.json.decode(text, type=key_type)
-    except (binascii.Error, ValueError, msgspec.MsgspecError):
+        key = msgspec.json.decode(text, type=key_type)
+        moment = getattr(key, "at", None)
+        if moment is not None:
+            moment.astimezone(dt.UTC)  # the first and the last hours of the calendar overflow here, not in Postgres
+    except (binascii.Error, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         raise InvalidRequest("cursor", "is none of this listing") from None
+    return key
 
 
 def cut_page(found: Sequence[T], keys: Sequence[msgspec.Struct], *, limit: int) -> Page[T]:

@@ -86,6 +86,23 @@ def free_runs(layout: Layout, taken: set[Cell], legs: range) -> list[list[int]]:
     return [run for run in runs if run]
 
 
+def assert_best_choice(runs: list[list[int]], wanted: int, got: list[int], *, avoids_orphans: bool) -> None:
+    """The rule: one stretch if there is one, the first in the order of the definition; else the fewest stretches."""
+    assert len(set(got)) == wanted
+    whole = [run for run in runs if len(run) >= wanted]
+    if whole:
+        without_orphan = [run for run in whole if len(run) != wanted + 1]
+        first = (without_orphan or whole)[0] if avoids_orphans else whole[0]
+        assert got == first[:wanted]
+        return
+    parts = [part for part in ([seat for seat in run if seat in got] for run in runs) if part]
+    assert sum(map(len, parts)) == wanted
+    lengths = sorted(map(len, runs), reverse=True)
+    assert len(parts) == next(n for n, total in enumerate(itertools.accumulate(lengths), start=1) if total >= wanted)
+    for part in parts:
+        assert part[-1] - part[0] == len(part) - 1, "of each stretch, neighbours"
+
+
 _HOLD_FIELDS = ("phase", "created", "deadline", "quantity", "places", "owner")
 _BOOKING_FIELDS = ("confirmed", "created", "journal_id", "attempt", "quantity", "places", "owner")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import redis
+from redis.exceptions import NoScriptError
 
 import lua
 from engine.definition import EventDefinition
@@ -62,8 +63,14 @@ class Runner:
         ids = [event.event.id for event in events]
         partition = partition_of(ids[0], events[0].definition.group, PARTITIONS)
         keys = self._keys.for_events(script, ids, partition, once.encode() if once else None).keys
-        reply = self.redis.eval(script.source, len(keys), *keys, *map(_argument, args))  # type: ignore[arg-type]
-        return text_of(reply)
+        call = (script.sha.decode(), len(keys), *keys, *map(_argument, args))
+        try:
+            reply = self.redis.evalsha(*call)  # type: ignore[arg-type]
+        except NoScriptError:
+            self.redis.script_load(script.source)  # type: ignore[arg-type]
+            reply = self.redis.evalsha(*call)  # type: ignore[arg-type]
+        answer: list[Any] = text_of(reply)
+        return answer
 
     def dump(self) -> dict[bytes, Any]:
         """Everything in the server: two equal dumps mean that nothing was written in between."""

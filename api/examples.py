@@ -1,0 +1,49 @@
+"""Bodies that show what a request looks like; the contract test sends them."""
+
+from typing import Any, Final
+
+EVENT: Final[dict[str, Any]] = {
+    "id": "concert-42",
+    "name": "An evening of quartets",
+    "starts_at": "2027-05-01T19:00:00Z",
+    "currency": "EUR",
+    "sections": [
+        {"id": "floor", "name": "Floor", "price": 4500, "capacity": 500},
+        {"id": "stalls", "name": "Stalls", "price": 9000, "rows": [{"id": "A", "seats": "1-20"}]},
+    ],
+}
+CLAIM: Final[dict[str, Any]] = {
+    "items": [{"section": "floor", "quantity": 2}, {"section": "stalls", "seats": ["A-1", "A-2"]}]
+}
+BOOKING: Final[dict[str, Any]] = {
+    "hold_id": "01jt2x9k4mzq8v7c5e3h1n6b0r~concert-42",
+    "guest": {"name": "Ana Ruiz", "email": "ana@example.org"},
+    "attendees": [{"name": "Ana Ruiz", "seat": "A-1"}],
+}
+SEATING_PLAN: Final[dict[str, Any]] = {
+    "plan": {
+        "name": "Studio",
+        "categories": [{"name": "stalls", "color": "#7f4a91"}],
+        "zones": [
+            {
+                "name": "Stalls",
+                "position": {"x": 0, "y": 0},
+                "rows": [
+                    {
+                        "row_number": "A",
+                        "position": {"x": 0, "y": 0},
+                        "seats": [
+                            {
+                                "seat_guid": "A-1",
+                                "seat_number": "1",
+                                "position": {"x": 0, "y": 0},
+                                "category": "stalls",
+                            }
+                        ],
+                    }
+                ],
+            }
+        ],
+    },
+    "prices": {"stalls": 9000},
+}

@@ -1,0 +1,139 @@
+"""``holdfast inspect``."""
+
+import datetime as dt
+from functools import partial
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from engine.layout import Layout
+from holdfast.cli import run_async
+from holdfast.commands.installation import console, open_installation, print_json
+from holdfast.inspection import Inspection, inspect_event
+from holdfast.redis_cli import inspection_lines
+
+
+@click.command("inspect")
+@click.argument("event_id", metavar="EVENT")
+@click.option("--seat", help="Who has this seat, on each leg: A-12.")
+@click.option("--section", help="Only this section; needed where several have a seat of this label.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=10, show_default=True, help="Holds and bookings shown.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+@run_async
+async def command(
+    context: click.Context, event_id: str, seat: str | None, section: str | None, limit: int, as_json: bool
+) -> None:
+    """Show what is held and sold of an event, by whom, and the keys in Redis that say so. Changes nothing."""
+    async with open_installation(context) as (settings, parts):
+        event = await parts.catalog.get(event_id)
+        seats = _find_seats(event.layout, seat, section)
+        found = await inspect_event(parts.kernel, event, limit=limit, section=section, seats=seats)
+        assert settings.redis_url is not None  # open_installation has filled it in
+        lines = inspection_lines(
+            settings.redis_url,
+            parts.kernel.transport.nodes()[0],
+            partition=found.partition,
+            event_id=event_id,
+            seat=seats[0] if seats else 0,
+        )
+    found = msgspec.structs.replace(found, redis_cli=tuple(lines))
+    if as_json:
+        print_json(found)
+    else:
+        _print(console(), found, event.layout)
+
+
+def _find_seats(layout: Layout, label: str | None, section: str | None) -> list[int]:
+    if section is not None and section not in layout.section_index:
+        raise click.UsageError(f"the event has no section {section!r}: {', '.join(layout.section_index)}")
+    if label is None:
+        return []
+    found = [
+        seats[label]
+        for of_section, seats in zip(layout.sections, layout.seat_index, strict=True)
+        if label in seats and section in (None, of_section.id)
+    ]
+    if not found:
+        raise click.UsageError(f"there is no seat {label!r}" + (f" in section {section!r}" if section else ""))
+    return found
+
+
+def _print(out: Console, found: Inspection, layout: Layout) -> None:
+    where = f"epoch {found.epoch}, seq {found.seq}" if found.loaded else "not in Redis: it is loaded when first needed"
+    out.print(f"[bold]{found.event_id}[/bold] is {found.status}; partition {found.partition}, {where}\n")
+    shown = (
+        (found.loaded, _sections),
+        (found.seats, partial(_seats, layout=layout)),
+        (found.hold_count, _holds),
+        (found.booking_count, _bookings),
+        (found.keys, _keys),
+    )
+    for wanted, make_table in shown:
+        if wanted:
+            out.print(make_table(found))
+            out.print()
+    out.print("The same by hand:")
+    for line in found.redis_cli:
+        out.print(f"  {line}", soft_wrap=True, markup=False)
+
+
+def _sections(found: Inspection) -> Table:
+    table = _table("section", numbers=("capacity", "free", "held", "sold"))
+    for section in found.sections:
+        counters = (_over_legs(values) for values in (section.free, section.held, section.sold))
+        table.add_row(section.section, f"{section.capacity:,}", *counters)
+    return table
+
+
+def _over_legs(values: tuple[int, ...]) -> str:
+    """One number, or the least and the most of the legs."""
+    least, most = min(values), max(values)
+    return f"{least:,}" if least == most else f"{least:,}–{most:,}"
+
+
+def _seats(found: Inspection, layout: Layout) -> Table:
+    table = _table("seat", "section", "leg", "status", "whose", "customer")
+    for seat in found.seats:
+        leg = f"{layout.stop_name(seat.leg)} → {layout.stop_name(seat.leg + 1)}" if layout.stops else str(seat.leg)
+        table.add_row(seat.seat, seat.section, leg, seat.status, seat.owner or "", seat.customer_id or "")
+    return table
+
+
+def _holds(found: Inspection) -> Table:
+    shown = "" if found.hold_count == len(found.holds) else f", the next {len(found.holds)} to lapse"
+    table = _table("hold", "customer", "places", "deadline", numbers=("seconds left",))
+    table.title = f"{found.hold_count:,} live holds{shown}"
+    for hold in found.holds:
+        table.add_row(hold.id, hold.customer_id, hold.places, _utc(hold.deadline_ms), f"{hold.seconds_left:.0f}")
+    return table
+
+
+def _bookings(found: Inspection) -> Table:
+    shown = "" if found.booking_count == len(found.latest_bookings) else f", the latest {len(found.latest_bookings)}"
+    table = _table("booking", "customer", "places", "confirmed", "journal entry")
+    table.title = f"{found.booking_count:,} bookings{shown}"
+    for booking in found.latest_bookings:
+        journal = booking.journal_id or "(loaded)"
+        table.add_row(booking.id, booking.customer_id, booking.places, _utc(booking.confirmed_ms), journal)
+    return table
+
+
+def _keys(found: Inspection) -> Table:
+    table = _table("key", "type", numbers=("size",))
+    for key in found.keys:
+        table.add_row(key.key, key.type, f"{key.size:,} {key.unit}")
+    return table
+
+
+def _table(*names: str, numbers: tuple[str, ...] = ()) -> Table:
+    table = Table(*names, box=None, pad_edge=False, title_justify="left")
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _utc(moment_ms: int) -> str:
+    return f"{dt.datetime.fromtimestamp(moment_ms / 1000, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,166 @@
+"""What came of the demo: put together, and printed for people or as JSON."""
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+CROWD_BUSY = 0.9  # of the one core that a process of Python can use
+
+
+class EventReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One event: places (a seat counts once for each leg), and what became of the holds on it. Money in minor units."""
+
+    id: str
+    title: str
+    name: str
+    seats: int
+    legs: int
+    capacity: int
+    sold: int
+    held: int
+    free: int
+    bookings: int
+    holds: int
+    refused: int
+    abandoned: int
+    left_with_nothing: int
+    revenue: int
+    currency: str
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Of the answered requests of one kind, as the crowd saw it."""
+
+    count: int
+    p50_ms: float
+    p99_ms: float
+
+
+NOTHING_SEEN = Latency(0, 0.0, 0.0)
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """The sale as a whole, from the first arrival until the last buyer was through."""
+
+    seconds: float
+    requests_per_s: float
+    holds_per_s: float
+    bookings_per_s: float
+    crowd_cores: float
+    cores: int
+    connections: int
+
+
+class AuditReport(msgspec.Struct, frozen=True):
+    """What the server's own audit found: Redis against the ledger."""
+
+    events: int
+    drift: int
+    differences: list[str]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the demo tells; ``ok`` is whether nothing at all is wrong.
+
+    ``findings`` are those of the crowd's own check, ``unexpected`` counts answers that nobody should have got.
+    """
+
+    ok: bool
+    buyers: int
+    seed: int
+    bookings: int
+    late_bookings_refused: int
+    events: list[EventReport]
+    rates: Rates
+    latency: dict[str, Latency]
+    unexpected: dict[str, int]
+    findings: list[str]
+    audit: AuditReport
+    server_output: list[str]
+
+
+def measure(latencies_s: Sequence[float]) -> Latency:
+    """The median and the 99th percentile, by nearest rank; zero of nothing."""
+    ordered = sorted(latencies_s)
+
+    def percentile(share: float) -> float:
+        return round(ordered[math.ceil(share * len(ordered)) - 1] * 1000, 1) if ordered else 0.0
+
+    return Latency(len(ordered), percentile(0.5), percentile(0.99))
+
+
+def print_report(console: Console, report: Report) -> None:
+    """Print the table, the figures and the verdicts."""
+    console.print()
+    console.print(_table(report.events))
+    console.print("[dim]A seat counts once for each leg. Refused and abandoned are holds.[/]")
+    console.print()
+    console.print(_figures(report))
+    if report.server_output:
+        console.print("\nThe server said:")
+        for line in report.server_output:
+            console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
+
+
+def _table(events: Sequence[EventReport]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("Event", no_wrap=True)
+    for title in ("Capacity", "Sold", "Held", "Bookings", "Refused", "Abandoned", "Revenue"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for event in events:
+        numbers = (event.capacity, event.sold, event.held, event.bookings, event.refused, event.abandoned)
+        revenue = f"{event.revenue / 100:,.2f} {event.currency}"
+        table.add_row(f"[bold]{event.title}[/]", *(f"{number:,}" for number in numbers), revenue)
+    return table
+
+
+def _figures(report: Report) -> Table:
+    rates, latency = report.rates, report.latency
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column()
+    grid.add_row(
+        "Throughput",
+        f"{rates.requests_per_s:,.0f} requests, {rates.holds_per_s:,.0f} holds, {rates.bookings_per_s:,.0f} bookings"
+        f" a second, for {rates.seconds:.1f} s",
+    )
+    for title, purpose in (("Hold", "hold"), ("Booking", "booking")):
+        seen = latency.get(purpose, NOTHING_SEEN)
+        grid.add_row(title, f"p50 {seen.p50_ms:.0f} ms, p99 {seen.p99_ms:.0f} ms [dim]({seen.count:,} answers)[/]")
+    grid.add_row("", f"[dim]{_circumstances(rates)}[/]")
+    grid.add_row(*_verdict("Crowd", _crowd_findings(report), _crowd_verdict(report)))
+    audit = report.audit
+    found = [*audit.differences] if audit.differences else [f"{audit.drift} differences"] if audit.drift else []
+    grid.add_row(*_verdict("Audit", found, f"{audit.events} events: nothing oversold, Redis equals the ledger"))
+    return grid
+
+
+def _circumstances(rates: Rates) -> str:
+    """Who measured, and with what the servers had to share the machine."""
+    text = (
+        f"Seen by the crowd, over {rates.connections} connections. It used {rates.crowd_cores:.1f} of the"
+        f" {rates.cores} cores that it shares with the servers."
+    )
+    return f"{text} The pace was the crowd's, not theirs." if rates.crowd_cores >= CROWD_BUSY else text
+
+
+def _crowd_verdict(report: Report) -> str:
+    late = report.late_bookings_refused
+    return (
+        f"{report.bookings:,} bookings acknowledged, 0 places sold twice, all in the ledger;"
+        f" {late:,} {'buyer' if late == 1 else 'buyers'} came too late, and got nothing"
+    )
+
+
+def _crowd_findings(report: Report) -> list[str]:
+    return [*report.findings, *(f"{count:,} x {what}" for what, count in report.unexpected.items())]
+
+
+def _verdict(title: str, findings: Sequence[str], fine: str) -> tuple[Text, Text]:
+    if not findings:
+        return Text(title), Text.assemble(("✓ ", "bold green"), fine)
+    return Text(title), Text.assemble(*(part for line in findings for part in (("✗ ", "bold red"), f"{line}\n")))

@@ -1,0 +1,122 @@
+"""Whether an installation will do: everything that ``holdfast doctor`` looks at, each with a verdict and a remedy."""
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+
+from engine.errors import HoldfastError
+from engine.store_checks import Finding, examine_clock, examine_store
+from engine.store_survey import survey_store
+from engine.transport.errors import TransportError
+from engine.transport.open import open_transport
+from holdfast.compose import data_key, jwt_secret
+from holdfast.embedded.errors import EmbeddedError
+from holdfast.migrating import migrate_database
+from holdfast.servers import any_servers
+from holdfast.settings import Settings, SettingsError
+from persistence.database import open_database
+from persistence.database_checks import examine_database
+
+JWT_SECRET_BYTES_MIN = 32  # RFC 7518, 3.2: a key of HS256 is at least as long as its hash
+OPEN_FILES_MIN = 4_096  # a connection of a client is an open file; a rush has thousands
+PYTHON_FLOOR = (3, 11)
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Look at everything, whatever is found on the way."""
+    findings = list(_examine_process(settings))
+    try:
+        async with any_servers(settings) as filled:
+            if settings.database_url is None:
+                await migrate_database(filled)  # embedded: it is ours, and serve would do the same
+            findings += await _examine_redis(filled)
+            findings += await _examine_postgres(filled)
+    except (EmbeddedError, HoldfastError) as error:
+        findings.append(Finding("embedded servers", "failure", str(error), "See the log it names"))
+    return findings
+
+
+def _examine_process(settings: Settings) -> Iterator[Finding]:
+    version = f"Python {sys.version.split()[0]}"
+    fits = sys.version_info[:2] >= PYTHON_FLOOR
+    yield (
+        Finding("version of Python", "ok", version)
+        if fits
+        else Finding("version of Python", "failure", version, "Use Python 3.11 or newer")
+    )
+    yield _open_files()
+    yield _data_dir(settings)
+    yield _secret(settings)
+    yield _data_key(settings)
+
+
+def _open_files() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = sys.maxsize if soft == resource.RLIM_INFINITY else soft
+    if limit < OPEN_FILES_MIN:
+        remedy = f"Raise it (ulimit -n {OPEN_FILES_MIN}; LimitNOFILE= of systemd): every client's connection is one"
+        return Finding("open files", "warning", f"at most {soft} (could be {hard})", remedy)
+    return Finding("open files", "ok", f"at most {soft}")
+
+
+def _data_dir(settings: Settings) -> Finding:
+    path = settings.data_dir
+    if not path.exists():
+        return Finding("data directory", "ok", f"{path} is made when it is needed")
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o022:
+        remedy = f"Run chmod 700 {path}: others could put files of theirs in place of ours"
+        return Finding("data directory", "failure", f"{path} can be written by others (mode {mode:04o})", remedy)
+    if mode & 0o055:
+        return Finding(
+            "data directory", "warning", f"{path} can be read by others (mode {mode:04o})", f"Run chmod 700 {path}"
+        )
+    return Finding("data directory", "ok", f"{path} is its owner's alone")
+
+
+def _secret(settings: Settings) -> Finding:
+    try:
+        length = len(jwt_secret(settings).encode())
+    except SettingsError as error:
+        return Finding("token secret", "failure", str(error), "Put right what it says")
+    detail = f"{length} bytes"
+    if length < JWT_SECRET_BYTES_MIN:
+        remedy = f"Set HOLDFAST_JWT_SECRET to {JWT_SECRET_BYTES_MIN} random bytes or more: a short one can be guessed"
+        return Finding("token secret", "failure", detail, remedy)
+    return Finding("token secret", "ok", detail)
+
+
+def _data_key(settings: Settings) -> Finding:
+    try:
+        data_key(settings)
+    except (SettingsError, ValueError) as error:
+        return Finding("data key", "failure", str(error), "Put right what it says; without it guests cannot be read")
+    return Finding("data key", "ok", "configured" if settings.data_key else f"kept in {settings.data_dir}: back it up")
+
+
+async def _examine_redis(settings: Settings) -> list[Finding]:
+    assert settings.redis_url is not None  # holdfast.servers has filled it in
+    try:
+        transport = await open_transport(settings.redis_url)
+    except (TransportError, ValueError) as error:
+        return [Finding("Redis", "failure", str(error), "Start it, or set REDIS_URL right")]
+    try:
+        findings = await examine_store(transport)
+        findings.append(await examine_clock(transport, time.time_ns() // 1_000_000))
+        return findings + await survey_store(transport)
+    except TransportError as error:
+        return [Finding("Redis", "failure", str(error), "See why it stopped answering")]
+    finally:
+        await transport.aclose()
+
+
+async def _examine_postgres(settings: Settings) -> list[Finding]:
+    assert settings.database_url is not None  # holdfast.servers has filled it in
+    database = open_database(settings.database_url, pool_size=2)
+    try:
+        return await examine_database(database, workers=settings.workers, partitions=settings.partitions)
+    except HoldfastError as error:
+        return [Finding("Postgres", "failure", str(error), "Start it, or set DATABASE_URL right")]
+    finally:
+        await database.dispose()

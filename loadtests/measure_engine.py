@@ -1,0 +1,110 @@
+"""G3: the engine against what most applications do, a pool of connections from redis-py."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import redis.asyncio
+from bench import Bench
+from harness import Cost, CpuClock, Goal, Measure, Result, by_cpu_of, compare
+from redis.asyncio.connection import UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+from venues import OWNER, Venue, definition
+
+import lua
+from engine.claims import ItemRequest
+from engine.reservations import ClaimRequest, Reservations
+from holdfast.compose import open_parts
+
+G3 = Goal(name="G3", title="engine / redis-py pool", must=2, aim=3)
+
+CALLERS = 256
+HOLDS = 20_000
+PLACES = 1_000_000
+SEATS = 100_000
+POOL_SIZE = 32  # of 16, 32, 64 and 128 connections the fastest, by a little
+_NOTE = f"{CALLERS} callers; pool of {POOL_SIZE} connections, its arguments made beforehand"
+
+Act = Callable[[int], Awaitable[None]]
+"""Take the nth place."""
+
+
+async def measure(bench: Bench) -> list[Result]:
+    """One place of a counted section, and one numbered seat."""
+    pool = redis.asyncio.BlockingConnectionPool(
+        max_connections=POOL_SIZE,
+        timeout=None,
+        connection_class=UnixDomainSocketConnection,
+        path=bench.socket_path,
+        retry=Retry(NoBackoff(), 0),
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+    )
+    results = []
+    async with open_parts(bench.settings) as parts, redis.asyncio.Redis(connection_pool=pool) as client:
+        for case, document in (
+            ("counted place", definition("floor", places=PLACES)),
+            ("named seat", definition("stalls", seats=SEATS)),
+        ):
+            venue = bench.venue(document)
+            parts.catalog.keep(venue.event.event)  # as if it had been read from the ledger
+            engine = _from_callers(bench, venue, partial(_engine_act, parts.reservations, venue))
+            plain = _from_callers(bench, venue, partial(_plain_act, client, venue, bench.plan.count(HOLDS)))
+            results.append(
+                await compare(G3, case, engine, plain, plan=bench.plan, cpu_metric=by_cpu_of("client"), note=_NOTE)
+            )
+            venue.check()
+            venue.forget()
+    await pool.aclose()
+    return results
+
+
+def _engine_act(reservations: Reservations, venue: Venue) -> Act:
+    event_id, owner = venue.event.event.id, OWNER.decode()
+    seats = venue.event.layout.seats
+    if seats:
+        claims = [ClaimRequest([ItemRequest("stalls", seats=[seat.label])]) for seat in seats]
+    else:
+        claims = [ClaimRequest([ItemRequest("floor", quantity=1)])]
+
+    async def act(number: int) -> None:
+        await reservations.hold(event_id, claims[number % len(claims)], customer_id=owner)
+
+    return act
+
+
+def _plain_act(client: redis.asyncio.Redis, venue: Venue, count: int) -> Act:
+    script = lua.load("hold_places")
+    sha, keys = script.sha.decode(), venue.keys(script.name).keys
+    seated = bool(venue.event.layout.seats)
+    arguments = [venue.hold_arguments(f"0:1;0#{n}" if seated else "0:1;0*1") for n in range(count)]
+
+    async def act(number: int) -> None:
+        reply = await client.evalsha(sha, len(keys), *keys, *arguments[number])
+        assert reply[0] == b"HELD", reply
+
+    return act
+
+
+def _from_callers(bench: Bench, venue: Venue, prepare: Callable[[], Act]) -> Measure:
+    count = bench.plan.count(HOLDS)
+
+    async def measure() -> Cost:
+        venue.load()
+        act = prepare()
+        numbers = iter(range(count))
+
+        async def call() -> None:
+            for number in numbers:  # shared: every number is taken by one caller
+                await act(number)
+
+        server_cpu_s, client_cpu, began = bench.server_cpu_s(), CpuClock(), time.perf_counter()
+        await asyncio.gather(*(call() for _ in range(CALLERS)))
+        wall_s, client_cpu_s = time.perf_counter() - began, client_cpu.elapsed_s()
+        venue.check_held(count)
+        cpu_s = {"client": client_cpu_s, "valkey": bench.server_cpu_s() - server_cpu_s}
+        return Cost(operations=count, wall_s=wall_s, cpu_s=cpu_s)
+
+    return measure

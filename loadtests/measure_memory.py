@@ -1,0 +1,47 @@
+"""G6: what a seat costs in Valkey's memory."""
+
+import random
+
+from bench import Bench
+from harness import Goal, Result, Void
+from venues import SEATS_MAX_OF_GOALS, definition
+
+AT_REST = Goal(name="G6", title="bytes per seat, at rest", must=1, aim=0.4, is_ceiling=True)
+HELD = Goal(name="G6", title="bytes per seat, 10 % held", must=24, aim=12, is_ceiling=True)
+
+QUICK_SEATS = 200_000
+HELD_SHARE = 0.10
+SEATS_PER_HOLD = (1, 4)
+BATCH = 2_000  # holds packed at a time
+
+
+async def measure(bench: Bench) -> list[Result]:
+    """One venue; holds of one seat, and of four, each of another customer, seats scattered at random."""
+    seat_count = SEATS_MAX_OF_GOALS if bench.plan.scale >= 1 else QUICK_SEATS
+    bench.client.flushall()
+    venue = bench.venue(definition("arena", seats=seat_count))
+    before = bench.dataset_bytes()
+    venue.load()
+    results = [_result(AT_REST, f"{seat_count:,} seats", (bench.dataset_bytes() - before) / seat_count)]
+    for seats_per_hold in SEATS_PER_HOLD:
+        venue.load()
+        seats = list(range(seat_count))
+        random.Random(7).shuffle(seats)
+        held = round(HELD_SHARE * seat_count)
+        for start in range(0, held, seats_per_hold * BATCH):
+            wires = [
+                venue.hold_wire(f"0:1;0#{','.join(map(str, seats[n : n + seats_per_hold]))}", owner=b"customer-%d" % n)
+                for n in range(start, min(held, start + seats_per_hold * BATCH), seats_per_hold)
+            ]
+            if any(reply[0] != b"HELD" for reply in bench.pipe.send(wires)):
+                raise Void("a hold was refused")
+        venue.check_held(held)
+        figure = (bench.dataset_bytes() - before) / seat_count
+        results.append(_result(HELD, f"{seats_per_hold} a hold, {seat_count:,} seats", figure))
+    venue.check()
+    venue.forget()
+    return results
+
+
+def _result(goal: Goal, case: str, figure: float) -> Result:
+    return Result(goal=goal, case=case, figure=figure, verdict=goal.verdict(figure), note="used_memory_dataset")

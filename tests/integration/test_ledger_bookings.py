@@ -1,0 +1,181 @@
+"""Bookings can be found, and listings are complete however much is sold while somebody leafs through them."""
+
+import base64
+import datetime as dt
+from collections.abc import Sequence
+
+import pytest
+from ledger_lab import SOLD_AT_MS, Lab
+
+from engine.bookings import Booking, JournalEntry
+from engine.errors import InvalidRequest
+from engine.events import SellableEvent
+from engine.ids import BookingId, claim_id
+from engine.ports import Committed
+from persistence.bookings import BookingFilter, SectionUsage
+from persistence.paging import Page
+
+pytest_plugins = ("ledger_fixtures",)
+
+
+async def sell(lab: Lab, event: SellableEvent, **fields: object) -> Booking:
+    outcome = await lab.ledger.commit(lab.entry(event, **({"count": 1} | fields)), event)  # type: ignore[arg-type]
+    assert isinstance(outcome, Committed)
+    return outcome.booking
+
+
+async def listed(lab: Lab, **wanted: object) -> list[str]:
+    page: Page[Booking] = await lab.bookings.list_bookings(BookingFilter(**wanted), limit=200)  # type: ignore[arg-type]
+    return [booking.id for booking in page.items]
+
+
+@pytest.mark.parametrize("booking_id", ["", "nonsense", claim_id(7, "concert"), "\x00"])
+async def test_booking_that_is_not_there_is_none(lab: Lab, booking_id: str) -> None:
+    assert await lab.bookings.find_booking(BookingId(booking_id)) is None
+
+
+async def test_booking_is_not_found_under_another_event(lab: Lab) -> None:
+    booking = await sell(lab, await lab.event())
+    elsewhere = BookingId(booking.id.partition("~")[0] + "~elsewhere")
+    assert await lab.bookings.find_booking(elsewhere) is None
+
+
+@pytest.mark.parametrize("reference", ["", "HF-0000-0000", "HF-7K3M-9QXP", "nonsense"])
+async def test_reference_that_is_not_there_is_none(lab: Lab, reference: str) -> None:
+    assert await lab.bookings.find_by_reference(reference) is None
+
+
+async def test_listing_is_narrowed_by_every_filter(lab: Lab) -> None:
+    concert, play = await lab.event(organizer_id="olga"), await lab.event(organizer_id="otto")
+    day_ms = 86_400_000
+    first = await sell(lab, concert, customer_id="ana")
+    second = await sell(lab, concert, customer_id="rui", sold_at_ms=SOLD_AT_MS + day_ms)
+    third = await sell(lab, play, customer_id="ana", sold_at_ms=SOLD_AT_MS + 2 * day_ms)
+    await lab.fetch("UPDATE bookings SET status = 'cancelled' WHERE customer_id = 'rui'")
+
+    assert await listed(lab) == [third.id, second.id, first.id]
+    assert await listed(lab, customer_id="ana") == [third.id, first.id]
+    assert await listed(lab, event_id=concert.event.id) == [second.id, first.id]
+    assert await listed(lab, organizer_id="otto") == [third.id]
+    assert await listed(lab, organizer_id="nobody") == []
+    assert await listed(lab, status="cancelled") == [second.id]
+    assert await listed(lab, from_date=second.created_at) == [third.id, second.id]
+    assert await listed(lab, to_date=second.created_at) == [first.id]
+    assert await listed(lab, q=second.reference) == [second.id]
+    assert await listed(lab, q=(second.reference or "").replace("-", "").lower()) == [second.id]
+    assert await listed(lab, q=third.id) == [third.id]
+    assert await listed(lab, q="Raposo") == []
+    assert await listed(lab, customer_id="ana", event_id=concert.event.id, status="confirmed") == [first.id]
+
+
+async def test_listing_shows_each_booking_once_while_others_arrive(lab: Lab) -> None:
+    event = await lab.event(capacity=1000)
+    before = [(await sell(lab, event)).id for _ in range(25)]
+
+    seen: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = await lab.bookings.list_bookings(BookingFilter(customer_id="ana"), limit=4, cursor=cursor)
+        assert len(page.items) == 4 or page.next_cursor is None
+        seen += [booking.id for booking in page.items]
+        await sell(lab, event)
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+
+    assert seen == before[::-1]
+
+
+async def test_listing_ends_without_a_cursor_when_the_last_page_is_full(lab: Lab) -> None:
+    event = await lab.event()
+    for _ in range(4):
+        await sell(lab, event)
+
+    first = await lab.bookings.list_bookings(BookingFilter(), limit=2)
+    second = await lab.bookings.list_bookings(BookingFilter(), limit=2, cursor=first.next_cursor)
+
+    assert (len(first.items), len(second.items), second.next_cursor) == (2, 2, None)
+
+
+@pytest.mark.parametrize(
+    "cursor", ["", "!", "bm9uc2Vuc2U", base64.urlsafe_b64encode(b'["1"]').decode(), "W10", "W251bGxd", "é", "WzFd\n"]
+)
+async def test_cursor_that_is_none_is_an_invalid_request(lab: Lab, cursor: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await lab.bookings.list_bookings(BookingFilter(), limit=10, cursor=cursor)
+    assert refused.value.path == "cursor"
+    with pytest.raises(InvalidRequest):
+        await lab.bookings.upcoming("ana", now=dt.datetime.now(dt.UTC), limit=10, cursor=cursor)
+    with pytest.raises(InvalidRequest):
+        await lab.events.list_events(limit=10, cursor=cursor)
+
+
+async def test_upcoming_is_what_a_customer_will_still_go_to_and_the_next_comes_first(lab: Lab) -> None:
+    now = dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
+    days = [3, 1, 2, 1, -1]
+    events = [await lab.event(starts_at=now + dt.timedelta(days=day)) for day in days]
+    booked = [await sell(lab, event) for event in events]
+    await sell(lab, events[0], customer_id="rui")
+    cancelled = await sell(lab, events[0])
+    await lab.fetch("UPDATE bookings SET status = 'cancelled' WHERE amount = 4500 AND number = 7")
+    assert (await lab.bookings.find_booking(cancelled.id)).status == "cancelled"  # type: ignore[union-attr]
+
+    seen: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = await lab.bookings.upcoming("ana", now=now, limit=2, cursor=cursor)
+        seen += [booking.id for booking in page.items]
+        if (cursor := page.next_cursor) is None:
+            break
+
+    assert seen == [booked[index].id for index in (1, 3, 2, 0)]
+
+
+async def test_ledger_claims_are_the_bookings_that_own_places(lab: Lab) -> None:
+    event, other = await lab.event(stops=["A", "B", "C"]), await lab.event()
+    entries = [lab.entry(event, seats=(seat,), count=1, legs=(seat % 2, 2)) for seat in range(7)]
+    for entry in (*entries, lab.entry(other, count=1)):
+        await lab.ledger.commit(entry, event if entry.event_id == event.event.id else other)
+    await lab.fetch("UPDATE bookings SET status = 'cancelled' WHERE number = 3")
+    await lab.fetch("UPDATE bookings SET status = 'completed' WHERE number = 4")
+
+    batches = [batch async for batch in lab.bookings.ledger_claims(event.event.id, batch_size=2)]
+
+    assert [len(batch) for batch in batches] == [2, 2, 2]
+    assert_claims_of(batches, [entry for number, entry in enumerate(entries, start=1) if number != 3])
+
+
+async def test_loader_reads_the_same_claims(lab: Lab) -> None:
+    event = await lab.event()
+    entries = [lab.entry(event, seats=(seat, seat + 10)) for seat in range(5)]
+    for entry in entries:
+        await lab.ledger.commit(entry, event)
+
+    async with lab.events.loading(event.event.id) as turn:
+        loaded = await turn.begin()
+        batches = [batch async for batch in loaded.active_bookings(batch_size=3)]
+
+    assert [len(batch) for batch in batches] == [3, 2]
+    assert_claims_of(batches, entries)
+
+
+def assert_claims_of(batches: Sequence[Sequence[object]], entries: list[JournalEntry]) -> None:
+    found = [booking for batch in batches for booking in batch]
+    assert [(b.booking_id, b.customer_id, b.confirmed_at_ms, b.places) for b in found] == [  # type: ignore[attr-defined]
+        (entry.booking_id, entry.customer_id, entry.confirmed_at_ms, entry.places) for entry in entries
+    ]
+
+
+async def test_usage_of_an_event_is_told_by_section_and_leg(lab: Lab) -> None:
+    event = await lab.event(capacity=50, stops=["A", "B", "C"])
+    await sell(lab, event, count=3, legs=(0, 1))
+    await sell(lab, event, count=4)
+
+    assert await lab.bookings.usage_of(event.event.id) == [SectionUsage(0, 0, 7, 50), SectionUsage(0, 1, 4, 50)]
+
+
+async def test_usage_can_never_pass_capacity_or_zero(lab: Lab) -> None:
+    await lab.event(capacity=5)
+    for sold in (6, -1):
+        with pytest.raises(Exception, match="ck_usage_sold_within_capacity"):
+            await lab.fetch("UPDATE usage SET sold = $1", sold)

@@ -1,0 +1,280 @@
+"""Confirming, booking and undoing; and building an event from the ledger, which is where bookings come back from."""
+
+import pytest
+from invariants import StoredState, assert_consistent
+from redis.exceptions import OutOfMemoryError
+from script_runner import FROZEN_MS, ONCE_TTL_MS, PARTITIONS, TTL_MS, Runner, Venue, new_id
+
+
+@pytest.fixture
+def runner(redis_url: str) -> Runner:
+    return Runner(redis_url)
+
+
+def consistent(venue: Venue) -> StoredState:
+    return assert_consistent(venue.redis, venue.event, partitions=PARTITIONS)
+
+
+# --- confirm and book ------------------------------------------------------------------------------------------------
+
+
+def test_confirmed_hold_becomes_a_booking_of_the_same_places(runner: Runner) -> None:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*2;1#3;1?2")
+    venue.advance(5)
+    reply = venue.confirm(hold_id, once="k")
+    [(journal_id, entry)] = venue.journal()
+    assert reply == ["CONFIRMED", "1", FROZEN_MS, FROZEN_MS + 5, journal_id, "0:1;0*2;1#3;1#0,1"]
+    assert entry == {
+        "event": "gig",
+        "epoch": "1",
+        "booking": hold_id,
+        "owner": "ana",
+        "places": "0:1;0*2;1#3;1#0,1",
+        "created": str(FROZEN_MS),
+        "confirmed": str(FROZEN_MS + 5),
+        "details": "sealed",
+        "once": "k",
+        "body": "b1",
+    }
+    assert (venue.counts(0), venue.counts(1)) == ((8, 0, 2), (17, 0, 3))
+    stored = consistent(venue)
+    assert (stored.holds, stored.users) == ({}, {"ana": 5})
+
+
+def test_booking_at_once_is_like_holding_and_confirming(runner: Runner) -> None:
+    venue = Venue(runner)
+    booking_id = new_id()
+    reply = venue.book("0:1;0*2;1#3;1?2", booking_id=booking_id)
+    [(journal_id, entry)] = venue.journal()
+    assert reply == ["CONFIRMED", "1", FROZEN_MS, FROZEN_MS, journal_id, "0:1;0*2;1#3;1#0,1"]
+    assert (entry["booking"], entry["places"]) == (booking_id, "0:1;0*2;1#3;1#0,1")
+    assert (venue.counts(0), venue.counts(1)) == ((8, 0, 2), (17, 0, 3))
+    consistent(venue)
+
+
+def test_same_attempt_is_answered_as_the_first_time(runner: Runner) -> None:
+    venue = Venue(runner)
+    hold_id, booking_id = venue.held("0:1;0*2;1?2"), new_id()
+    first = venue.confirm(hold_id, attempt="a1")
+    booked = venue.book("0:1;0*2;1?2", booking_id=booking_id, attempt="a2")
+    venue.advance(10 * TTL_MS)
+    with runner.writes_nothing():
+        assert venue.confirm(hold_id, attempt="a1") == first
+        assert venue.book("0:1;0*2;1?2", booking_id=booking_id, attempt="a2") == booked
+        assert venue.confirm(hold_id, attempt="other") == ["BOOKED"]
+        assert venue.book("0:1;0*2;1?2", booking_id=booking_id, attempt="other") == ["BOOKED"]
+
+
+@pytest.mark.parametrize("step", ["confirm", "book"])
+def test_key_is_answered_as_the_first_time_even_after_the_booking_is_undone(runner: Runner, step: str) -> None:
+    venue = Venue(runner)
+    booking_id = venue.held("0:1;0*2") if step == "confirm" else new_id()
+
+    def act(body: str) -> list[object]:
+        if step == "confirm":
+            return venue.confirm(booking_id, once="k", body=body)
+        return venue.book("0:1;0*2", booking_id=booking_id, once="k", body=body)
+
+    assert act("b1")[0] == "CONFIRMED"
+    assert act("b1") == ["REPLAYED", booking_id]
+    assert 0 < runner.redis.pttl(f"hf:{{{venue.partition}}}:once:k") <= ONCE_TTL_MS
+    venue.unbook(booking_id)
+    with runner.writes_nothing():
+        assert act("b1") == ["REPLAYED", booking_id]
+        assert act("b2") == ["KEY_REUSED"]
+
+
+def test_key_of_a_refused_confirmation_is_not_used_up(runner: Runner) -> None:
+    venue = Venue(runner)
+    venue.set_status("cancelled")
+    assert venue.confirm(new_id(), once="k") == ["NOT_FOUND"]
+    assert runner.redis.exists(f"hf:{{{venue.partition}}}:once:k") == 0
+
+
+def test_confirming_a_lapsed_hold_frees_its_places(runner: Runner) -> None:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*10", ttl_ms=1_000)
+    venue.advance(1_000)
+    assert venue.confirm(hold_id) == ["EXPIRED"]
+    assert venue.journal() == []
+    assert venue.hold("0:1;0*10", owner="bea")[0] == "HELD"
+    assert venue.confirm(hold_id) == ["EXPIRED"]
+    consistent(venue)
+
+
+def test_hold_may_be_confirmed_until_the_last_millisecond_and_when_sale_is_closed(runner: Runner) -> None:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*1", ttl_ms=1_000)
+    venue.set_status("closed")
+    venue.advance(999)
+    assert venue.confirm(hold_id)[0] == "CONFIRMED"
+
+
+# --- undoing ---------------------------------------------------------------------------------------------------------
+
+
+def test_unbooking_frees_only_what_that_booking_owns(runner: Runner) -> None:
+    venue = Venue(runner, stops=["A", "B", "C"])
+    mine = venue.booked("0:1;0*2;1#0,1")
+    others = [venue.booked("1:2;0*2;1#0,1", owner="bea"), venue.held("0:1;0*1;1#2")]
+    assert venue.unbook(mine)[0] == "UNBOOKED"
+    stored = consistent(venue)
+    assert [*stored.bookings, *stored.holds] == others
+    venue.held("0:1;1#0,1", owner="cem")
+    with runner.writes_nothing():
+        assert venue.unbook(mine) == ["NOT_FOUND"]  # though somebody else holds these seats by now
+    consistent(venue)
+
+
+def test_unbooking_drops_the_journal_entry_even_when_nothing_else_is_left_to_do(runner: Runner) -> None:
+    venue = Venue(runner)
+    kept, first, second = (venue.booked("0:1;0*1") for _ in range(3))
+    [_, (first_entry, _), (second_entry, _)] = venue.journal()
+    assert venue.unbook(first, first_entry)[0] == "UNBOOKED"
+    venue.redis.delete(venue.key("state"))
+    assert venue.unbook(second, second_entry) == ["NOT_LOADED"]
+    assert [entry["booking"] for _, entry in venue.journal()] == [kept]
+
+
+def test_undone_booking_can_be_found_neither_as_hold_nor_as_booking(runner: Runner) -> None:
+    venue = Venue(runner)
+    booking_id = venue.booked("0:1;0*1")
+    venue.unbook(booking_id, venue.journal()[0][0])
+    assert (venue.read(booking_id), venue.read_booking(booking_id)) == (["NOT_FOUND"], ["NOT_FOUND"])
+
+
+def test_booking_is_journaled_until_its_entry_is_dropped(runner: Runner) -> None:
+    venue = Venue(runner)
+    booking_id = venue.booked("0:1;0*1")
+    [(journal_id, entry)] = venue.journal()
+    _, found_id, fields = venue.read_booking(booking_id)
+    assert (found_id, dict(zip(fields[::2], fields[1::2], strict=True))) == (journal_id, entry)
+    venue.redis.xdel(venue.partition_key("journal"), journal_id)
+    assert venue.read_booking(booking_id) == ["RECORDED"]
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+LEDGER = [
+    (new_id(), "0:1;0*3;1#0,1,2", "ana"),
+    (new_id(), "0:1;1#19", "bea"),
+    (new_id(), "0:1;0*1", "ana"),
+]
+
+
+def test_loaded_event_has_what_the_ledger_has_and_nothing_else(runner: Runner) -> None:
+    venue = Venue(runner)
+    venue.held("0:1;0*5;1#5", ttl_ms=1_000)
+    venue.booked("0:1;1#6")
+    venue.load(epoch=2, bookings=LEDGER, batch_size=2)
+    stored = consistent(venue)
+    assert stored.users == {"ana": 7, "bea": 1}
+    assert (stored.holds, list(stored.bookings)) == ({}, [booking_id for booking_id, _, _ in LEDGER])
+    assert (venue.counts(0), venue.counts(1)) == ((6, 0, 4), (16, 0, 4))
+    assert venue.book("0:1;0*1")[1] == "2"
+    assert venue.confirm(LEDGER[0][0], attempt="a1") == ["BOOKED"]
+
+
+def test_event_is_not_on_sale_while_it_is_loaded(runner: Runner) -> None:
+    venue = Venue(runner)
+    assert venue.begin_load(2) == ["LOADING"]
+    assert venue.load_bookings(2, LEDGER) == ["LOADED", 3]
+    assert venue.hold("0:1;0*1") == ["NOT_LOADED", 1]
+    assert venue.redis.smembers(venue.partition_key("live")) == set()
+    venue.finish_load(2)
+    assert venue.hold("0:1;0*1")[0] == "HELD"
+    consistent(venue)
+
+
+def test_steps_of_a_load_sent_twice_count_once(runner: Runner) -> None:
+    venue = Venue(runner)
+    assert [venue.begin_load(2), venue.begin_load(2)] == [["LOADING"]] * 2
+    assert [venue.load_bookings(2, LEDGER) for _ in range(2)] == [["LOADED", 3]] * 2
+    first = venue.finish_load(2)
+    assert first[0] == "READY"
+    with runner.writes_nothing():
+        assert venue.finish_load(2) == first
+        assert venue.begin_load(2) == ["STALE"]
+        assert venue.load_bookings(2, LEDGER) == ["STALE"]
+    consistent(venue)
+    assert venue.counts(0) == (6, 0, 4)
+
+
+def test_later_load_ends_an_earlier_one_that_is_under_way(runner: Runner) -> None:
+    venue = Venue(runner)
+    venue.begin_load(2)
+    venue.load_bookings(2, LEDGER[:1])
+    assert venue.begin_load(3) == ["LOADING"]
+    with runner.writes_nothing():
+        assert venue.begin_load(2) == ["STALE"]
+        assert venue.load_bookings(2, LEDGER[1:]) == ["STALE"]
+        assert venue.finish_load(2) == ["STALE"]
+    venue.load_bookings(3, LEDGER)
+    assert venue.finish_load(3)[0] == "READY"
+    consistent(venue)
+
+
+def test_seq_goes_on_over_loads_even_when_one_was_left_in_the_middle(runner: Runner) -> None:
+    venue = Venue(runner)
+    venue.booked("0:1;0*1")
+    seq = venue.state("seq")
+    venue.begin_load(2)
+    venue.load(epoch=3)
+    assert venue.state("seq") > seq
+
+
+def test_loaded_event_may_be_oversold_but_sells_no_more(runner: Runner) -> None:
+    """As when the ledger's capacity was larger: what it sold stands."""
+    venue = Venue(runner)
+    venue.load(epoch=2, bookings=[(new_id(), "0:1;0*12", "bea")])
+    assert venue.counts(0) == (-2, 0, 12)
+    assert venue.hold("0:1;0*1") == ["UNAVAILABLE", 0, 1, 0, [1, "0*1:0"]]
+
+
+def test_event_of_counted_places_alone_can_be_loaded(runner: Runner) -> None:
+    venue = Venue(runner, {"id": "floor", "price": 1, "capacity": 3})
+    venue.load(epoch=2, bookings=[(new_id(), "0:1;0*1", "bea")])
+    venue.held("0:1;0*2")
+    consistent(venue)
+
+
+def test_status_of_an_older_version_changes_nothing(runner: Runner) -> None:
+    venue = Venue(runner)
+    assert venue.set_status("closed", version=3)[0] == "SET"
+    assert venue.set_status("closed", version=3)[0] == "SET"
+    assert venue.set_status("open", version=2) == ["OLDER"]
+    assert venue.hold("0:1;0*1")[0] == "NOT_OPEN"
+    assert venue.set_status("open", version=4)[0] == "SET"
+    assert venue.hold("0:1;0*1")[0] == "HELD"
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_server_out_of_memory_refuses_claims_before_the_first_write_and_still_gives_back(runner: Runner) -> None:
+    venue = Venue(runner)
+    hold_id, lapsing, booking_id = venue.held("0:1;0*1;1#0"), venue.held("0:1;0*1;1#1", ttl_ms=1), venue.booked("0:1;1#2")
+    venue.advance(1)
+    runner.redis.config_set("maxmemory", "1")
+    try:
+        with runner.writes_nothing():
+            for claim in (
+                lambda: venue.hold("0:1;0*1"),
+                lambda: venue.book("0:1;0*1"),
+                lambda: venue.confirm(hold_id),
+                lambda: venue.begin_load(2),
+            ):
+                with pytest.raises(OutOfMemoryError):
+                    claim()
+            assert venue.read(hold_id)[0] == "ACTIVE"
+            assert venue.read_booking(booking_id)[0] == "JOURNALED"
+        assert venue.snapshot()[0] == "SNAPSHOT"
+        assert venue.read(lapsing) == ["EXPIRED"]
+        assert venue.reap()[0] == "REAPED"
+        assert venue.release(hold_id)[0] == "RELEASED"
+        assert venue.unbook(booking_id, venue.journal()[0][0])[0] == "UNBOOKED"
+    finally:
+        runner.redis.config_set("maxmemory", "0")
+    stored = consistent(venue)
+    assert (stored.users, stored.held, stored.sold) == ({}, set(), set())

@@ -1,0 +1,232 @@
+"""What the documents say of keys, scripts, settings, commands and files is what the code has."""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import lua
+from api.routes import ROUTES
+from engine.definition import EventDefinition
+from engine.events import Event
+from engine.keys import EVENT_KEYS, PARTITION_KEYS
+from engine.layout import compile_layout
+from engine.loading import state_fields
+from holdfast.cli import LazyGroup
+from holdfast.settings import load_settings
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    path.relative_to(ROOT)
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
+    if path.name != "CHANGELOG.md"  # of the past it may say what is no longer
+)
+PLAYABLE = {
+    "name": "A run with a counted car and a seated one",
+    "starts_at": "2027-05-01T19:00:00Z",
+    "currency": "EUR",
+    "stops": ["SJC", "PAO", "SFO"],
+    "sections": [
+        {"id": "standing", "price": 1, "capacity": 10},
+        {"id": "car", "price": 1, "rows": [{"id": "1", "seats": "1-4"}]},
+    ],
+}
+
+
+def read(path: str | Path) -> str:
+    return (ROOT / path).read_text("utf-8")
+
+
+def section(document: str, heading: str) -> str:
+    """The text below a heading, up to the next one of any level."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", read(document), re.MULTILINE | re.DOTALL)
+    assert found is not None, f"{document} has no heading {heading!r}"
+    return found[1]
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """The rows of the tables in *text*, without their heads."""
+    in_body = False
+    for line in text.splitlines():
+        if not line.startswith("|"):
+            in_body = False
+        elif re.fullmatch(r"[|\-: ]+", line):
+            in_body = True
+        elif in_body:
+            yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def clause(text: str, end: str) -> str:
+    """The part of a sentence that goes up to *end*."""
+    paragraph = next(paragraph for paragraph in text.split("\n\n") if end in paragraph)
+    return re.split(r"[.;:]\s", paragraph[: paragraph.index(end) + len(end)])[-1]
+
+
+def words(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def test_every_key_has_its_section_with_a_line_for_redis_cli() -> None:
+    headings = set(re.findall(r"^### (\w+)$", read("docs/keys.md"), re.MULTILINE))
+
+    assert headings == {*EVENT_KEYS, *PARTITION_KEYS, "once"}
+    assert [key for key in headings if "redis-cli" not in section("docs/keys.md", key)] == []
+
+
+def test_the_table_of_the_state_hash_has_exactly_its_fields() -> None:
+    definition = msgspec.convert(PLAYABLE, EventDefinition)
+    event = Event("run", "olga", "open", 1, 1, definition, definition.starts_at, definition.starts_at)
+    loaded = [name.decode() for name in state_fields(event, compile_layout(definition))[::2]]
+    begun = re.findall(r"'(event|epoch|seq)'", lua.load("begin_load").source.decode())
+    patterns = (
+        (r"section:\d+", "section:<section>"),
+        (r"(free|held|sold):\d+:\d+", r"\1:<section>:<leg>"),
+    )
+    for pattern, general in patterns:
+        loaded = [re.sub(f"^{pattern}$", general, name) for name in loaded]
+
+    documented = [words(row[0])[0] for row in rows(section("docs/keys.md", "state"))]
+
+    assert sorted(documented) == sorted({*loaded, *begun})
+
+
+def test_the_table_of_scripts_says_what_their_headers_say() -> None:
+    documented = {
+        words(name)[0]: (does, words(keys), frozenset(words(statuses)))
+        for name, does, keys, statuses in rows(section("docs/keys.md", "Scripts"))
+    }
+
+    declared = {}
+    for name in lua.names():
+        script = lua.load(name)
+        does = re.search(rf"^-- {name}: (.*?)\.?$", read(f"lua/{name}.lua"), re.MULTILINE)
+        assert does is not None, name
+        keys = [*script.event_keys, *script.shared_keys, *(["once"] if script.once else [])]
+        declared[name] = (does[1], keys, script.statuses)
+    assert documented == declared
+
+
+@pytest.mark.parametrize("flag", ["allow-oom", "no-writes"])
+def test_the_scripts_with_a_flag_are_named_beside_it(flag: str) -> None:
+    flagged = {name for name in lua.names() if flag in lua.load(name).flags}
+
+    told = clause(section("docs/keys.md", "Scripts"), f"`flags={flag}`")
+
+    assert set(words(told)) - {f"flags={flag}"} == flagged
+
+
+def test_every_inspection_script_is_named() -> None:
+    assert [
+        file.stem for file in sorted(ROOT.glob("lua/inspect/*.lua")) if f"`{file.stem}`" not in read("docs/keys.md")
+    ] == []
+
+
+def test_the_fields_of_a_journal_entry_are_those_that_the_script_writes() -> None:
+    written = re.search(r"'XADD', ev\.keys\.journal, '\*', (.*?)\)\n", read("lua/include/book.lua"), re.DOTALL)
+    assert written is not None
+
+    documented = [words(row[0])[0] for row in rows(section("docs/keys.md", "journal"))]
+
+    assert documented == re.findall(r"'(\w+)'", written[1])
+
+
+@pytest.mark.parametrize(("include", "key"), [("hold", "holds"), ("book", "bookings")])
+def test_the_format_of_a_record_is_that_of_its_parser(include: str, key: str) -> None:
+    record = re.search(r"^-- `([^`]+\|owner)`; the owner", read(f"lua/include/{include}.lua"), re.MULTILINE)
+    assert record is not None
+
+    assert f"`{record[1]}`" in section("docs/keys.md", key)
+
+
+def test_every_setting_is_in_the_table_and_every_secret_is_called_one() -> None:
+    asked: list[str] = []
+
+    class Environment(dict[str, str]):
+        def get(self, key: str, default: object = None) -> object:  # type: ignore[override]
+            asked.append(key)
+            return "/nowhere" if key == "HOME" else default
+
+    load_settings(Environment())
+
+    text = section("docs/operations.md", "Settings")
+    secrets = {name.removesuffix("_FILE") for name in asked if name.endswith("_FILE")}
+    assert {words(row[0])[0] for row in rows(text)} == {n for n in asked if not n.endswith("_FILE")} - {"HOME"}
+    assert set(words(clause(text, "are secrets"))) == secrets
+
+
+def test_the_settings_defaults_are_those_of_the_table() -> None:
+    settings = load_settings({"HOME": "/home/you"})
+    told = {words(row[0])[0]: row[1].strip("`") for row in rows(section("docs/operations.md", "Settings"))}
+
+    assert told["HOLDFAST_HOST"] == settings.host
+    assert told["HOLDFAST_PORT"] == str(settings.port)
+    assert told["HOLDFAST_JWT_ISSUER"] == settings.jwt_issuer
+    assert told["HOLDFAST_JWT_AUDIENCE"] == settings.jwt_audience
+    assert float(told["HOLDFAST_CONFIRM_TIMEOUT"]) == settings.confirm_timeout_s
+    assert told["HOLDFAST_LOG_LEVEL"] == settings.log_level
+    assert told["HOLDFAST_DATA_DIR"].replace("~", "/home/you") == str(settings.data_dir)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", read(document)):
+        path, _, anchor = target.partition("#")
+        if path.startswith("https:"):
+            continue
+        file = (ROOT / document).parent / path if path else ROOT / document
+        assert file.exists(), target
+        if anchor:
+            assert anchor in map(_anchor, re.findall(r"^#+ (.*)$", file.read_text("utf-8"), re.MULTILINE)), target
+
+
+def _anchor(heading: str) -> str:
+    """A heading's anchor as the usual renderers make it."""
+    kept = (c for c in unicodedata.normalize("NFC", heading.lower()) if c.isalnum() or c in " -_")
+    return "".join(kept).replace(" ", "-")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_every_file_that_is_named_exists(document: Path) -> None:
+    folders = ("api", "docs", "engine", "holdfast", "loadtests", "lua", "persistence", "tests")
+    named = [name for name in words(read(document)) if re.fullmatch(rf"(?:{'|'.join(folders)})/[\w./*-]+", name)]
+
+    assert [name for name in named if not list(ROOT.glob(name.rstrip("/")))] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_every_command_that_is_shown_exists(document: Path) -> None:
+    shown = re.findall(r"(?:^|`|bin/)holdfast ([a-z]+)\b", read(document), re.MULTILINE)
+
+    assert set(shown) <= set(LazyGroup.modules)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_every_make_target_that_is_shown_exists(document: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)\b", read(document), re.MULTILINE)) <= targets
+
+
+def test_every_call_of_the_walk_through_has_a_route() -> None:
+    known = [(route.method, re.sub(r"\{\w+\}", "[^/]+", route.path)) for route in ROUTES]
+    calls = re.findall(r"\bcurl (?:-X (\w+) )?\$API(\S+)", read("README.md"))
+
+    assert len(calls) >= 5
+    for method, path in calls:
+        methods = {m for m, pattern in known if re.fullmatch(pattern, path)}
+        assert methods & ({method} if method else {"GET", "POST"}), path
+
+
+def test_the_decisions_are_numbered_without_gaps_and_have_their_four_parts() -> None:
+    files = sorted((ROOT / "docs/decisions").glob("*.md"))
+
+    assert [int(file.name[:4]) for file in files] == list(range(1, len(files) + 1))
+    for number, file in enumerate(files, start=1):
+        text = file.read_text("utf-8")
+        assert text.startswith(f"# {number}. "), file.name
+        assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Context", "Options", "Outcome", "Validated by"], (
+            file.name
+        )
