@@ -9,7 +9,7 @@ import msgspec
 from api.answers import Answer
 from api.call import Call
 from api.decoding import DateOrMoment, check_free_form, decode_body, decode_moment, decode_query
-from api.errors import Forbidden, PaymentUnavailable
+from api.errors import ApprovalUnavailable, Forbidden, PaymentUnavailable
 from api.events import managed_event
 from api.holds import Items
 from api.idempotency import REPLAYED
@@ -180,7 +180,7 @@ async def _confirm(call: Call, request: BookingRequest, details: BookingDetails)
             raise InvalidRequest(f"$.{name.rstrip('_')}", "a hold_id says it all: leave this out")
     if (key := parse_claim_id(request.hold_id)) is not None:
         call.caller.require_event(key.event_id)
-        await _require_no_payment(call, key.event_id)
+        await _require_plain_sale(call, key.event_id)
     return await call.services.reservations.confirm(
         request.hold_id, details, customer_id=call.caller.sub, once=call.once
     )
@@ -192,7 +192,7 @@ async def _book(call: Call, request: BookingRequest, details: BookingDetails) ->
     if request.items is None:
         raise InvalidRequest("$.items", "required with event_id")
     call.caller.require_event(request.event_id)
-    await _require_no_payment(call, request.event_id)
+    await _require_plain_sale(call, request.event_id)
     claim = ClaimRequest(items=request.items, from_=request.from_, to=request.to, ttl=None)
     return await call.services.reservations.book(
         request.event_id, claim, details, customer_id=call.caller.sub, once=call.once
@@ -225,10 +225,12 @@ def _in_scope(caller: Caller, bookings: Sequence[Booking]) -> Sequence[Booking]:
     return [booking for booking in bookings if booking.event_id in caller.scope]
 
 
-async def _require_no_payment(call: Call, event_id: str) -> None:
+async def _require_plain_sale(call: Call, event_id: str) -> None:
     event = await call.services.reservations.find_event(event_id)
     if event.definition.policy.payment == "required":
         raise PaymentUnavailable
+    if event.definition.policy.approval == "manual":
+        raise ApprovalUnavailable
 
 
 async def _answer_visible(call: Call, booking: Booking) -> Answer:

@@ -8,7 +8,7 @@ from typing import Any
 from api import bookings, documentation, events, examples, holds, operations, seats
 from api.answers import Answer, encode_json
 from api.call import Call
-from api.errors import PaymentUnavailable, RouteNotFound
+from api.errors import ApprovalUnavailable, PaymentUnavailable, RouteNotFound
 from api.identity import ADMIN, CUSTOMER, ORGANIZER, ROLES, SERVICE
 from api.openapi import openapi_document
 from api.paging import PageQuery
@@ -153,7 +153,7 @@ _BOOKING_ROUTES = (
                 headers=("Location", "ETag", "Retry-After", *_REPLAYABLE),
             ),
         ),
-        refusals=(*_CLAIMS, *_ENDED, PaymentUnavailable),
+        refusals=(*_CLAIMS, *_ENDED, PaymentUnavailable, ApprovalUnavailable),
     ),
     Route(
         method="GET",

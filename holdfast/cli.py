@@ -90,6 +90,8 @@ def _log_level() -> str:
 
 def _foreseeable() -> tuple[type[Exception], ...]:
     """Errors whose message is all that a person needs; some of them live in modules that are slow to import."""
+    from redis.exceptions import ResponseError
+
     from engine.store_checks import UnfitStore
     from holdfast.compose import NotMigrated
     from holdfast.event_files import EventFileError
@@ -106,6 +108,7 @@ def _foreseeable() -> tuple[type[Exception], ...]:
         UnfitStore,
         PartitionsDiffer,
         EventFileError,
+        ResponseError,
     )
 
 

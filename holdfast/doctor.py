@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Iterator
 
+from redis.exceptions import ResponseError
+
 from engine.errors import HoldfastError
 from engine.store_checks import Finding, examine_clock, examine_store
 from engine.store_survey import survey_store
@@ -107,6 +109,8 @@ async def _examine_redis(settings: Settings) -> list[Finding]:
         return findings + await survey_store(transport)
     except TransportError as error:
         return [Finding("Redis", "failure", str(error), "See why it stopped answering")]
+    except ResponseError as error:
+        return [Finding("Redis", "failure", str(error), "Grant what docs/operations.md lists for an application user")]
     finally:
         await transport.aclose()
 

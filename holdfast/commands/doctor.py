@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import click
 import msgspec
+from rich.markup import escape
 from rich.table import Table
 
 from engine.store_checks import Finding
@@ -44,5 +45,5 @@ def _print(findings: Sequence[Finding]) -> None:
     for finding in findings:
         verdict = f"[{_STYLES[finding.verdict]}]{finding.verdict}[/]"
         remedy = "" if finding.verdict == "ok" or finding.remedy is None else f"\n→ {finding.remedy}"
-        table.add_row(verdict, finding.subject, f"{finding.detail}{remedy}")
+        table.add_row(verdict, escape(finding.subject), escape(f"{finding.detail}{remedy}"))
     console().print(table)

@@ -18,7 +18,7 @@ ARRIVALS_S = 1.0  # doors open, and within this time everybody is there
 TRIES_MAX = 3  # then a buyer gives up
 LAPSE_TTL_S = 2  # of the holds that nobody will come back for in time
 LATE_S = 0.3  # after the deadline
-LAPSED = (404, 410)
+LAPSED = (404, 410)  # how a hold ended is remembered for a while, not for ever
 CROWD_WEIGHTS: dict[Kind, int] = {"seats": 45, "journey": 25, "places": 30}
 
 Ending = Literal["book", "give back", "walk away", "come too late"]
@@ -101,7 +101,7 @@ class Visit:
         return None
 
     async def book_too_late(self, latecomer: Latecomer) -> None:
-        """Try to book a hold whose deadline has passed: it must have lapsed, or be forgotten (404) with other old ones."""
+        """Try to book a hold after its deadline: the answer must be that it has lapsed, or that nobody knows it now."""
         await asyncio.sleep(latecomer.comes_at_s - time.monotonic())
         answer = await self._ask_to_book(latecomer.hold_id, "booking too late", expect=LAPSED)
         if answer.status in LAPSED:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from holdfast.demo.tally import Tally
 
@@ -30,7 +30,7 @@ async def _show_bars(console: Console, tally: Tally, buyers: int) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
-        MofNCompleteColumn(),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f}", justify="right"),
         TextColumn("[dim]{task.fields[what]}"),
     )
     with Progress(*columns, console=console, auto_refresh=False, expand=True) as progress:

@@ -102,7 +102,8 @@ def tables(database_url: str) -> str:
 
 
 @pytest.fixture
-async def scene(redis_url: str, tables: str, tmp_path: Path) -> AsyncIterator[Scene]:
+async def scene(redis_url: str, tables: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    monkeypatch.setattr("persistence.audit.SETTLE_S", 0.02)
     settings = load_settings({"REDIS_URL": redis_url, "DATABASE_URL": tables, "HOLDFAST_DATA_DIR": str(tmp_path)})
     async with open_parts(settings) as parts:
         await in_transaction(parts.database, _empty)

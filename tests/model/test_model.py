@@ -164,6 +164,7 @@ class KernelMachine(RuleBasedStateMachine):
                     count = self.model.count(kind, section.index, leg)
                     assert int(fields[f"{kind}:{section.index}:{leg}"]) == count
 
+    @precondition(lambda self: self.model.status != "open" or len(self.model.holds) > 1)
     @rule(status=st.sampled_from(["closed", "cancelled"]), older=st.booleans())
     def set_status(self, status: str, older: bool) -> None:
         """Nothing, or something, or open again."""
@@ -175,7 +176,7 @@ class KernelMachine(RuleBasedStateMachine):
         assert self.venue.set_status(status, version=self.version)[0] == "SET"
         self.model.status = status
 
-    @precondition(lambda self: self.model.status == "open")
+    @precondition(lambda self: self.model.status == "open" and len(self.model.holds) + len(self.model.bookings) > 2)
     @rule(flush=st.booleans(), batch_size=st.integers(1, 3))
     def lose_and_load(self, flush: bool, batch_size: int) -> None:
         if flush:

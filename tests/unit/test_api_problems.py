@@ -46,6 +46,7 @@ EXAMPLES: list[Exception] = [
     http.MethodNotAllowed(("GET", "HEAD")),
     http.PayloadTooLarge(1024),
     http.UnsupportedMediaType(),
+    http.ApprovalUnavailable(),
     http.PaymentUnavailable(),
     http.KeysUnavailable(),
 ]
