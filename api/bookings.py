@@ -139,7 +139,7 @@ async def create_booking(call: Call) -> Answer:
 
 async def show_booking(call: Call) -> Answer:
     """``GET /v1/bookings/{booking_id}`` → 200, 304."""
-    booking = await call.services.reservations.find_booking(call.params["booking_id"])
+    booking = await call.services.reservations.find_booking(call.params["booking_id"], customer_id=call.caller.owner)
     return await _answer_visible(call, booking)
 
 

@@ -98,7 +98,9 @@ async def place_group(call: Call) -> Answer:
     claims = [(entry.event_id, entry.claim()) for entry in decode_body(_group, call.body).holds]
     for event_id, _ in claims:
         call.caller.require_event(event_id)
-    held = await call.services.reservations.hold_group(claims, customer_id=call.caller.sub, once=call.once)
+    # The route keeps the whole answer; the part is what a crash before that is picked up from.
+    once = part_of(call.once, 0) if call.once is not None else None
+    held = await call.services.reservations.hold_group(claims, customer_id=call.caller.sub, once=once)
     replayed = (REPLAYED,) if all(each.replayed for each in held) else ()
     return json_answer(GroupAnswer([each.hold for each in held]), status=201, headers=replayed)
 

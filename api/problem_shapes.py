@@ -68,8 +68,8 @@ class LimitExceededProblem(Problem, frozen=True):
     maximum: int
 
 
-class HoldConfirmedProblem(Problem, frozen=True):
-    """The hold has become this booking."""
+class BookingProblem(Problem, frozen=True):
+    """The booking that the hold has become, or that was refused."""
 
     booking_id: str
 

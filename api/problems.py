@@ -183,11 +183,20 @@ KINDS: dict[type, Kind] = {
         code="hold-confirmed",
         title="Hold confirmed",
         meaning="The hold has become the booking `booking_id`.",
-        shape=shapes.HoldConfirmedProblem,
+        shape=shapes.BookingProblem,
         members=lambda error: {"booking_id": error.booking_id},
     ),
     engine.BookingNotFound: Kind(
         status=404, code="booking-not-found", title="Booking not found", meaning="There is no such booking."
+    ),
+    engine.BookingRefused: Kind(
+        status=410,
+        code="booking-refused",
+        title="Booking refused",
+        meaning="The booking was accepted at first, but its places turned out to be somebody else's. "
+        "It has been undone.",
+        shape=shapes.BookingProblem,
+        members=lambda error: {"booking_id": error.booking_id},
     ),
     engine.IdempotencyKeyReused: Kind(
         status=422,

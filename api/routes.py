@@ -19,6 +19,7 @@ from engine.bookings import Booking
 from engine.definition import EventDefinition, EventPatch
 from engine.errors import (
     BookingNotFound,
+    BookingRefused,
     EventExists,
     EventNotDraft,
     EventNotFound,
@@ -39,7 +40,7 @@ from engine.reservations import ClaimRequest
 BUYERS = frozenset({CUSTOMER, SERVICE, ADMIN})
 ORGANIZERS = frozenset({ORGANIZER, ADMIN})
 
-_ENDED = (HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed)
+_ENDED = (HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed, BookingRefused)
 _CLAIMS = (InvalidRequest, EventNotFound, EventNotOpen, PlacesUnavailable, LimitExceeded)
 _REPLAYABLE = ("Idempotent-Replayed",)
 
@@ -78,6 +79,7 @@ _HOLD_ROUTES = (
         body_example={"holds": [{"event_id": "concert-42"} | examples.CLAIM]},
         replies=(Reply(201, "All of it is held.", holds.GroupAnswer, headers=_REPLAYABLE),),
         refusals=_CLAIMS,
+        keeps_answers=True,
     ),
     Route(
         method="POST",
@@ -183,7 +185,7 @@ _BOOKING_ROUTES = (
         tag="Bookings",
         roles=ROLES,
         replies=(Reply(200, "The booking.", Booking, headers=("ETag",)), Reply(304, "You have this version.")),
-        refusals=(BookingNotFound,),
+        refusals=(BookingNotFound, BookingRefused),
         conditional="If-None-Match",
     ),
     Route(

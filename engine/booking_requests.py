@@ -41,7 +41,7 @@ def confirming_booking(entry: JournalEntry, event: SellableEvent, details: Booki
         customer_id=entry.customer_id,
         status="confirming",
         payment_status="none",
-        version=1,
+        version=0,  # the ledger begins at 1: an entity tag of this one must not fit that one
         items=items,
         from_=event.layout.stop_name(entry.places.first_leg),
         to=event.layout.stop_name(entry.places.last_leg),

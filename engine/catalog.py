@@ -1,7 +1,9 @@
 """The events this process sells, compiled, kept because a definition cannot change once an event is open."""
 
+import asyncio
 from collections import OrderedDict
 
+from engine.errors import EventNotOpen
 from engine.events import Event, SellableEvent
 from engine.layout import compile_layout
 from engine.ports import EventSource
@@ -18,28 +20,43 @@ class Catalog:
         self._kept: OrderedDict[str, SellableEvent] = OrderedDict()
         self._seat_count = 0
 
-    def peek(self, event_id: str) -> SellableEvent | None:
-        """The event if this process has it already; no waiting."""
-        return self._kept.get(event_id)
-
     async def get(self, event_id: str) -> SellableEvent:
         """The event, read and compiled if need be.
 
         Raises:
             EventNotFound: There is no such event.
+            EventNotOpen: It is a draft, which may change and has nothing to sell.
             LedgerUnavailable: It is not at hand and Postgres does not answer.
         """
         if (kept := self._kept.get(event_id)) is not None:
             self._kept.move_to_end(event_id)
             return kept
-        return self.keep(await self._source.find_event(event_id))
+        return await self.keep(await self._source.find_event(event_id))
 
-    def keep(self, event: Event) -> SellableEvent:
-        """Compile *event* and keep it instead of what was known of it; a draft may change, and is not kept."""
-        sellable = SellableEvent(event, compile_layout(event.definition))
-        self.forget(event.id)
+    async def find_event(self, event_id: str) -> Event:
+        """The event uncompiled: what is kept of it, or else what its source says.
+
+        Raises:
+            EventNotFound: There is no such event.
+            LedgerUnavailable: It is not at hand and Postgres does not answer.
+        """
+        kept = self._kept.get(event_id)
+        return kept.event if kept is not None else await self._source.find_event(event_id)
+
+    async def keep(self, event: Event) -> SellableEvent:
+        """Keep *event* instead of what was known of it; it is compiled once, and off the event loop if it is large.
+
+        Raises:
+            EventNotOpen: It is a draft.
+        """
         if event.status == "draft":
-            return sellable
+            raise EventNotOpen(event.id, "draft")
+        if (kept := self._kept.get(event.id)) is not None:
+            layout = kept.layout  # since it was opened, its definition has not changed
+        else:
+            layout = await asyncio.to_thread(compile_layout, event.definition)
+        sellable = SellableEvent(event, layout)
+        self.forget(event.id)
         self._kept[event.id] = sellable
         self._seat_count += len(sellable.layout.seats)
         while len(self._kept) > 1 and (len(self._kept) > EVENTS_MAX or self._seat_count > SEATS_MAX):

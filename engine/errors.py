@@ -18,6 +18,7 @@
     │   ├── HoldReleased            it was given back
     │   ├── HoldConfirmed           it is a booking already
     │   ├── BookingNotFound         unknown, or somebody else's
+    │   ├── BookingRefused          it was accepted, and then the ledger knew better; it is undone
     │   ├── IdempotencyKeyReused    the key was used for another request
     │   └── IdempotencyInFlight     the first request with this key is still under way
     └── Unavailable                 nothing was decided: try again
@@ -179,6 +180,14 @@ class HoldConfirmed(HoldRefusal):
 
 class BookingNotFound(Refusal):
     """There is no such booking, or it is somebody else's."""
+
+    def __init__(self, booking_id: str) -> None:
+        super().__init__(booking_id)
+        self.booking_id = booking_id
+
+
+class BookingRefused(Refusal):
+    """The booking was accepted in Redis, but the ledger had another one for its places; it has been undone."""
 
     def __init__(self, booking_id: str) -> None:
         super().__init__(booking_id)

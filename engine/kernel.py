@@ -16,6 +16,7 @@ from engine.transport.open import Transport
 from engine.transport.wire import pack_keys
 
 CONTINUE_MAX_S = 2.0  # how long one request may go on cleaning up after others before it gives up
+LOADS_AGAIN_MAX = 2  # a state may be lost again just after it was loaded, or a load joined that came too early
 SENDS_MAX = 2  # a lost reply is asked for once more, then the caller is told
 # Answers by which a server says that it will not do it now; everything else is a bug of ours and stays an error.
 REFUSALS_OF_SERVERS = frozenset(
@@ -77,7 +78,7 @@ class Kernel:
         reply = await self._send_until_done(call)
         if self._load is None or not load:
             return reply
-        for _ in events:
+        for _ in range(len(events) + LOADS_AGAIN_MAX):
             if reply[0] != b"NOT_LOADED":
                 break
             missing = events[int(reply[1]) - 1] if len(reply) > 1 else events[0]

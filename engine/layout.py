@@ -20,8 +20,7 @@ from engine.errors import InvalidRequest
 
 SEATS_MAX = 1_000_000  # of one event; its labels are kept in every API process
 SEATS_PER_ROW_MAX = 1_000  # a row is read in one step when neighbours are looked for
-CELLS_MAX = 200_000_000  # seats x legs: 25 MB for each of the two bitmaps
-BLOCKS_WITH_LEGS_MAX = 4_096  # with legs, a search for neighbours may look at every block
+SEATS_WITH_LEGS_MAX = 5_000  # with legs, a search for neighbours may look at every seat: about 10 ms of Redis's time
 FIRST_YEAR, LAST_YEAR = 1970, 2200  # outside of these somebody made a mistake, and arithmetic overflows at the ends
 AISLE_FACTOR = 1.75  # a gap this many times the usual distance between neighbours is an aisle
 _SEAT_RANGE = re.compile(r"(\d{1,6})-(\d{1,6})")
@@ -134,7 +133,7 @@ def compile_layout(definition: EventDefinition) -> Layout:
                 leg_prices=tuple(section.leg_prices) if section.leg_prices is not None else None,
             )
         )
-    _check_size(len(seats), len(block_starts), legs)
+    _check_size(len(seats), legs)
     section_index = {section.id: section.index for section in sections}
     if len(section_index) < len(sections):
         _refuse_twice([section.id for section in sections], "$.sections", "section")
@@ -260,11 +259,11 @@ def _check_seat_count(seat_count: int) -> None:
         raise InvalidRequest("$.sections", f"an event has at most {SEATS_MAX} seats")
 
 
-def _check_size(seat_count: int, block_count: int, legs: int) -> None:
-    if seat_count * legs > CELLS_MAX:
-        raise InvalidRequest("$.sections", f"seats x legs is at most {CELLS_MAX}, not {seat_count * legs}")
-    if legs > 1 and block_count > BLOCKS_WITH_LEGS_MAX:
-        raise InvalidRequest("$.sections", f"with legs, there are at most {BLOCKS_WITH_LEGS_MAX} rows and aisles")
+def _check_size(seat_count: int, legs: int) -> None:
+    if legs > 1 and seat_count > SEATS_WITH_LEGS_MAX:
+        raise InvalidRequest(
+            "$.sections", f"with legs, an event has at most {SEATS_WITH_LEGS_MAX} seats, not {seat_count}"
+        )
 
 
 def _refuse_twice(names: Sequence[str], path: str, what: str) -> None:
@@ -278,10 +277,10 @@ def _refuse_twice(names: Sequence[str], path: str, what: str) -> None:
 def _digest(
     sections: Sequence[LaidSection], seats: Sequence[LaidSeat], block_starts: Sequence[int], stops: Sequence[str]
 ) -> str:
-    """What the scripts and the ledger must agree on: places, not prices. 71 characters, see docs/keys.md."""
+    """What whoever speaks of these places must agree on: their numbers and prices. 71 characters, see docs/keys.md."""
     geometry = [
-        [(s.id, s.capacity, s.first_seat, s.first_block) for s in sections],
-        [seat.label for seat in seats],
+        [(s.id, s.capacity, s.first_seat, s.first_block, s.price, s.leg_prices) for s in sections],
+        [(seat.label, seat.price) for seat in seats],
         block_starts,
         stops,
     ]

@@ -3,13 +3,14 @@
 import asyncio
 
 from engine.catalog import Catalog
-from engine.errors import EventNotOpen, StoreUnavailable
+from engine.errors import StoreUnavailable
 from engine.events import SellableEvent
 from engine.ids import parse_claim_id
 from engine.kernel import Kernel
 from engine.loading import booking_record, pack_rows, state_fields
 from engine.ports import EventSource, LoadedEvent
 
+LOADS_MAX = 3  # at once in this process: each keeps a connection of the pool, which others need too
 BATCH_SIZE = 500  # bookings in one script call, about 2 ms of the server's time
 
 
@@ -21,6 +22,7 @@ class EventLoader:
         self._source = source
         self._catalog = catalog
         self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._turns = asyncio.Semaphore(LOADS_MAX)
 
     async def load(self, event_id: str) -> None:
         """Make sure that Redis has the event's state, of the ledger's epoch.
@@ -38,11 +40,9 @@ class EventLoader:
         await asyncio.shield(task)
 
     async def _load(self, event_id: str) -> None:
-        async with self._source.loading(event_id) as turn:
-            event = await self._source.find_event(event_id)
-            sellable = self._catalog.keep(event)
-            if event.status == "draft":
-                raise EventNotOpen(event_id, "draft")
+        async with self._turns, self._source.loading(event_id) as turn:
+            event = await turn.find_event()
+            sellable = await self._catalog.keep(event)
             # Whoever had the turn before may have done it. Only the ledger's epoch will do: an older one is the memory
             # of a Redis that has lost some of it since, and nothing sold under it could ever be committed.
             if await self._kernel.epoch_in_store(sellable) == event.epoch:
@@ -64,7 +64,6 @@ class EventLoader:
                 records.append(booking_record(booking, claim.key))
             await self._step("load_bookings", sellable, [epoch, *records])
         await self._step("finish_load", sellable, [event_id.encode(), epoch])
-        self._catalog.keep(loaded.event)
 
     async def _step(self, script: str, sellable: SellableEvent, args: list[bytes]) -> None:
         reply = await self._kernel.run(script, sellable, args, load=False)

@@ -18,6 +18,11 @@ def closes_at_ms(definition: EventDefinition) -> int:
     return int(definition.starts_at.timestamp() * 1000) - definition.policy.sales_close_before * 1000
 
 
+def status_args(event: Event) -> list[bytes]:
+    """The arguments of ``set_status`` that bring Redis to what *event* says."""
+    return [event.status.encode(), b"%d" % closes_at_ms(event.definition), b"%d" % event.version]
+
+
 def state_fields(event: Event, layout: Layout) -> list[bytes]:
     """Names and values of the state hash of an event of which nothing is taken yet."""
     policy = event.definition.policy

@@ -1,6 +1,7 @@
 """Idempotency keys: the digests that stand for one, and the store for answers that no script keeps itself."""
 
 import binascii
+import secrets
 
 import msgspec
 
@@ -19,7 +20,10 @@ class Once(msgspec.Struct, frozen=True):
 
 
 class OnceStore:
-    """Answers of requests that have no script of their own, as ``<body digest>|<answer>`` in Redis, for 24 hours."""
+    """Answers of requests that have no script of their own, as ``<body digest>|=<answer>`` in Redis, for 24 hours.
+
+    Until there is one, ``<body digest>|?<nonce>`` says that a request is under way.
+    """
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -32,20 +36,20 @@ class OnceStore:
             IdempotencyInFlight: The first request has not been answered yet.
             StoreUnavailable: Redis does not answer.
         """
-        claim = (once.body + b"|", "NX", "GET", "PX", in_flight_ttl_s * 1000)
-        kept = await self._kernel.command("SET", self._key(once), *claim)
-        if kept is None:
+        claim = once.body + b"|?" + secrets.token_bytes(8)
+        kept = await self._kernel.command("SET", self._key(once), claim, "NX", "GET", "PX", in_flight_ttl_s * 1000)
+        if kept is None or kept == claim:  # our own claim, if the reply to its first sending was lost
             return None
         body, _, answer = bytes(kept).partition(b"|")
         if body != once.body:
             raise IdempotencyKeyReused
-        if not answer:
+        if not answer.startswith(b"="):
             raise IdempotencyInFlight
-        return answer
+        return answer[1:]
 
     async def finish(self, once: Once, answer: bytes) -> None:
-        """Keep the answer; it must not be empty."""
-        await self._kernel.command("SET", self._key(once), once.body + b"|" + answer, "PX", ONCE_TTL_MS)
+        """Keep the answer."""
+        await self._kernel.command("SET", self._key(once), once.body + b"|=" + answer, "PX", ONCE_TTL_MS)
 
     async def abandon(self, once: Once) -> None:
         """Forget the key: the next request with it runs anew."""

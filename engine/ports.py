@@ -51,6 +51,15 @@ class EventSource(Protocol):
 class LoadingTurn(Protocol):
     """The right to load one event, held until the context of :meth:`EventSource.loading` ends."""
 
+    async def find_event(self) -> Event:
+        """The event as it stands now, read without taking a second connection.
+
+        Raises:
+            EventNotFound: There is none.
+            LedgerUnavailable: Postgres does not answer.
+        """
+        ...
+
     async def begin(self) -> LoadedEvent:
         """Raise the event's epoch, durably, and read what the ledger knows.
 

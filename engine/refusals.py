@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import (
+    BookingRefused,
     EventNotOpen,
     HoldConfirmed,
     HoldExpired,
@@ -25,7 +26,7 @@ def moment(milliseconds: int) -> dt.datetime:
     return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)
 
 
-def hold_refusal(status: bytes, hold_id: str) -> HoldRefusal:
+def hold_refusal(status: bytes, hold_id: str) -> HoldRefusal | BookingRefused | StoreUnavailable:
     """Why a hold cannot be acted on any more."""
     match status:
         case b"EXPIRED":
@@ -36,6 +37,10 @@ def hold_refusal(status: bytes, hold_id: str) -> HoldRefusal:
             return HoldConfirmed(hold_id, hold_id)  # a booking keeps the id of its hold
         case b"NOT_FOUND":
             return HoldNotFound(hold_id)
+        case b"REFUSED":
+            return BookingRefused(hold_id)
+        case b"NOT_LOADED":
+            return _being_built()
     raise AssertionError(f"a script answered {status!r}")
 
 
@@ -52,7 +57,7 @@ def claim_refusal(reply: list[Any], events: Sequence[SellableEvent]) -> Exceptio
             places = [place for number, *texts in missing for place in _missing(texts, events[number - 1], events)]
             return _unavailable(places, held, sold, next_release_ms)
         case [b"NOT_LOADED", *_] | [b"STALE_LAYOUT", *_]:
-            return StoreUnavailable("the event's state is being built anew")
+            return _being_built()
     raise AssertionError(f"a script answered {reply!r}")
 
 
@@ -68,6 +73,10 @@ def booking_refusal(reply: list[Any], event: SellableEvent, booking_id: str) -> 
         case [b"KEY_REUSED"] | [b"NOT_LOADED"] | [b"STALE_LAYOUT"]:
             return claim_refusal(reply, [event])
     return hold_refusal(reply[0], booking_id)
+
+
+def _being_built() -> StoreUnavailable:
+    return StoreUnavailable("the event's state is being built anew")
 
 
 def _unavailable(places: list[UnavailablePlace], held: int, sold: int, next_release_ms: int) -> PlacesUnavailable:

@@ -14,6 +14,7 @@ from engine.claims import ItemRequest, describe_places, resolve_places
 from engine.definition import PlaceName
 from engine.errors import (
     BookingNotFound,
+    BookingRefused,
     EventNotFound,
     EventNotOpen,
     HoldNotFound,
@@ -27,7 +28,7 @@ from engine.ids import BookingId, ClaimKey, HoldId, claim_id_of, new_claim_id, p
 from engine.journal import parse_entry
 from engine.kernel import Kernel
 from engine.loader import EventLoader
-from engine.loading import closes_at_ms
+from engine.loading import status_args
 from engine.once import ONCE_TTL_MS, Once
 from engine.places import format_places, parse_places
 from engine.ports import Ledger, Sealer
@@ -176,6 +177,8 @@ class Reservations:
             IdempotencyKeyReused: The key was used for another request.
         """
         key, event = await self._find_event_of(hold_id)
+        if once is not None:
+            await self._refuse_reused(once)
         request = self._booking_request(key, details, customer_id, once)
         reply = await self._kernel.run("confirm_hold", event, booking_args(request), once=once.scope if once else None)
         if once is not None and reply[0] in (b"BOOKED", b"NOT_FOUND"):
@@ -209,11 +212,14 @@ class Reservations:
             self._catalog.forget(event_id)
         return await self._finish(reply, event, request)
 
-    async def find_booking(self, booking_id: str) -> Booking:
+    async def find_booking(self, booking_id: str, *, customer_id: str | None) -> Booking:
         """A booking of the ledger, or of the journal, as ``confirming``, while the ledger has not got it.
+
+        Whose it is, the caller looks at; *customer_id* only says who may hear of a refusal.
 
         Raises:
             BookingNotFound: There is none of this id.
+            BookingRefused: It was accepted, and then the ledger refused it.
             LedgerUnavailable: Postgres does not answer and the journal does not know it.
         """
         key = parse_claim_id(booking_id)
@@ -225,10 +231,14 @@ class Reservations:
                 return booking
         except LedgerUnavailable as error:
             away = error
-        if (waiting := await self._find_confirming(key)) is not None:
-            return waiting
+        if (found := await self._find_in_journal(key, customer_id)) is not None:
+            entry, event = found
+            return confirming_booking(entry, event, self._sealer.unseal(entry.details, entry.booking_id))
         if away is not None:
             raise away
+        # Between looking into the ledger and into the journal, it may have moved from one to the other.
+        if (booking := await self._ledger.find_booking(BookingId(booking_id))) is not None:
+            return booking
         raise BookingNotFound(booking_id)
 
     async def availability(
@@ -262,17 +272,21 @@ class Reservations:
         return SeatMap(snapshot.seq, layout.digest, layout.legs, snapshot.held, snapshot.sold, layout)
 
     async def publish(self, event: Event) -> None:
-        """Bring Redis to what the ledger says of *event*, after it was opened, closed or changed. Safe to repeat."""
-        sellable = self._catalog.keep(event)
+        """Bring Redis to what the ledger says of *event*, after it was opened or closed. Safe to repeat.
+
+        Where Redis has no state it is loaded first, and then told: another process may be loading it at this moment
+        from what the ledger said before.
+        """
         if event.status == "draft":
             return
-        args = [event.status.encode(), b"%d" % closes_at_ms(event.definition), b"%d" % event.version]
-        reply = await self._kernel.run("set_status", sellable, args, load=event.status == "open")
-        assert reply[0] in (b"SET", b"OLDER", b"NOT_LOADED"), reply
+        sellable = await self._catalog.keep(event)
+        reply = await self._kernel.run("set_status", sellable, status_args(event))
+        if reply[0] not in (b"SET", b"OLDER"):
+            raise claim_refusal(reply, [sellable])
 
     async def find_event(self, event_id: str) -> Event:
         """An event as this process knows it: its definition is current, its status and version may not be."""
-        return (await self._catalog.get(event_id)).event
+        return await self._catalog.find_event(event_id)
 
     async def ping(self) -> None:
         """Ask Redis for a sign of life.
@@ -329,6 +343,17 @@ class Reservations:
         except EventNotFound:
             raise HoldNotFound(hold_id) from None
 
+    async def _refuse_reused(self, once: Once) -> None:
+        """Look for the key where all events meet, before a hold is spent: the script sees but its own partition's.
+
+        Raises:
+            IdempotencyKeyReused: It made a booking of another body.
+        """
+        try:
+            await self._ledger.find_replay(once.scope, once.body)
+        except LedgerUnavailable:
+            return  # the commit looks again, and so far nothing is lost
+
     def _booking_request(
         self, key: ClaimKey, details: BookingDetails, customer_id: str, once: Once | None
     ) -> BookingRequest:
@@ -339,8 +364,7 @@ class Reservations:
     async def _finish(self, reply: list[Any], event: SellableEvent, request: BookingRequest) -> Booked:
         """From the script's answer to a booking that is durable, or as near to it as the time limit allows."""
         if reply[0] == b"REPLAYED":
-            booking = await self.find_booking(claim_id_of(reply[1].decode(), event.event.id))
-            return Booked(booking, replayed=True)
+            return await self._resume(claim_id_of(reply[1].decode(), event.event.id), request)
         if reply[0] != b"CONFIRMED":
             raise booking_refusal(reply, event, request.booking_id)
         _, epoch, created_ms, confirmed_ms, journal_id, places = reply
@@ -357,25 +381,43 @@ class Reservations:
             once=request.once.scope if request.once else b"",
             body_digest=request.once.body if request.once else b"",
         )
+        return await self._settle(entry, event, request.details)
+
+    async def _resume(self, booking_id: str, request: BookingRequest) -> Booked:
+        """The booking that an earlier request with the same key made; its answer may have been lost half-way."""
+        key = parse_claim_id(booking_id)
+        assert key is not None, booking_id
+        if (found := await self._find_in_journal(key, request.customer_id)) is not None:
+            entry, event = found
+            settled = await self._settle(entry, event, request.details)
+            return Booked(settled.booking, replayed=True)
+        return Booked(await self.find_booking(booking_id, customer_id=request.customer_id), replayed=True)
+
+    async def _settle(self, entry: JournalEntry, event: SellableEvent, details: BookingDetails) -> Booked:
         settling = self._settlement.start(entry, event)
         try:
             async with asyncio.timeout(self._confirm_timeout_s):
                 settled = await asyncio.shield(settling)
         except (TimeoutError, LedgerUnavailable, Overloaded):
-            return Booked(confirming_booking(entry, event, request.details))
+            return Booked(confirming_booking(entry, event, details))
         return Booked(settled.booking, replayed=settled.replayed)
 
-    async def _find_confirming(self, key: ClaimKey) -> Booking | None:
+    async def _find_in_journal(
+        self, key: ClaimKey, customer_id: str | None
+    ) -> tuple[JournalEntry, SellableEvent] | None:
+        """The journal's entry of a booking that is not known to be in the ledger.
+
+        Raises:
+            BookingRefused: The ledger has refused it, and it is for this customer to know.
+        """
         try:
             event = await self._catalog.get(key.event_id)
-            reply = await self._kernel.run("read_booking", event, [key.key.encode()])
+            reply = await self._kernel.run("read_booking", event, [key.key.encode(), _owner(customer_id)])
         except (EventNotFound, EventNotOpen, LedgerUnavailable):
             return None
-        if reply[0] != b"JOURNALED":
-            # Between looking into the ledger and into the journal, it may have moved from one to the other.
-            return await self._ledger.find_booking(BookingId(claim_id_of(key.key, key.event_id)))
-        entry = parse_entry(reply[1], reply[2])
-        return confirming_booking(entry, event, self._sealer.unseal(entry.details, entry.booking_id))
+        if reply[0] == b"REFUSED":
+            raise BookingRefused(claim_id_of(key.key, key.event_id))
+        return (parse_entry(reply[1], reply[2]), event) if reply[0] == b"JOURNALED" else None
 
     async def _snapshot(self, event: SellableEvent, *, with_cells: bool) -> Snapshot:
         reply = await self._kernel.run("snapshot_event", event, [b"1" if with_cells else b"0"])

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import structlog
 
@@ -27,6 +29,9 @@ from engine.ports import Committed, Ledger, Refused
 GRACE_MS = 10_000  # an entry this old is no longer being committed by the process that made it
 DRAIN_PAUSE_S = 2.0
 DRAIN_BATCH = 200
+POISON_MAX = 1_000  # unreadable entries remembered, so that each is reported once by a process
+
+T = TypeVar("T")
 
 logger = structlog.get_logger("holdfast.engine")
 
@@ -49,16 +54,14 @@ class Settlement:
         self._ledger = ledger
         self._catalog = catalog
         self._loader = loader
-        self._tasks: set[asyncio.Task[Settled]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._done: dict[int, list[str]] = defaultdict(list)
+        self._poison: set[bytes] = set()
         self._dropper: asyncio.Task[None] | None = None
 
     def start(self, entry: JournalEntry, event: SellableEvent) -> "asyncio.Task[Settled]":
         """Settle *entry* in a task of its own: it goes on when the request that waits for it gives up."""
-        task = asyncio.create_task(self.settle(entry, event))
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
+        return self._keep_going(self.settle(entry, event))
 
     async def settle(self, entry: JournalEntry, event: SellableEvent) -> Settled:
         """Commit *entry* and drop it from the journal, or undo it.
@@ -87,7 +90,7 @@ class Settlement:
             await asyncio.sleep(DRAIN_PAUSE_S)
             try:
                 await self.drain()
-            except HoldfastError as error:
+            except Exception as error:  # whatever it was, the next round is needed all the more
                 logger.warning("journal not drained", error=type(error).__name__, reason=str(error))
 
     async def close(self) -> None:
@@ -100,7 +103,14 @@ class Settlement:
         """Give the places back. A crash before this leaves the entry, and the next drain comes here again."""
         claim = parse_claim_id(entry.booking_id)
         assert claim is not None, entry.booking_id
-        await self._kernel.run("unbook_places", event, [claim.key.encode(), entry.journal_id.encode()], load=False)
+        args = [claim.key, entry.journal_id, entry.customer_id]
+        await self._kernel.run(
+            "unbook_places",
+            event,
+            [*map(str.encode, args), entry.body_digest],
+            once=entry.once or None,
+            load=False,
+        )
         logger.warning("booking undone", booking_id=entry.booking_id, reason=refused.reason)
         match refused.reason:
             case "key_replayed":
@@ -109,9 +119,19 @@ class Settlement:
             case "key_reused":
                 raise IdempotencyKeyReused
             case "stale_epoch":
-                # Redis's state is older than the ledger's last load of it: it must not go on selling.
-                await self._loader.load(event.event.id)
-        raise _taken(entry, event)
+                # Redis's state is older than the ledger's last load of it: it must not go on selling. The customer
+                # does not wait for that.
+                self._keep_going(self._reload(event.event.id))
+            case "places_taken":
+                logger.error("drift: Redis sold what the ledger had sold before", event_id=event.event.id)
+        # Under a stale epoch nothing is known of the places but that this booking does not have them.
+        raise _unavailable(entry, event, sold=entry.places.quantity if refused.reason == "places_taken" else 0)
+
+    async def _reload(self, event_id: str) -> None:
+        try:
+            await self._loader.load(event_id)
+        except HoldfastError as error:
+            logger.warning("event not reloaded", event_id=event_id, error=type(error).__name__, reason=str(error))
 
     def _drop(self, partition: int, journal_id: str) -> None:
         """Forget an entry soon, together with others: nobody waits for it, and a leftover is only committed again."""
@@ -143,6 +163,8 @@ class Settlement:
             settled += sum(outcomes)
 
     async def _drain_entry(self, partition: int, journal_id: bytes, fields: list[bytes]) -> bool:
+        if journal_id in self._poison:
+            return False
         try:
             entry = parse_entry(journal_id, fields)
             event = await self._catalog.get(entry.event_id)
@@ -152,17 +174,26 @@ class Settlement:
         except (LedgerUnavailable, StoreUnavailable, Overloaded):
             raise
         except Exception as error:  # one entry that cannot be read must not stop the others
+            if len(self._poison) < POISON_MAX:
+                self._poison.add(journal_id)
             logger.error("poison journal entry", partition=partition, journal_id=journal_id.decode(), error=repr(error))
             return False
         return True
 
-    def _finished(self, task: "asyncio.Task[Settled]") -> None:
+    def _keep_going(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Run *work* whether or not anybody waits for it, and finish it before :meth:`close` returns."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited has it; nobody waiting is no reason to complain at exit
 
 
-def _taken(entry: JournalEntry, event: SellableEvent) -> PlacesUnavailable:
+def _unavailable(entry: JournalEntry, event: SellableEvent, *, sold: int) -> PlacesUnavailable:
     unavailable: list[UnavailablePlace] = []
     for item in entry.places.items:
         section = event.layout.sections[item.section].id
@@ -170,4 +201,4 @@ def _taken(entry: JournalEntry, event: SellableEvent) -> PlacesUnavailable:
             unavailable += [UnavailablePlace(section, seat=event.layout.seats[seat].label) for seat in item.seats]
         else:
             unavailable.append(UnavailablePlace(section, requested=item.quantity, free=0))
-    return PlacesUnavailable(tuple(unavailable), held=0, sold=entry.places.quantity, next_release_at=None)
+    return PlacesUnavailable(tuple(unavailable), held=0, sold=sold, next_release_at=None)

@@ -58,8 +58,10 @@ def main(context: click.Context, data_dir: Path | None, log_level: str | None) -
 
 def settings_from(context: click.Context, **flags: Any) -> Settings:
     """The settings of a command: its flags over the group's over the environment."""
-    given = {name: value for name, value in {**context.obj, **flags}.items() if value is not None}
-    return load_settings(os.environ, **{name: str(value) for name, value in given.items()})
+    group, own = (
+        {name: str(value) for name, value in some.items() if value is not None} for some in (context.obj, flags)
+    )
+    return load_settings(os.environ, **(group | own))
 
 
 def run_async(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..., None]:

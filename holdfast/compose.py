@@ -23,7 +23,8 @@ from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.store_checks import require_fit_store
 from engine.transport.open import Transport, open_transport
-from holdfast.settings import Settings, SettingsError, decode_key, resolve_secret
+from holdfast.settings import Settings, SettingsError, data_key
+from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
 from persistence.bookings import Bookings
 from persistence.database import fetch_rows, open_database
 from persistence.events import Events
@@ -32,6 +33,7 @@ from persistence.ledger import PostgresLedger
 from persistence.migrate import current_revision, head_revision
 from persistence.sealing import AesSealer
 
+COMMIT_CONNECTIONS = 2  # a batch at a time is written, and lookups of its kind go beside it
 HEAD = head_revision()  # read from the package once: the check runs often
 
 
@@ -77,7 +79,10 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         catalog = Catalog(events)
         loader = EventLoader(kernel, events, catalog)
         kernel.load_events_with(loader.load)
-        ledger = PostgresLedger(database, sealer)
+        # Commits have connections of their own: whatever else asks Postgres, a 201 does not wait in line for it.
+        commits = open_database(settings.database_url, pool_size=COMMIT_CONNECTIONS)
+        stack.push_async_callback(commits.dispose)
+        ledger = PostgresLedger(commits, sealer)
         stack.push_async_callback(ledger.close)
         settlement = Settlement(kernel, ledger, catalog, loader)
         stack.push_async_callback(settlement.close)
@@ -112,16 +117,6 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             info=Info(name="holdfast", version=version("holdfast"), partitions=parts.kernel.partitions),
             checks=_readiness_checks(parts),
         )
-
-
-def data_key(settings: Settings) -> bytes:
-    """The key that guests' data is sealed with: configured, or kept in the data directory."""
-    return settings.data_key or decode_key(resolve_secret(settings.data_dir, "data-key"))
-
-
-def jwt_secret(settings: Settings) -> str:
-    """The secret that tokens are signed with: configured, or kept in the data directory."""
-    return settings.jwt_secret or resolve_secret(settings.data_dir, "jwt-secret")
 
 
 @asynccontextmanager

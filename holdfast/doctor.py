@@ -12,11 +12,10 @@ from engine.store_checks import Finding, examine_clock, examine_store
 from engine.store_survey import survey_store
 from engine.transport.errors import TransportError
 from engine.transport.open import open_transport
-from holdfast.compose import data_key, jwt_secret
 from holdfast.embedded.errors import EmbeddedError
 from holdfast.migrating import migrate_database
 from holdfast.servers import any_servers
-from holdfast.settings import Settings, SettingsError
+from holdfast.settings import Settings, SettingsError, data_key, jwt_secret
 from persistence.database import open_database
 from persistence.database_checks import examine_database
 

@@ -82,6 +82,16 @@ def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
     )
 
 
+def data_key(settings: Settings) -> bytes:
+    """The key that guests' data is sealed with: configured, or kept in the data directory."""
+    return settings.data_key or decode_key(resolve_secret(settings.data_dir, "data-key"))
+
+
+def jwt_secret(settings: Settings) -> str:
+    """The secret that tokens are signed with: configured, or kept in the data directory."""
+    return settings.jwt_secret or resolve_secret(settings.data_dir, "jwt-secret")
+
+
 def resolve_secret(data_dir: Path, name: str) -> str:
     """Return the secret kept in *data_dir* under *name*; make one of 32 random bytes in base64url when there is none.
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import jwt
 
-from holdfast.compose import jwt_secret
-from holdfast.settings import Settings
+from holdfast.settings import Settings, jwt_secret
 
 TTL_S = 24 * 3600
 

@@ -32,6 +32,8 @@ local known = tonumber(redis.call('HGET', keys.state, 'epoch') or 0)
 local loading = tonumber(redis.call('HGET', keys.loading, 'epoch') or 0)
 if known >= epoch or loading > epoch then
   return { 'STALE' }
+elseif loading == epoch then
+  return { 'LOADING' } -- begun already: a call that comes twice must not throw away what was loaded meanwhile
 end
 
 -- Nothing below refuses.

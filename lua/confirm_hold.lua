@@ -27,6 +27,7 @@
 --         {'KEY_REUSED'}                   the key came with another body
 --         {'BOOKED'}                       another request has confirmed this hold
 --         {'EXPIRED'} {'RELEASED'} {'NOT_FOUND'}
+--         {'REFUSED'}                      it was a booking, which the ledger has refused
 --         {'NOT_OPEN', status}             the event was cancelled
 --         {'NOT_LOADED'}                   the event's state is not in Redis
 
@@ -62,13 +63,13 @@ end
 local hold = parse_hold(record)
 if hold.owner ~= owner then
   return { 'NOT_FOUND' }
-elseif ev.status == 'cancelled' then
-  return { 'NOT_OPEN', ev.status }
 elseif hold.deadline <= ev.now then
   end_hold(ev, hold_id, hold, 'expired')
   move_due(ev, earliest_deadline(ev))
   write_event(ev)
   return { 'EXPIRED' }
+elseif ev.status == 'cancelled' then
+  return { 'NOT_OPEN', ev.status }
 end
 
 -- Nothing below refuses.

@@ -16,7 +16,7 @@
 -- ARGV[3]  ttl        ms from now until the new deadline
 --
 -- Returns {'EXTENDED', seq, created_ms, deadline_ms, places}
---         {'EXPIRED'} {'RELEASED'} {'BOOKED'} {'NOT_FOUND'}
+--         {'EXPIRED'} {'RELEASED'} {'BOOKED'} {'REFUSED'} {'NOT_FOUND'}
 --         {'NOT_LOADED'}   the event's state is not in Redis
 
 --- @include clock

@@ -4,25 +4,29 @@
 -- KEYS[1]  state     hash    the event's counters, limits and deadlines
 -- KEYS[2]  bookings  hash    booking id -> record
 -- KEYS[3]  journal   stream  bookings not yet known to be in Postgres
+-- KEYS[4]  ended     hash    how the last holds ended
 --
 -- ARGV[1]  booking_id
+-- ARGV[2]  owner      customer id; '' when the caller may know of any refusal
 --
 -- Returns {'JOURNALED', journal_id, {field, value, …}}   the journal entry
 --         {'RECORDED'}                                   Postgres has it
+--         {'REFUSED'}                                    it was this owner's, and Postgres would not have it
 --         {'NOT_FOUND'}
 --         {'NOT_LOADED'}                                 the event's state is not in Redis
 
 --- @include event
+--- @include hold
 --- @include book
 --- @keys
-
 
 if redis.call('EXISTS', keys.state) == 0 then
   return { 'NOT_LOADED' }
 end
 local record = redis.call('HGET', keys.bookings, ARGV[1])
 if not record then
-  return { 'NOT_FOUND' }
+  local refused = status_of_ended({ keys = keys }, ARGV[1], ARGV[2]) == 'REFUSED'
+  return { refused and 'REFUSED' or 'NOT_FOUND' }
 end
 local journal_id = parse_booking(record).journal_id
 local entry = journal_id ~= '' and redis.call('XRANGE', keys.journal, journal_id, journal_id)[1]

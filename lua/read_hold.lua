@@ -10,7 +10,7 @@
 -- ARGV[2]  owner      customer id; '' when the caller may see any hold
 --
 -- Returns {'ACTIVE', created_ms, deadline_ms, places}
---         {'EXPIRED'} {'RELEASED'} {'BOOKED'} {'NOT_FOUND'}
+--         {'EXPIRED'} {'RELEASED'} {'BOOKED'} {'REFUSED'} {'NOT_FOUND'}
 --         {'NOT_LOADED'}   the event's state is not in Redis
 
 --- @include clock

@@ -15,7 +15,7 @@
 -- ARGV[2]  owner      customer id; '' when the caller may release any hold
 --
 -- Returns {'RELEASED', seq}
---         {'EXPIRED'} {'ALREADY_RELEASED'} {'BOOKED'} {'NOT_FOUND'}
+--         {'EXPIRED'} {'ALREADY_RELEASED'} {'BOOKED'} {'REFUSED'} {'NOT_FOUND'}
 --         {'NOT_LOADED'}   the event's state is not in Redis
 
 --- @include clock

@@ -38,6 +38,19 @@ class PostgresTurn:
         self._event_id = event_id
         self._snapshot: Any = None
 
+    async def find_event(self) -> Event:
+        """The event as it stands now.
+
+        Raises:
+            EventNotFound: There is no such event.
+            LedgerUnavailable: Postgres does not answer.
+        """
+        with ledger_errors():
+            row = await self._connection.fetchrow(_READ_EVENT, self._event_id)
+        if row is None:
+            raise EventNotFound(self._event_id)
+        return event_from_row(row)
+
     async def begin(self) -> "PostgresLoadedEvent":
         """Raise the event's epoch, durably, and read what the ledger knows; begun again, it starts anew.
 

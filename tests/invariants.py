@@ -199,8 +199,9 @@ def _wrong_rows(stored: StoredState) -> Iterator[str]:
     longest: Counter[int] = Counter()
     block_of = [block for block, (a, b) in enumerate(itertools.pairwise(starts)) for _ in range(a, b)]
     for leg in range(layout.legs):
-        for run in free_runs(layout, taken, range(leg, leg + 1)):
-            longest[block_of[run[0]]] = max(longest[block_of[run[0]]], len(run))
+        for stretch in free_runs(layout, taken, range(leg, leg + 1)):
+            block = block_of[stretch[0]]
+            longest[block] = max(longest[block], len(stretch))
     for block, (start, end) in enumerate(itertools.pairwise(starts)):
         for run in range(1, RUNS + 1):
             position = (run - 1) * stride * 8 + block

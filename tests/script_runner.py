@@ -67,7 +67,7 @@ class Runner:
         try:
             reply = self.redis.evalsha(*call)  # type: ignore[arg-type]
         except NoScriptError:
-            self.redis.script_load(script.source)  # type: ignore[arg-type]
+            self.redis.script_load(script.source)
             reply = self.redis.evalsha(*call)  # type: ignore[arg-type]
         answer: list[Any] = text_of(reply)
         return answer
@@ -109,12 +109,20 @@ class Venue:
 
     # --- loading -------------------------------------------------------------
 
-    def load(self, *, epoch: int, bookings: Sequence[tuple[str, str, str]] = (), batch_size: int = 500) -> None:
-        """Load from a ledger that has *bookings*: (id, places, owner) each."""
+    def load(
+        self,
+        *,
+        epoch: int,
+        bookings: Sequence[tuple[str, str, str]] = (),
+        batch_size: int = 500,
+        twice: bool = False,
+    ) -> None:
+        """Load from a ledger that has *bookings*: (id, places, owner) each; *twice*, as when replies are lost."""
         now = self.now() if self.frozen and self.is_loaded() else FROZEN_MS
         assert self.begin_load(epoch) == ["LOADING"]
         for batch in _cut(bookings, batch_size):
-            assert self.load_bookings(epoch, batch) == ["LOADED", len(batch)]
+            for _ in range(1 + twice):
+                assert self.load_bookings(epoch, batch) == ["LOADED", len(batch)]
         assert self.finish_load(epoch)[0] == "READY"
         if self.frozen:
             self.set_time(now)
@@ -198,11 +206,14 @@ class Venue:
         assert reply[0] == "CONFIRMED", reply
         return booking_id
 
-    def unbook(self, booking_id: str, journal_id: str = "") -> list[Any]:
-        return self._run("unbook_places", booking_id, journal_id)
+    def unbook(
+        self, booking_id: str, journal_id: str = "", *, refused_owner: str = "", once: str = "", body: str = "b1"
+    ) -> list[Any]:
+        """Free a booking's places; *refused_owner* is to be told that the ledger has refused it."""
+        return self._run("unbook_places", booking_id, journal_id, refused_owner, body, once=once)
 
-    def read_booking(self, booking_id: str) -> list[Any]:
-        return self._run("read_booking", booking_id)
+    def read_booking(self, booking_id: str, *, owner: str = "") -> list[Any]:
+        return self._run("read_booking", booking_id, owner)
 
     def reap(self) -> list[Any]:
         return self._run("reap_event")
@@ -227,7 +238,11 @@ class Venue:
 
     def counts(self, section: int = 0, leg: int = 0) -> tuple[int, int, int]:
         """Free, held and sold of a section's leg, as they stand, lapsed holds included."""
-        return self.state(f"free:{section}:{leg}"), self.state(f"held:{section}:{leg}"), self.state(f"sold:{section}:{leg}")
+        return (
+            self.state(f"free:{section}:{leg}"),
+            self.state(f"held:{section}:{leg}"),
+            self.state(f"sold:{section}:{leg}"),
+        )
 
     def is_loaded(self) -> bool:
         return bool(self.redis.exists(self.key("state")))

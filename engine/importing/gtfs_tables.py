@@ -11,12 +11,10 @@ from typing import IO, Self
 
 import msgspec
 
-from engine.errors import HoldfastError
-
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
-class TimetableError(HoldfastError):
+class TimetableError(Exception):
     """A GTFS feed is not as it must be; ``line`` counts from 1, the header, and is ``None`` for the file as a whole."""
 
     def __init__(self, file: str, line: int | None, reason: str) -> None:

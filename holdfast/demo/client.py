@@ -33,6 +33,7 @@ class Client:
     """
 
     def __init__(self, url: str, *, connections: int) -> None:
+        self.connections = connections
         self.requests = 0
         self.unexpected: Counter[str] = Counter()
         self.latencies_s: defaultdict[str, list[float]] = defaultdict(list)

@@ -42,7 +42,7 @@ def print_invitation(console: Console, invitation: Invitation, *, directory: Pat
         organizer=_header_file(directory / "organizer-token", invitation.organizer_token),
     )
     console.print()
-    console.print(f"[bold]Still serving[/] at {invitation.url}, described at {invitation.url}/docs")
+    console.print(f"[bold]Still serving[/] at {invitation.url}\n[bold]Described[/]     at {invitation.url}/docs")
     for what, line in lines:
         console.print(f"\n[dim]# {what}[/]")
         _print_whole(console, line)

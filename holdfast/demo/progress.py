@@ -1,4 +1,4 @@
-"""How far the crowd is, while it buys: bars on a terminal, a line every so often elsewhere."""
+"""How far the demo is: a line for what is done, and for the crowd bars on a terminal, elsewhere lines."""
 
 import asyncio
 import time
@@ -14,9 +14,15 @@ BAR_EVERY_S = 0.2
 LINE_EVERY_S = 2.0
 
 
+def print_step(console: Console, what: str, how: str) -> None:
+    """Say that something is done."""
+    console.print(f"[bold green]✓[/] [bold]{what:8}[/]  {how}")
+
+
 @asynccontextmanager
 async def shown_progress(console: Console, tally: Tally, *, buyers: int) -> AsyncIterator[None]:
     """Show *tally* as it fills, until the end of the block."""
+    console.print()
     show = _show_bars if console.is_terminal else _show_lines
     showing = asyncio.create_task(show(console, tally, buyers))
     try:

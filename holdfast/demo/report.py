@@ -1,7 +1,7 @@
 """What came of the demo: put together, and printed for people or as JSON."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from rich.console import Console
@@ -93,6 +93,11 @@ def measure(latencies_s: Sequence[float]) -> Latency:
     return Latency(len(ordered), percentile(0.5), percentile(0.99))
 
 
+def is_fine(findings: Sequence[str], unexpected: Mapping[str, int], audit: AuditReport) -> bool:
+    """Whether nothing at all is wrong: nothing found, no answer that nobody should have got, no drift."""
+    return not findings and not unexpected and not audit.drift
+
+
 def print_report(console: Console, report: Report) -> None:
     """Print the table, the figures and the verdicts."""
     console.print()
@@ -163,4 +168,4 @@ def _crowd_findings(report: Report) -> list[str]:
 def _verdict(title: str, findings: Sequence[str], fine: str) -> tuple[Text, Text]:
     if not findings:
         return Text(title), Text.assemble(("✓ ", "bold green"), fine)
-    return Text(title), Text.assemble(*(part for line in findings for part in (("✗ ", "bold red"), f"{line}\n")))
+    return Text(title), Text("\n").join(Text.assemble(("✗ ", "bold red"), line) for line in findings)

@@ -1,8 +1,6 @@
 """``holdfast demo``: one real server, three events, a crowd, and a look at whether every place was sold once."""
 
 import asyncio
-import datetime as dt
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,21 +12,14 @@ import msgspec
 from rich.console import Console
 
 from holdfast.compose import jwt_secret
-from holdfast.demo.aftermath import audit, inspect_event, settle, turn_latecomers_away
-from holdfast.demo.box_office import BoxOffice, OnSale
-from holdfast.demo.buyers import Latecomer, let_in
 from holdfast.demo.client import Client
-from holdfast.demo.invitation import Invitation, find_free_place, print_invitation
-from holdfast.demo.progress import shown_progress
-from holdfast.demo.report import Rates, Report, measure, print_report
-from holdfast.demo.scenario import Draft, draft_events
+from holdfast.demo.invitation import print_invitation
+from holdfast.demo.progress import print_step
+from holdfast.demo.report import print_report
+from holdfast.demo.sale import Sale
 from holdfast.demo.server import WORKERS, DemoServer, running_server
 from holdfast.demo.stopping import run_until_signal
-from holdfast.demo.tally import Tally
-from holdfast.settings import Settings, load_settings
-from holdfast.tokens import make_token
-
-ORGANIZER = "organizer"
+from holdfast.settings import load_settings
 
 
 class DemoOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,97 +64,30 @@ class _Demo:
                 with self._console.status(f"Starting Valkey, Postgres and {WORKERS} API workers"):
                     starting = running_server(data_dir, port=self._options.port)
                     server = self._server = await stack.enter_async_context(starting)
-                self._done(
-                    f"Valkey, Postgres and {WORKERS} API workers", f"ready in {time.monotonic() - began_s:.1f} s"
-                )
+                ready_s = time.monotonic() - began_s
+                what = f"Valkey, Postgres and {WORKERS} API workers, ready in {ready_s:.1f} s"
+                print_step(self._console, "Server", what)
                 try:
-                    return await server.beside(self._sell_and_report(server, data_dir))
+                    return await server.beside(self._sell(server, data_dir))
                 except asyncio.CancelledError:
                     self._console.print("\nStopping.")
                     raise
 
-    async def _sell_and_report(self, server: DemoServer, data_dir: Path) -> int:
+    async def _sell(self, server: DemoServer, data_dir: Path) -> int:
+        options, console = self._options, self._console
         settings = load_settings({}, data_dir=str(data_dir))
         settings = msgspec.structs.replace(settings, jwt_secret=jwt_secret(settings))  # read from its file once
-        organizer_token = make_token(settings, ORGANIZER, ["organizer"])
-        async with aclosing(Client(server.url, connections=self._options.connections)) as client:
-            office = BoxOffice(client, organizer_token)
-            drafts = draft_events(dt.datetime.now(dt.UTC).date())
-            tally = Tally([await self._put_on_sale(draft, office) for draft in drafts])
-            rates, latecomers = await self._sell(client, tally, settings)
-            with self._console.status("Waiting for the last holds to lapse, and auditing"):
-                await turn_latecomers_away(latecomers)
-                findings = await settle(tally, client, organizer_token)
-                inspected = [await inspect_event(books, office) for books in tally.events]
-                audited = await audit(settings, tally)
-            findings += [finding for _, found in inspected for finding in found]
-            report = Report(
-                ok=not findings and not client.unexpected and not audited.drift,
-                buyers=self._options.buyers,
-                seed=self._options.seed,
-                bookings=sum(len(books.confirmed) for books in tally.events),
-                late_bookings_refused=sum(books.too_late for books in tally.events),
-                events=[line for line, _ in inspected],
-                rates=rates,
-                latency={purpose: measure(latencies_s) for purpose, latencies_s in client.latencies_s.items()},
-                unexpected=dict(client.unexpected),
-                findings=findings,
-                audit=audited,
-                server_output=list(server.said),
-            )
-            self._print(report)
-            if self._options.keep:
-                await self._keep_serving(server, settings, office, tally, data_dir)
+        async with aclosing(Client(server.url, connections=options.connections)) as client:
+            sale = Sale(client, settings, console, buyers=options.buyers, seed=options.seed)
+            report = await sale.run(server.said)
+            if options.as_json:
+                click.echo(msgspec.json.format(msgspec.json.encode(report)).decode())
+            else:
+                print_report(console, report)
+            if options.keep:
+                print_invitation(console, await sale.invite(server.url), directory=data_dir)
+                await asyncio.Event().wait()  # until a signal, or the server's end
         return 0 if report.ok else 1
-
-    async def _put_on_sale(self, draft: Draft, office: BoxOffice) -> OnSale:
-        event = await office.put_on_sale(draft)
-        self._done(event.title, f"{sum(event.capacities.values()):,} {draft.about}")
-        return event
-
-    async def _sell(self, client: Client, tally: Tally, settings: Settings) -> tuple[Rates, list[Latecomer]]:
-        def token_of(name: str) -> str:
-            return make_token(settings, name, ["customer"])
-
-        self._console.print()
-        buyers = self._options.buyers
-        began_s, requests, cpu_s = time.perf_counter(), client.requests, time.process_time()
-        async with shown_progress(self._console, tally, buyers=buyers):
-            latecomers = await let_in(buyers, seed=self._options.seed, client=client, tally=tally, token_of=token_of)
-        elapsed_s = time.perf_counter() - began_s
-        rates = Rates(
-            seconds=round(elapsed_s, 2),
-            requests_per_s=round((client.requests - requests) / elapsed_s, 1),
-            holds_per_s=round(sum(books.held for books in tally.events) / elapsed_s, 1),
-            bookings_per_s=round(sum(len(books.confirmed) for books in tally.events) / elapsed_s, 1),
-            crowd_cores=round((time.process_time() - cpu_s) / elapsed_s, 2),
-            cores=os.cpu_count() or 1,
-            connections=self._options.connections,
-        )
-        return rates, latecomers
-
-    def _print(self, report: Report) -> None:
-        if self._options.as_json:
-            click.echo(msgspec.json.format(msgspec.json.encode(report)).decode())
-        else:
-            print_report(self._console, report)
-
-    async def _keep_serving(
-        self, server: DemoServer, settings: Settings, office: BoxOffice, tally: Tally, data_dir: Path
-    ) -> None:
-        event_id, claim = await find_free_place([books.event for books in tally.events], office)
-        invitation = Invitation(
-            url=server.url,
-            customer_token=make_token(settings, "you", ["customer"]),
-            organizer_token=make_token(settings, ORGANIZER, ["organizer"]),
-            event_id=event_id,
-            claim=claim,
-        )
-        print_invitation(self._console, invitation, directory=data_dir)
-        await asyncio.Event().wait()  # until a signal, or the server's end
-
-    def _done(self, what: str, how: str) -> None:
-        self._console.print(f"[bold green]✓[/] [bold]{what:8}[/]  {how}")
 
 
 @contextmanager

@@ -11,12 +11,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from holdfast.children import Child, describe_exit, start_child
+from holdfast.children import Child, Stage, describe_exit, start_child
 from holdfast.demo.errors import DemoFailed
 
 T = TypeVar("T")
 
 WORKERS = 2
+# An interrupt, because the server unwinds at it from its first moment on; SIGTERM it handles once workers run.
+STAGES = (Stage(signal=signal.SIGINT, grace_s=15.0),)
 OUTPUT_LINES_MAX = 20  # of what it says beside its address: enough for an error and its reason
 _LISTENING = re.compile(r"listening on (?P<url>http://\S+)")
 _CONFIGURED = re.compile(r"(?:HOLDFAST_.*|(?:REDIS|DATABASE)_URL(?:_FILE)?)")
@@ -62,7 +64,7 @@ class DemoServer:
     def hurry(self) -> None:
         """Make a stop that is under way a quick one: the workers are killed, the servers still end in order."""
         if self._stopping:
-            self._child.send(signal.SIGTERM)
+            self._child.send(signal.SIGINT)
 
     async def _listen(self, output: int) -> None:
         reader = asyncio.StreamReader()
@@ -93,6 +95,7 @@ async def running_server(data_dir: Path, *, port: int) -> AsyncIterator[DemoServ
     try:
         child = await start_child(
             [*command, "--port", str(port), "--workers", str(WORKERS)],
+            stages=STAGES,
             env=_without_configuration(os.environ),
             output=writable,
         )

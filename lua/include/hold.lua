@@ -12,6 +12,12 @@ local function parse_hold(record)
   }
 end
 
+-- The memory of what has ended is a table of fixed size, addressed by the id's last characters: a later one overwrites
+-- it sooner or later, so it needs no sweeping and cannot grow. `how`: 'expired', 'released', 'refused'.
+local function remember_end(ev, hold_id, how, owner)
+  redis.call('HSET', ev.keys.ended, string.sub(hold_id, -3), hold_id .. '|' .. how .. '|' .. owner)
+end
+
 -- How a hold that is not live ended, as a status, for its owner ('' asks for anybody).
 local function status_of_ended(ev, hold_id, owner)
   local memory = redis.call('HGET', ev.keys.ended, string.sub(hold_id, -3))

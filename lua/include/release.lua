@@ -7,15 +7,12 @@ local function forget_user_places(ev, owner, quantity)
 end
 
 -- A hold ends without becoming a booking: `how` is 'expired' or 'released'.
---
--- Its memory goes to a table of fixed size, addressed by the id's last characters: a later hold overwrites it sooner
--- or later, so it needs no sweeping and cannot grow.
 local function end_hold(ev, hold_id, hold, how)
   move_places(ev, parse_places(hold.places), 'held', 'free')
   redis.call('HDEL', ev.keys.holds, hold_id)
   redis.call('ZREM', ev.keys.expiries, hold_id)
   forget_user_places(ev, hold.owner, hold.quantity)
-  redis.call('HSET', ev.keys.ended, string.sub(hold_id, -3), hold_id .. '|' .. how .. '|' .. hold.owner)
+  remember_end(ev, hold_id, how, hold.owner)
   ev.seq = ev.seq + 1
 end
 

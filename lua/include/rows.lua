@@ -28,7 +28,7 @@ end
 local function find_block(rows, seat, seat_count)
   local low, high = 0, rows.blocks - 1
   local guess = math.floor(seat / seat_count * rows.blocks)
-  while true do
+  while low <= high do
     local from = math.max(low, math.min(guess - PROBE / 2, high))
     local to = math.min(from + PROBE, high + 1)
     local starts = read_block_starts(rows, from, to)

@@ -21,8 +21,8 @@ from engine.keys import event_key, partition_key
 from engine.places import CountedPlaces, NumberedPlaces, Places
 from engine.ports import Committed
 from engine.reservations import ClaimRequest
-from holdfast.compose import Parts, data_key, open_parts
-from holdfast.settings import Settings, load_settings
+from holdfast.compose import Parts, open_parts
+from holdfast.settings import Settings, data_key, load_settings
 from persistence.audit import Audit, audit_event, audit_events
 from persistence.database import driver_connection, in_transaction, open_database
 from persistence.differences import Difference

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 import redis
+from click.testing import CliRunner
 from command_line import CommandLine
+
+from holdfast.cli import main
 
 SAMPLES = Path(str(resources.files("holdfast.samples")))
 PLAN = (
@@ -151,11 +154,9 @@ def test_wrong_definition_is_refused_with_its_place_in_the_file(
         (("create",), "Missing argument"),
     ],
 )
-def test_wrong_usage_exits_with_2_and_names_the_option(
-    cli: CommandLine, arguments: tuple[str, ...], words: str
-) -> None:
-    done = cli.run("events", *arguments)
-    assert (done.returncode, done.stdout) == (2, "")
+def test_wrong_usage_exits_with_2_and_names_the_option(arguments: tuple[str, ...], words: str) -> None:
+    done = CliRunner().invoke(main, ["events", *arguments])
+    assert (done.exit_code, done.stdout) == (2, "")
     assert words in done.stderr
 
 

@@ -36,7 +36,7 @@ def venue_of(runner: Runner, *sections: dict[str, Any], orphans: str = "allow", 
 
 def chosen(reply: list[Any]) -> list[int]:
     assert reply[0] == "HELD", reply
-    return sorted(seat for seat, _ in cells_of(parse_places(reply[1][3])))
+    return sorted({seat for seat, _ in cells_of(parse_places(reply[1][3]))})
 
 
 def sell(venue: Venue, seats: Sequence[int], legs: str = "0:1", section: int = 0) -> None:
@@ -155,16 +155,16 @@ def test_choice_is_the_plain_rules_and_the_index_never_hides_a_seat(
             else:
                 got = chosen(reply)
                 assert_best_choice(runs, wanted, got, avoids_orphans=orphans == "avoid")
-                live.append(text_id(venue))
+                live.append(newest_hold(venue))
         stored = consistent(venue)
 
 
-def text_id(venue: Venue) -> str:
+def newest_hold(venue: Venue) -> str:
     """The id of the newest hold."""
-    return max(key.decode() for key in venue.redis.hkeys(venue.key("holds")))
+    return max(bytes(key).decode() for key in venue.redis.hkeys(venue.key("holds")))  # type: ignore[arg-type]
 
 
-# --- large venues: the search is cut at a bound, and goes on -----------------------------------------------------------
+# --- large venues: the search is cut at a bound, and goes on ---------------------------------------------------------
 
 
 def sold_out_but(venue: Venue, free: set[int]) -> None:
@@ -182,7 +182,7 @@ def test_search_gets_further_with_every_call_until_it_finds_the_last_seats(runne
     sold_out_but(venue, {7998, 7999})
     reply, continued = venue.hold_on("0:1;0?2")
     assert (chosen(reply), continued) == ([7998, 7999], 3)
-    venue.release(text_id(venue))
+    venue.release(newest_hold(venue))
     reply, continued = venue.hold_on("0:1;0?2")
     assert (chosen(reply), continued) == ([7998, 7999], 0)  # every wrong bit is paid for once
 

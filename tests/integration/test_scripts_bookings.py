@@ -1,5 +1,7 @@
 """Confirming, booking and undoing; and building an event from the ledger, which is where bookings come back from."""
 
+from functools import partial
+
 import pytest
 from invariants import StoredState, assert_consistent
 from redis.exceptions import OutOfMemoryError
@@ -103,6 +105,17 @@ def test_confirming_a_lapsed_hold_frees_its_places(runner: Runner) -> None:
     consistent(venue)
 
 
+@pytest.mark.parametrize("reaped", [False, True])
+def test_lapsed_hold_of_a_cancelled_event_has_lapsed_whether_it_was_reaped_or_not(runner: Runner, reaped: bool) -> None:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*1", ttl_ms=1_000)
+    venue.set_status("cancelled")
+    venue.advance(1_000)
+    if reaped:
+        venue.reap()
+    assert venue.confirm(hold_id) == ["EXPIRED"]
+
+
 def test_hold_may_be_confirmed_until_the_last_millisecond_and_when_sale_is_closed(runner: Runner) -> None:
     venue = Venue(runner)
     hold_id = venue.held("0:1;0*1", ttl_ms=1_000)
@@ -142,6 +155,18 @@ def test_undone_booking_can_be_found_neither_as_hold_nor_as_booking(runner: Runn
     booking_id = venue.booked("0:1;0*1")
     venue.unbook(booking_id, venue.journal()[0][0])
     assert (venue.read(booking_id), venue.read_booking(booking_id)) == (["NOT_FOUND"], ["NOT_FOUND"])
+
+
+def test_owner_of_a_refused_booking_is_told_and_may_use_the_key_again(runner: Runner) -> None:
+    venue = Venue(runner)
+    booking_id = venue.booked("0:1;0*1", once="k")
+    assert venue.unbook(booking_id, refused_owner="ana", once="k", body="other")[0] == "UNBOOKED"
+    assert venue.book("0:1;0*1", once="k") == ["REPLAYED", booking_id]  # the key was somebody else's
+    assert venue.unbook(booking_id, refused_owner="ana", once="k") == ["NOT_FOUND"]
+    assert (venue.read(booking_id), venue.read_booking(booking_id)) == (["REFUSED"], ["REFUSED"])
+    assert venue.read_booking(booking_id, owner="bea") == ["NOT_FOUND"]
+    assert venue.book("0:1;0*1", once="k")[0] == "CONFIRMED"
+    consistent(venue)
 
 
 def test_booking_is_journaled_until_its_entry_is_dropped(runner: Runner) -> None:
@@ -201,6 +226,16 @@ def test_steps_of_a_load_sent_twice_count_once(runner: Runner) -> None:
     assert venue.counts(0) == (6, 0, 4)
 
 
+def test_begin_of_a_load_that_comes_twice_throws_nothing_away(runner: Runner) -> None:
+    venue = Venue(runner)
+    venue.begin_load(2)
+    venue.load_bookings(2, LEDGER)
+    with runner.writes_nothing():
+        assert venue.begin_load(2) == ["LOADING"]
+    venue.finish_load(2)
+    assert venue.counts(0) == (6, 0, 4)
+
+
 def test_later_load_ends_an_earlier_one_that_is_under_way(runner: Runner) -> None:
     venue = Venue(runner)
     venue.begin_load(2)
@@ -254,16 +289,20 @@ def test_status_of_an_older_version_changes_nothing(runner: Runner) -> None:
 
 def test_server_out_of_memory_refuses_claims_before_the_first_write_and_still_gives_back(runner: Runner) -> None:
     venue = Venue(runner)
-    hold_id, lapsing, booking_id = venue.held("0:1;0*1;1#0"), venue.held("0:1;0*1;1#1", ttl_ms=1), venue.booked("0:1;1#2")
+    hold_id, lapsing, booking_id = (
+        venue.held("0:1;0*1;1#0"),
+        venue.held("0:1;0*1;1#1", ttl_ms=1),
+        venue.booked("0:1;1#2"),
+    )
     venue.advance(1)
     runner.redis.config_set("maxmemory", "1")
     try:
         with runner.writes_nothing():
             for claim in (
-                lambda: venue.hold("0:1;0*1"),
-                lambda: venue.book("0:1;0*1"),
-                lambda: venue.confirm(hold_id),
-                lambda: venue.begin_load(2),
+                partial(venue.hold, "0:1;0*1"),
+                partial(venue.book, "0:1;0*1"),
+                partial(venue.confirm, hold_id),
+                partial(venue.begin_load, 2),
             ):
                 with pytest.raises(OutOfMemoryError):
                     claim()

@@ -174,13 +174,20 @@ def _register_ended_holds() -> None:
     def somebody_elses(venue: Venue) -> str:
         return venue.held("0:1;0*2", owner="bea")
 
+    def refused(venue: Venue) -> str:
+        booking_id = venue.booked("0:1;0*2")
+        venue.unbook(booking_id, refused_owner="ana")
+        return booking_id
+
     for script, act in _ON_A_HOLD.items():
         for prepare, status in (
             (lapsed, "EXPIRED"),
             (released, "ALREADY_RELEASED" if script == "release_hold" else "RELEASED"),
             (booked, "BOOKED"),
+            (refused, "REFUSED"),
             (somebody_elses, "NOT_FOUND"),
         ):
+
             def arrange(
                 runner: Runner,
                 prepare: Callable[[Venue], str] = prepare,
@@ -325,6 +332,14 @@ def _recorded(runner: Runner) -> tuple[Venue, Act]:
     booking_id = venue.booked("0:1;0*2")
     runner.redis.xtrim(venue.partition_key("journal"), maxlen=0)
     return venue, lambda: venue.read_booking(booking_id)
+
+
+@situation("read_booking", "REFUSED")
+def _refused(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    booking_id = venue.booked("0:1;0*2")
+    venue.unbook(booking_id, refused_owner="ana")
+    return venue, lambda: venue.read_booking(booking_id, owner="ana")
 
 
 @situation("read_booking", "NOT_FOUND")

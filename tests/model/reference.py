@@ -125,7 +125,9 @@ class Reference:
         claim = Claim(owner, self._choose(places, choose), self.now_ms)
         return self._book(booking_id, claim, attempt, once, body)
 
-    def unbook(self, booking_id: str) -> list[Any]:
+    def unbook(self, booking_id: str, *, refused_owner: str = "") -> list[Any]:
+        if refused_owner:
+            self.ended[booking_id] = ("REFUSED", refused_owner)
         return ["NOT_FOUND" if self.bookings.pop(booking_id, None) is None else "UNBOOKED"]
 
     def reload(self, *, flushed: bool) -> None:

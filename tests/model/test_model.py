@@ -4,7 +4,14 @@ from typing import Any
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from invariants import assert_best_choice, assert_consistent
 from reference import Limits, Reference
 from script_runner import FROZEN_MS, PARTITIONS, Runner, Venue, new_id
@@ -15,7 +22,7 @@ OWNERS = st.sampled_from(["ana", "bea", "cem"])
 RIGHT = "="  # whoever the claim belongs to
 CALLERS = st.sampled_from([RIGHT, RIGHT, RIGHT, RIGHT, "ana", "bea"])
 ADMINISTRATOR = ""
-TTLS_MS = st.sampled_from([1, 5, 10, 40, 1_000])
+TTLS_MS = st.sampled_from([1, 5, 10, 40, 1_000, 5_000])
 BODIES = st.sampled_from(["b1", "b1", "b1", "b2"])
 ATTEMPTS = st.sampled_from(["a1", "a1", "a2"])
 KEYS = st.sampled_from(["", "", "", "k1", "k2"])
@@ -76,12 +83,15 @@ class KernelMachine(RuleBasedStateMachine):
         places, hold_id = self._draw_places(data), new_id()
         for _ in range(1 + twice):
             reply = self.venue.hold(
-                format_places(places), hold_id=hold_id, owner=owner, ttl_ms=ttl_ms, once=once and f"hold-{once}", body=body
+                format_places(places),
+                hold_id=hold_id,
+                owner=owner,
+                ttl_ms=ttl_ms,
+                once=once and f"hold-{once}",
+                body=body,
             )
             chosen = _Chosen(reply[1][3], self.avoids_orphans) if reply[0] == "HELD" else _never
-            expected = self.model.hold(
-                hold_id, owner, places, ttl_ms, chosen, once=once and f"hold-{once}", body=body
-            )
+            expected = self.model.hold(hold_id, owner, places, ttl_ms, chosen, once=once and f"hold-{once}", body=body)
             if reply[0] == "HELD":
                 del reply[1][0]  # seq
             assert reply == expected
@@ -134,13 +144,15 @@ class KernelMachine(RuleBasedStateMachine):
             self._compare_booking(reply, expected)
 
     @precondition(lambda self: self.model.bookings)
-    @rule(pick=PICK, twice=st.booleans())
-    def unbook(self, pick: int, twice: bool) -> None:
-        booking_id, _ = self._pick(pick, RIGHT)
+    @rule(pick=PICK, refused=st.booleans(), twice=st.booleans())
+    def unbook(self, pick: int, refused: bool, twice: bool) -> None:
+        bookings = list(self.model.bookings)
+        booking_id = bookings[pick % len(bookings)]
+        owner = self.model.bookings[booking_id].owner if refused else ""
         entries = {entry["booking"]: journal_id for journal_id, entry in self.venue.journal()}
         for _ in range(1 + twice):
-            reply = self.venue.unbook(booking_id, entries.get(booking_id, ""))
-            assert reply[:1] == self.model.unbook(booking_id)
+            reply = self.venue.unbook(booking_id, entries.get(booking_id, ""), refused_owner=owner)
+            assert reply[:1] == self.model.unbook(booking_id, refused_owner=owner)
 
     @precondition(lambda self: self.model.holds)
     @rule(ms=st.sampled_from([-1, 0, 0, 0, 4, 2_000]))
@@ -177,8 +189,8 @@ class KernelMachine(RuleBasedStateMachine):
         self.model.status = status
 
     @precondition(lambda self: self.model.status == "open" and len(self.model.holds) + len(self.model.bookings) > 2)
-    @rule(flush=st.booleans(), batch_size=st.integers(1, 3))
-    def lose_and_load(self, flush: bool, batch_size: int) -> None:
+    @rule(flush=st.booleans(), batch_size=st.integers(1, 3), twice=st.booleans())
+    def lose_and_load(self, flush: bool, batch_size: int, twice: bool) -> None:
         if flush:
             self.runner.redis.flushall()
             assert self.venue.read(NOBODYS) == ["NOT_LOADED"]
@@ -188,7 +200,7 @@ class KernelMachine(RuleBasedStateMachine):
             (booking_id, format_places(booking.places), booking.owner)
             for booking_id, booking in self.model.bookings.items()
         ]
-        self.venue.load(epoch=self.model.epoch, bookings=bookings, batch_size=batch_size)
+        self.venue.load(epoch=self.model.epoch, bookings=bookings, batch_size=batch_size, twice=twice)
         self.venue.set_time(self.model.now_ms)
         assert self.venue.begin_load(self.model.epoch - 1) == ["STALE"]
 
@@ -253,14 +265,15 @@ class _Chosen:
         self._avoids_orphans = avoids_orphans
 
     def __call__(self, section: int, runs: list[list[int]], wanted: int) -> list[int]:
-        named = [seat for run in runs for seat in run]
-        [seats] = [
+        free = {seat for run in runs for seat in run}
+        chosen = [
             list(item.seats)
             for item in self._places.items
-            if isinstance(item, NumberedPlaces) and item.section == section and set(item.seats) <= set(named)
+            if isinstance(item, NumberedPlaces) and item.section == section and free.issuperset(item.seats)
         ]
-        assert_best_choice(runs, wanted, seats, avoids_orphans=self._avoids_orphans)
-        return seats
+        assert len(chosen) == 1, f"of {self._places}, nothing is among the free {runs}"
+        assert_best_choice(runs, wanted, chosen[0], avoids_orphans=self._avoids_orphans)
+        return chosen[0]
 
 
 def _never(section: int, runs: list[list[int]], wanted: int) -> list[int]:
@@ -271,5 +284,7 @@ def test_scripts_do_what_the_reference_model_does(redis_url: str) -> None:
     KernelMachine.runner = Runner(redis_url)
     run_state_machine_as_test(
         KernelMachine,
-        settings=settings(max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)),
+        settings=settings(
+            max_examples=200, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
     )

@@ -35,6 +35,7 @@ EXAMPLES: list[Exception] = [
     engine.HoldReleased("x"),
     engine.HoldConfirmed("x", "x"),
     engine.BookingNotFound("x"),
+    engine.BookingRefused("x"),
     engine.IdempotencyKeyReused(),
     engine.IdempotencyInFlight(),
     engine.StoreUnavailable("redis://user:secret@host"),

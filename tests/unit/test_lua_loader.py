@@ -16,10 +16,22 @@ NAMES = lua.names()
 INSPECT = sorted(file.name for file in (resources.files("lua") / "inspect").iterdir() if file.name.endswith(".lua"))
 # What Redis gives a script beside Lua's own libraries.
 GLOBALS_OF_REDIS = {"KEYS", "ARGV", "redis", "server", "cjson", "cmsgpack", "bit", "struct"}
-GLOBALS_OF_LUA = {"math", "string", "table", "tonumber", "tostring", "pairs", "ipairs", "unpack", "select", "type", "next"}
+GLOBALS_OF_LUA = {
+    "math",
+    "string",
+    "table",
+    "tonumber",
+    "tostring",
+    "pairs",
+    "ipairs",
+    "unpack",
+    "select",
+    "type",
+    "next",
+}
 REFUSES_NOT = "-- Nothing below refuses"
 # Statuses that come out of variables: what an include says of a hold's end, made of the word in the memory.
-FROM_MEMORY = {"EXPIRED", "RELEASED"}
+FROM_MEMORY = {"EXPIRED", "RELEASED", "REFUSED"}
 DONE = {"HELD", "CONFIRMED", "EXTENDED", "RELEASED", "EXPIRED", "LOADING"}
 
 
@@ -99,7 +111,9 @@ def test_include_puts_the_file_in_its_place() -> None:
 
 def test_included_function_alone_is_seen_outside() -> None:
     body = "--- @include event\n--- @include places\n--- @include rows, best for choose_seats\n"
-    source = lua.parse("move_seat", HEADER + body + "return { choose_seats, RUNS, find_run, read_rows, NEVER }\n").source
+    source = lua.parse(
+        "move_seat", HEADER + body + "return { choose_seats, RUNS, find_run, read_rows, NEVER }\n"
+    ).source
     seen = lupa.lua51.LuaRuntime().execute(source.decode().partition("\n")[2])
     assert {number for number, value in seen.items() if value is not None} == {1, 5}
 
@@ -122,7 +136,7 @@ def test_included_function_alone_is_seen_outside() -> None:
 def test_script_that_breaks_the_rules_is_refused_by_its_name(text: str, reason: str) -> None:
     with pytest.raises(ScriptError) as error:
         lua.parse("move_seat", text)
-    assert str(error.value).startswith("lua/move_seat.lua: ") or "move_seat" in str(error.value)
+    assert str(error.value).startswith("lua/move_seat.lua: ")
     assert reason in str(error.value)
 
 
@@ -141,7 +155,7 @@ def test_digest_is_the_one_that_redis_computes(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
     for name in NAMES:
         script = lua.load(name)
-        assert client.script_load(script.source).encode() == script.sha  # type: ignore[arg-type,union-attr]
+        assert str(client.script_load(script.source)).encode() == script.sha
         assert hashlib.sha1(script.source, usedforsecurity=False).hexdigest().encode() == script.sha
 
 

@@ -1,0 +1,143 @@
+"""The engine over the scripts: what it makes of a server that refuses, state that is not there, and late news."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+import redis
+from ledger_lab import GUEST, Lab
+from shops import Shop, claim, open_shops
+
+from engine.catalog import Catalog
+from engine.errors import EventNotOpen, HoldReleased, StoreUnavailable
+from engine.events import Event
+from engine.loader import EventLoader
+from engine.ports import ActiveBooking, LoadedEvent, LoadingTurn
+from engine.reservations import Reservations
+from persistence.events import Events
+
+pytest_plugins = ["ledger_fixtures"]
+
+FLOOR = claim(section="floor", quantity=2)
+
+
+@pytest.fixture
+async def shop(redis_url: str, lab: Lab) -> AsyncIterator[Shop]:
+    async with open_shops(redis_url, lab, 1) as [opened]:
+        yield opened
+
+
+async def test_server_out_of_memory_is_unavailable_and_still_takes_places_back(
+    shop: Shop, lab: Lab, redis_url: str
+) -> None:
+    server = redis.Redis.from_url(redis_url)
+    event_id = (await lab.event()).event.id
+    first, second = [
+        (await shop.reservations.hold(event_id, FLOOR, customer_id=customer_id)).hold for customer_id in ("ana", "bea")
+    ]
+    server.config_set("maxmemory", "1")
+    try:
+        for refused in (
+            shop.reservations.hold(event_id, FLOOR, customer_id="ana"),
+            shop.reservations.book(event_id, FLOOR, GUEST, customer_id="ana"),
+            shop.reservations.confirm(first.id, GUEST, customer_id="ana"),
+        ):
+            with pytest.raises(StoreUnavailable, match="maxmemory"):
+                await refused
+        await shop.reservations.release(first.id, customer_id="ana")
+        [floor, _] = (await shop.reservations.availability(event_id)).sections
+        assert (floor.free, floor.held) == (98, 2)
+    finally:
+        server.config_set("maxmemory", "0")
+    assert (await shop.reservations.confirm(second.id, GUEST, customer_id="bea")).booking.status == "confirmed"
+    with pytest.raises(HoldReleased):
+        await shop.reservations.find_hold(first.id, customer_id="ana")
+
+
+CALLS: dict[str, Callable[[Reservations, str, str], Awaitable[object]]] = {
+    "hold": lambda shop, event_id, _: shop.hold(event_id, FLOOR, customer_id="ana"),
+    "book": lambda shop, event_id, _: shop.book(event_id, FLOOR, GUEST, customer_id="ana"),
+    "availability": lambda shop, event_id, _: shop.availability(event_id),
+    "find_hold": lambda shop, _, hold_id: shop.find_hold(hold_id, customer_id="ana"),
+    "extend": lambda shop, _, hold_id: shop.extend(hold_id, ttl_s=9, customer_id="ana"),
+    "release": lambda shop, _, hold_id: shop.release(hold_id, customer_id="ana"),
+    "confirm": lambda shop, _, hold_id: shop.confirm(hold_id, GUEST, customer_id="ana"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_state_that_is_gone_again_after_loading_is_unavailable(
+    shop: Shop, lab: Lab, redis_url: str, call: str
+) -> None:
+    server = redis.Redis.from_url(redis_url)
+    event_id = (await lab.event()).event.id
+    hold = (await shop.reservations.hold(event_id, FLOOR, customer_id="ana")).hold
+
+    async def load_and_lose(event_id: str) -> None:
+        await shop.loader.load(event_id)
+        server.flushall()
+
+    shop.kernel.load_events_with(load_and_lose)
+    server.flushall()
+    with pytest.raises(StoreUnavailable):
+        await CALLS[call](shop.reservations, event_id, hold.id)
+
+
+class ClosingSource:
+    """The ledger's events; while one is read for loading, its organizer closes it."""
+
+    def __init__(self, events: Events, close: Callable[[str], Awaitable[None]]) -> None:
+        self._events = events
+        self._close = close
+
+    async def find_event(self, event_id: str) -> Event:
+        return await self._events.find_event(event_id)
+
+    @asynccontextmanager
+    async def loading(self, event_id: str) -> AsyncIterator[LoadingTurn]:
+        async with self._events.loading(event_id) as turn:
+            yield _ClosingTurn(turn, self._close)
+
+
+class _ClosingTurn:
+    def __init__(self, turn: LoadingTurn, close: Callable[[str], Awaitable[None]]) -> None:
+        self._turn = turn
+        self._close = close
+
+    async def find_event(self) -> Event:
+        return await self._turn.find_event()
+
+    async def begin(self) -> LoadedEvent:
+        return _ClosingLoad(await self._turn.begin(), self._close)
+
+
+class _ClosingLoad:
+    def __init__(self, loaded: LoadedEvent, close: Callable[[str], Awaitable[None]]) -> None:
+        self._loaded = loaded
+        self._close = close
+        self.event = loaded.event
+
+    async def active_bookings(self, *, batch_size: int) -> AsyncIterator[Sequence[ActiveBooking]]:
+        async for batch in self._loaded.active_bookings(batch_size=batch_size):
+            yield batch
+        await self._close(self.event.id)
+
+
+async def test_event_closed_while_another_process_loads_it_is_not_sold(redis_url: str, lab: Lab) -> None:
+    """The news find no state to change, and the loader has read the event before: neither may undo the other."""
+    event_id = (await lab.event()).event.id
+    async with open_shops(redis_url, lab, 2) as [loading, closing]:
+        news: list[asyncio.Task[None]] = []
+
+        async def close(event_id: str) -> None:
+            closed = await lab.events.transition(event_id, "closed")
+            news.append(asyncio.create_task(closing.reservations.publish(closed)))
+            await asyncio.sleep(0.05)  # long enough for the news to find nothing
+
+        source = ClosingSource(lab.events, close)
+        await EventLoader(loading.kernel, source, Catalog(source)).load(event_id)
+        await asyncio.gather(*news)
+        for shop in (loading, closing):
+            with pytest.raises(EventNotOpen):
+                await shop.reservations.hold(event_id, FLOOR, customer_id="ana")

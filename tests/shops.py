@@ -1,0 +1,71 @@
+"""Several processes' worth of engine over one Redis and one ledger, each with connections of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
+
+from ledger_lab import Lab
+from script_runner import PARTITIONS
+
+from engine.catalog import Catalog
+from engine.claims import ItemRequest
+from engine.kernel import Kernel
+from engine.loader import EventLoader
+from engine.reservations import ClaimRequest, Reservations
+from engine.settlement import Settlement
+from engine.transport.open import open_transport
+from persistence.database import open_database
+from persistence.events import Events
+from persistence.ledger import PostgresLedger
+
+T = TypeVar("T")
+
+
+class Shop:
+    """One process: its transport, its ledger, and what is sold through them."""
+
+    def __init__(self, kernel: Kernel, catalog: Catalog, loader: EventLoader, ledger: PostgresLedger, lab: Lab) -> None:
+        self.kernel = kernel
+        self.loader = loader
+        self.settlement = Settlement(kernel, ledger, catalog, loader)
+        self.reservations = Reservations(
+            kernel, catalog, loader, ledger, lab.sealer, self.settlement, confirm_timeout_s=10.0
+        )
+
+
+@asynccontextmanager
+async def open_shops(redis_url: str, lab: Lab, count: int) -> AsyncIterator[list[Shop]]:
+    """*count* shops over the same servers."""
+    async with AsyncExitStack() as stack:
+        shops = []
+        for _ in range(count):
+            transport = await open_transport(redis_url, reply_timeout_s=10.0)
+            stack.push_async_callback(transport.aclose)
+            database = open_database(lab.url, pool_size=4)
+            stack.push_async_callback(database.dispose)
+            events, ledger = Events(database), PostgresLedger(database, lab.sealer)
+            stack.push_async_callback(ledger.close)
+            kernel, catalog = Kernel(transport, partitions=PARTITIONS), Catalog(events)
+            loader = EventLoader(kernel, events, catalog)
+            kernel.load_events_with(loader.load)
+            shops.append(Shop(kernel, catalog, loader, ledger, lab))
+            stack.push_async_callback(shops[-1].settlement.close)
+        yield shops
+
+
+async def at_once(calls: Sequence[Awaitable[T]]) -> list[T | BaseException]:
+    """Let all *calls* go at a barrier; what each returned or raised."""
+    barrier = asyncio.Barrier(len(calls))
+
+    async def start(call: Awaitable[T]) -> T:
+        await barrier.wait()
+        return await call
+
+    return await asyncio.gather(*map(start, calls), return_exceptions=True)
+
+
+def claim(**fields: Any) -> ClaimRequest:
+    """A claim of one item: ``section`` and one of ``quantity``, ``seats`` and ``best``."""
+    legs = {"from_": fields.pop("from_", None), "to": fields.pop("to", None), "ttl": fields.pop("ttl", None)}
+    return ClaimRequest([ItemRequest(**fields)], **legs)
