@@ -96,6 +96,7 @@ def _foreseeable() -> tuple[type[Exception], ...]:
 
     from engine.store_checks import UnfitStore
     from holdfast.compose import NotMigrated
+    from holdfast.demo.errors import DemoFailed
     from holdfast.event_files import EventFileError
     from persistence.installation import PartitionsDiffer
 
@@ -110,6 +111,7 @@ def _foreseeable() -> tuple[type[Exception], ...]:
         UnfitStore,
         PartitionsDiffer,
         EventFileError,
+        DemoFailed,
         ResponseError,
     )
 

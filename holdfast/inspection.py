@@ -16,7 +16,7 @@ from engine.records import BookingRecord, HoldRecord, pairs, parse_booking_recor
 
 R = TypeVar("R", HoldRecord, BookingRecord)
 
-_SIZE_COMMANDS = {b"hash": "HLEN", b"zset": "ZCARD", b"set": "SCARD", b"stream": "XLEN", b"string": "STRLEN"}
+SIZE_COMMANDS = {b"hash": "HLEN", b"zset": "ZCARD", b"set": "SCARD", b"stream": "XLEN", b"string": "STRLEN"}
 _SIZE_UNITS = {b"hash": "fields", b"zset": "members", b"set": "members", b"stream": "entries", b"string": "bytes"}
 
 
@@ -230,6 +230,6 @@ async def _raw_keys(kernel: Kernel, event: SellableEvent) -> AsyncIterator[RawKe
     names += [partition_key(partition, name) for name in sorted(PARTITION_KEYS)]
     for name in names:
         kind: Any = await kernel.command("TYPE", name)
-        if kind in _SIZE_COMMANDS:
-            size = await kernel.command(_SIZE_COMMANDS[kind], name)
+        if kind in SIZE_COMMANDS:
+            size = await kernel.command(SIZE_COMMANDS[kind], name)
             yield RawKey(name.decode(), kind.decode(), size, _SIZE_UNITS[kind])

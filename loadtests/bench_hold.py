@@ -20,8 +20,11 @@ import msgspec
 import uvloop
 from bench import Bench, open_bench
 from harness import FULL, QUICK, Goal, Plan, Result, Void, machine
+from redis.exceptions import ResponseError
 from report import Report, print_report, write_report
 from rich.console import Console
+
+from engine.errors import HoldfastError
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -73,8 +76,9 @@ async def _measure(plan: Plan, names: Sequence[str], console: Console) -> Report
 async def _run(bench: Bench, measurement: Measurement) -> Sequence[Result]:
     try:
         return await measurement.run(bench)
-    except Void as reason:
-        return [Result(goal=measurement.goal, case="", figure=None, verdict="void", note=str(reason))]
+    except (Void, HoldfastError, ResponseError) as reason:
+        note = f"{type(reason).__name__}: {reason}"
+        return [Result(goal=measurement.goal, case="", figure=None, verdict="void", note=note)]
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return max(1, round(operations * self.scale))
 
 
-FULL = Plan(pairs=7, null_pairs=3, scale=1.0, http_s=3)
+FULL = Plan(pairs=7, null_pairs=2, scale=1.0, http_s=2)
 QUICK = Plan(pairs=3, null_pairs=1, scale=0.2, http_s=1)
 
 Measure = Callable[[], Awaitable[Cost]]

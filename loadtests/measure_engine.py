@@ -7,7 +7,7 @@ from functools import partial
 
 import redis.asyncio
 from bench import Bench
-from harness import Cost, CpuClock, Goal, Measure, Result, by_cpu_of, compare
+from harness import Cost, CpuClock, Goal, Measure, Result, Void, by_cpu_of, compare
 from redis.asyncio.connection import UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -16,6 +16,7 @@ from venues import OWNER, Venue, definition
 
 import lua
 from engine.claims import ItemRequest
+from engine.loader import EventLoader
 from engine.reservations import ClaimRequest, Reservations
 from holdfast.compose import open_parts
 
@@ -24,12 +25,14 @@ G3 = Goal(name="G3", title="engine / redis-py pool", must=2, aim=3)
 CALLERS = 256
 HOLDS = 20_000
 PLACES = 1_000_000
-SEATS = 100_000
 POOL_SIZE = 64  # 16 and fewer are slower, 128 and 256 no faster
 _NOTE = f"{CALLERS} callers; pool of {POOL_SIZE} connections, its arguments made beforehand"
 
 Act = Callable[[int], Awaitable[None]]
 """Take the nth place."""
+
+Prepare = Callable[[int], Act]
+"""Make ready to take so many places."""
 
 
 async def measure(bench: Bench) -> list[Result]:
@@ -45,13 +48,15 @@ async def measure(bench: Bench) -> list[Result]:
     results = []
     async with open_parts(bench.settings) as parts, redis.asyncio.Redis(connection_pool=pool) as client:
         for case, document in (
-            ("counted place", definition("floor", places=PLACES)),
-            ("named seat", definition("stalls", seats=SEATS)),
+            ("counted place", definition("counted", places=PLACES)),
+            ("named seat", definition("seated", seats=bench.plan.count(HOLDS))),
         ):
             venue = bench.venue(document)
-            parts.catalog.keep(venue.event.event)  # as if it had been read from the ledger
-            engine = _from_callers(bench, venue, partial(_engine_act, parts.reservations, venue))
-            plain = _from_callers(bench, venue, partial(_plain_act, client, venue, bench.plan.count(HOLDS)))
+            event = await parts.events.create(venue.event.definition, organizer_id="olga")
+            await parts.events.transition(event.id, "open")
+            reload = partial(_reload, parts.loader, venue)
+            engine = _from_callers(bench, venue, reload, _engine_act(parts.reservations, venue))
+            plain = _from_callers(bench, venue, reload, _plain_act(client, venue))
             results.append(
                 await compare(G3, case, engine, plain, plan=bench.plan, cpu_metric=by_cpu_of("client"), note=_NOTE)
             )
@@ -61,7 +66,12 @@ async def measure(bench: Bench) -> list[Result]:
     return results
 
 
-def _engine_act(reservations: Reservations, venue: Venue) -> Act:
+async def _reload(loader: EventLoader, venue: Venue) -> None:
+    venue.forget()
+    await loader.load(venue.event.event.id)
+
+
+def _engine_act(reservations: Reservations, venue: Venue) -> Prepare:
     event_id, owner = venue.event.event.id, OWNER.decode()
     seats = venue.event.layout.seats
     if seats:
@@ -72,29 +82,33 @@ def _engine_act(reservations: Reservations, venue: Venue) -> Act:
     async def act(number: int) -> None:
         await reservations.hold(event_id, claims[number % len(claims)], customer_id=owner)
 
-    return act
+    return lambda _: act
 
 
-def _plain_act(client: redis.asyncio.Redis, venue: Venue, count: int) -> Act:
+def _plain_act(client: redis.asyncio.Redis, venue: Venue) -> Prepare:
     script = lua.load("hold_places")
     sha, keys = script.sha.decode(), venue.keys(script.name).keys
     seated = bool(venue.event.layout.seats)
-    arguments = [venue.hold_arguments(f"0:1;0#{n}" if seated else "0:1;0*1") for n in range(count)]
 
-    async def act(number: int) -> None:
-        reply = await client.evalsha(sha, len(keys), *keys, *arguments[number])
-        assert reply[0] == b"HELD", reply
+    def prepare(count: int) -> Act:
+        arguments = [venue.hold_arguments(f"0:1;0#{number}" if seated else "0:1;0*1") for number in range(count)]
 
-    return act
+        async def act(number: int) -> None:
+            reply = await client.evalsha(sha, len(keys), *keys, *arguments[number])
+            if reply[0] != b"HELD":
+                raise Void(f"a hold was answered {reply}")
+
+        return act
+
+    return prepare
 
 
-def _from_callers(bench: Bench, venue: Venue, prepare: Callable[[], Act]) -> Measure:
+def _from_callers(bench: Bench, venue: Venue, reload: Callable[[], Awaitable[None]], prepare: Prepare) -> Measure:
     count = bench.plan.count(HOLDS)
 
     async def measure() -> Cost:
-        venue.load()
-        act = prepare()
-        numbers = iter(range(count))
+        await reload()
+        act, numbers = prepare(count), iter(range(count))
 
         async def call() -> None:
             for number in numbers:  # shared: every number is taken by one caller

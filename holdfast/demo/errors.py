@@ -1,7 +1,5 @@
 """Why the demo could not go on; not what it found."""
 
-from engine.errors import HoldfastError
 
-
-class DemoFailed(HoldfastError):
+class DemoFailed(Exception):
     """Something the demo needs did not work; the message says what."""

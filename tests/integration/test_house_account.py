@@ -15,6 +15,7 @@ from engine.definition import EventDefinition
 from engine.once import ONCE_TTL_MS, Once, OnceStore
 from engine.reservations import ClaimRequest
 from holdfast.compose import Parts, open_parts
+from holdfast.inspection import SIZE_COMMANDS
 from holdfast.migrating import migrate_database
 from holdfast.settings import Settings, load_settings
 
@@ -131,7 +132,8 @@ def commands_of_the_code() -> set[str]:
             for verb, other in re.findall(
                 r'ommand\(\s*(?:[\w.]+, )?"([A-Z]+)"(?:, "([A-Z]+)")?', file.read_text("utf-8")
             ):
-                sent.add(f"{verb}|{other}" if verb == "SCRIPT" else verb)
+                sent.add(f"{verb}|{other}" if verb in ("SCRIPT", "ACL", "CONFIG") else verb)
+    sent.update(SIZE_COMMANDS.values())
     return {command.lower() for command in sent} - ONLY_IN_A_CLUSTER
 
 
