@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from importlib import import_module
@@ -71,9 +72,11 @@ def run_async(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Calla
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             configure_logs(_log_level())
-            code = asyncio.run(function(*args, **kwargs))
+            code = asyncio.run(_until_told_to_stop(function(*args, **kwargs)))
         except KeyboardInterrupt:
-            raise click.exceptions.Exit(130) from None
+            raise click.exceptions.Exit(128 + signal.SIGINT) from None
+        except asyncio.CancelledError:
+            raise click.exceptions.Exit(128 + signal.SIGTERM) from None
         except Exception as error:
             if not isinstance(error, _foreseeable()):
                 raise
@@ -81,6 +84,14 @@ def run_async(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Calla
         raise click.exceptions.Exit(code or 0)
 
     return run
+
+
+async def _until_told_to_stop(work: Coroutine[Any, Any, int | None]) -> int | None:
+    """Unwind at SIGTERM as at Ctrl-C, so that embedded servers are stopped; who supervises workers takes it over."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
 
 
 def _log_level() -> str:

@@ -127,6 +127,16 @@ def test_serve_stops_at_once_when_asked_before_all_workers_have_started(data_dir
         assert are_gone(processes)
 
 
+def test_serve_unwinds_when_asked_to_stop_while_its_servers_start(data_dir: Path) -> None:
+    cli = CommandLine(HOLDFAST_DATA_DIR=str(data_dir))
+    with subprocess.Popen([*COMMAND, "serve", "--port", "0"], env=cli.environment, stdout=subprocess.PIPE) as process:
+        seconds_until(lambda: psutil.Process(process.pid).children(), within_s=20)
+        left = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        assert process.wait(timeout=STOP_BOUND_S) in (0, 128 + signal.SIGTERM)
+    seconds_until(lambda: are_gone(left), within_s=STOP_BOUND_S)
+
+
 def test_nothing_is_left_when_serve_is_killed(data_dir: Path) -> None:
     with serving(data_dir, workers=2) as served:
         processes = served.processes()
