@@ -7,6 +7,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -14,6 +15,7 @@ from bench import find_program
 from harness import CpuClock, Void
 
 CONNECTIONS = 64
+LAST_ANSWERS_MAX_S = 10
 _SCRIPT = Path(__file__).with_name("hold.lua")
 _RESULT = re.compile(r"^RESULT (\d+) (\d+) (\d+) (\d+)$", re.MULTILINE)
 _STATUS = re.compile(rb"HTTP/1\.1 (\d)")
@@ -39,7 +41,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 def generator_name() -> str:
     """Which generator is used here."""
-    return "wrk" if find_program("wrk") else "a generator in Python, which is slower than the bare application"
+    return "wrk" if find_program("wrk") else "a generator in Python"
 
 
 async def send(load: Load, *, duration_s: int) -> Outcome:
@@ -74,7 +76,8 @@ async def _send_from_python(load: Load, *, duration_s: int) -> Outcome:
         (await loop.create_connection(lambda: _Sender(requests, until=began + duration_s), host, int(port)))[1]
         for _ in range(CONNECTIONS)
     ]
-    await asyncio.gather(*(sender.ended for sender in senders))
+    async with asyncio.timeout(duration_s + LAST_ANSWERS_MAX_S):
+        await asyncio.gather(*(sender.ended for sender in senders))
     return Outcome(
         answers=sum(sender.answers for sender in senders),
         refused=sum(sender.refused for sender in senders),
@@ -111,8 +114,7 @@ class _Sender(asyncio.Protocol):
         self.answers = self.refused = 0
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: Any) -> None:  # uvloop's are no asyncio.Transport
         self._send, self._close = transport.write, transport.close
         self._send(next(self._requests))
 

@@ -162,20 +162,18 @@ if #unavailable > 4 then
 end
 
 -- Nothing below refuses.
-local reply, memory = { 'HELD' }, {}
+local reply = { 'HELD' }
 for n = 1, event_count do
   local claim = claims[n]
-  if claim.again then
-    reply[n + 1] = { claim.ev.seq, claim.again.created, claim.again.deadline, claim.again.places }
-  else
-    reply[n + 1] = write_claim(claim)
-  end
-  if once then
-    local held = reply[n + 1]
-    memory[n] = claim.hold_id .. '/' .. held[2] .. '/' .. held[3] .. '/' .. held[4]
-  end
+  local again = claim.again
+  reply[n + 1] = again and { claim.ev.seq, again.created, again.deadline, again.places } or write_claim(claim)
 end
 if once then
+  local memory = {}
+  for n = 1, event_count do
+    local _, created, deadline, places = unpack(reply[n + 1])
+    memory[n] = claims[n].hold_id .. '/' .. created .. '/' .. deadline .. '/' .. places
+  end
   redis.call('SET', once, body .. '|' .. table.concat(memory, ' '), 'PX', once_ttl)
 end
 return reply

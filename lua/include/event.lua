@@ -5,7 +5,6 @@
 
 local NEVER = 9000000000000000 -- a deadline after all others; still exact in a double
 local FIELDS_PER_COMMAND = 2000 -- Lua's unpack gives up near 8000 values
-local STATE_FIELDS = 11 -- what read_event reads besides counters
 
 -- The counters' fields of an item end in these: one `:<section>:<leg>` for each leg of the places.
 local function counter_suffixes(places, item)
@@ -51,25 +50,15 @@ local function move_counters(ev, places, item, from, to)
   end
 end
 
--- The event behind `keys` at the time `time`, or nil when its state is not in Redis. The counters that `places` will
--- need (of one leg; more are read when asked for) come with it, in the same command.
+-- The event behind `keys` at the time `time`, or nil when its state is not in Redis. The counters that most claims need
+-- (of the first item and leg of `places`) come with it, in the same command; others are read when they are asked for.
 local function read_event(keys, time, places)
-  local fields = { 'status', 'epoch', 'seq', 'clock', 'due', 'closes', 'layout', 'legs', 'max_hold', 'max_customer',
-    'ttl_max' }
-  if places then
-    for i = 1, #places do
-      local suffix = counter_suffixes(places, places[i])[1]
-      fields[#fields + 1] = 'free' .. suffix
-      fields[#fields + 1] = 'held' .. suffix
-    end
-  end
-  local values = redis.call('HMGET', keys.state, unpack(fields))
+  local suffix = places and counter_suffixes(places, places[1])[1] or ':0:0'
+  local free, held = 'free' .. suffix, 'held' .. suffix
+  local values = redis.call('HMGET', keys.state, 'status', 'epoch', 'seq', 'clock', 'due', 'closes', 'layout', 'legs',
+    'max_hold', 'max_customer', 'ttl_max', free, held)
   if not values[1] then
     return nil
-  end
-  local counters = {}
-  for i = STATE_FIELDS + 1, #fields do
-    counters[fields[i]] = tonumber(values[i])
   end
   return {
     keys = keys,
@@ -84,7 +73,8 @@ local function read_event(keys, time, places)
     max_hold = tonumber(values[9]),
     max_customer = tonumber(values[10]),
     ttl_max = tonumber(values[11]),
-    counters = counters, -- field -> number: what has been read, and is written back by write_event
+    -- field -> number: what has been read, and is written back by write_event
+    counters = { [free] = tonumber(values[12]), [held] = tonumber(values[13]) },
   }
 end
 
