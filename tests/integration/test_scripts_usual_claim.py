@@ -1,0 +1,105 @@
+"""The straight path of ``hold_places`` and the general way behind it: one is a short cut for the other, and no more."""
+
+import re
+from importlib import resources
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from invariants import assert_consistent
+from script_runner import FLOOR, PARTITIONS, STALLS, TTL_MS, Runner, Venue
+
+import lua
+
+LIMITS = {"max_places_per_hold": 4, "max_places_per_customer": 8}
+CLAIMS = st.one_of(
+    st.integers(1, 5).map(lambda quantity: f"0*{quantity}"),
+    st.integers(0, 19).map(lambda seat: f"1#{seat}"),
+    st.tuples(st.integers(0, 9), st.integers(10, 19)).map(lambda seats: f"1#{seats[0]},{seats[1]}"),
+    st.integers(1, 4).map(lambda quantity: f"1?{quantity}"),
+    st.just("0*1;1#3"),
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("hold"),
+            st.tuples(st.integers(0, 2), st.integers(1, 3)).map(lambda legs: f"{legs[0]}:{min(sum(legs), 3)}"),
+            CLAIMS,
+            st.sampled_from(["ana", "ben"]),
+            st.sampled_from([1_000, TTL_MS, 10**9]),
+            st.sampled_from(["", "", "k1", "k2"]),
+        ),
+        st.tuples(st.just("again"), st.integers(0, 30)),
+        st.tuples(st.just("release"), st.integers(0, 30)),
+        st.tuples(st.just("advance"), st.sampled_from([1, 500, 1_000, TTL_MS])),
+        st.tuples(st.just("status"), st.sampled_from(["open", "closed"]), st.sampled_from([0, 1_000, 10**9])),
+    ),
+    min_size=8,
+    max_size=30,
+)
+
+
+def general_way_alone() -> lua.Script:
+    """The script without the short cut."""
+    text = (resources.files("lua") / "hold_places.lua").read_text("utf-8")
+    start, end = text.index("if #ARGV == 7"), text.index("-- The general way.")
+    return lua.parse("hold_places", text[:start] + text[end:])
+
+
+@pytest.mark.parametrize("legs", [1, 3])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_short_cut_answers_and_writes_what_the_general_way_would(
+    redis_url: str, legs: int, steps: list[tuple[Any, ...]]
+) -> None:
+    histories = []
+    for is_general in (False, True):
+        runner = Runner(redis_url)
+        runner.redis.flushall()
+        if is_general:
+            runner.scripts["hold_places"] = general_way_alone()
+        stops = ["a", "b", "c", "d"] if legs == 3 else None
+        venue = Venue(runner, FLOOR | {"capacity": 6}, STALLS, stops=stops, policy=LIMITS)
+        venue.held("0:1;0*1", hold_id="h", owner="zoe", ttl_ms=1_000)  # without a hold no claim is the usual one
+        replies = play(venue, legs, steps)
+        assert_consistent(runner.redis, venue.event, partitions=PARTITIONS)
+        histories.append((replies, runner.dump()))
+    assert histories[0] == histories[1]
+
+
+def play(venue: Venue, legs: int, steps: list[tuple[Any, ...]]) -> list[list[Any]]:
+    replies: list[list[Any]] = []
+    held: list[tuple[str, dict[str, Any]]] = []
+    for number, (act, *what) in enumerate(steps):
+        if act == "hold":
+            stretch, claim, owner, ttl_ms, once = what
+            places = f"{stretch if legs == 3 else '0:1'};{claim}"
+            options = {"hold_id": f"h{number:025d}", "owner": owner, "ttl_ms": ttl_ms, "once": once, "body": places}
+            held.append((places, options))
+            replies.append(venue.hold(places, **options))
+        elif act == "again" and held:
+            places, options = held[what[0] % len(held)]
+            replies.append(venue.hold(places, **options))
+        elif act == "release" and held:
+            _, options = held[what[0] % len(held)]
+            replies.append(venue.release(options["hold_id"], owner=options["owner"]))
+        elif act == "advance":
+            venue.advance(what[0])
+        elif act == "status":
+            replies.append(venue.set_status(what[0], closes_ms=venue.now() + what[1]))
+    return replies
+
+
+def test_short_cut_is_taken(redis_url: str) -> None:
+    """Were it never taken, the comparison above would compare the general way with itself."""
+    runner = Runner(redis_url)
+    text = (resources.files("lua") / "hold_places.lua").read_text("utf-8")
+    short = lua.parse("hold_places", re.sub(r"-- The general way\.\n(?s:.*)", "return { 'NOT_LOADED', 1 }\n", text))
+    venue = Venue(runner)
+    venue.held("0:1;0*1")
+    runner.scripts["hold_places"] = short
+    for places in ("0:1;0*2", "0:1;1#3"):
+        assert venue.hold(places)[0] == "HELD"
+        assert venue.hold(places, once=f"key of {places}")[0] == ("HELD" if "*" in places else "NOT_LOADED")
+    assert_consistent(runner.redis, venue.event, partitions=PARTITIONS)
