@@ -20,6 +20,7 @@ REMEMBERED_MAX = 10_000  # tokens; about a kilobyte each
 REMEMBERED_S = 60  # a key that its issuer withdraws is trusted this much longer
 TOKEN_MAX = 8192  # bytes; what proxies allow for all headers together
 SUBJECT_MAX = 255
+_NOT_OURS = "The token is not accepted here: its signature, issuer or audience are not this installation's."
 _REQUIRED = ["exp", "iss", "aud", "sub"]
 
 
@@ -153,7 +154,7 @@ class TokenVerifier:
             raise Unauthenticated("The token is not valid yet.") from None
         # PyJWT lets through what json and int() raise for hostile headers and claims.
         except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError):
-            raise Unauthenticated("The token does not hold.") from None
+            raise Unauthenticated(_NOT_OURS) from None
 
     def _remember(self, authorization: bytes, caller: Caller, expires_at_s: float) -> None:
         until = min(self._clock() + REMEMBERED_S, expires_at_s)
@@ -167,7 +168,7 @@ def _bearer_token(authorization: bytes) -> str:
     if scheme.lower() != b"bearer" or not token:
         raise Unauthenticated("A bearer token is required.", invalid_token=False)
     if len(token) > TOKEN_MAX or not token.isascii():
-        raise Unauthenticated("The token does not hold.")
+        raise Unauthenticated(_NOT_OURS)
     return token.strip().decode("ascii")
 
 

@@ -150,9 +150,9 @@ def _syntax_error(
 def _plan_event(path: Path, data: bytes, options: ImportOptions) -> EventDefinition:
     plan = read_plan(data)
     if options.starts_at is None:
-        raise EventFileError(path, "a seating plan does not say when the event starts: starts_at is needed")
+        raise EventFileError(path, "a seating plan does not say when the event starts: --starts-at is needed")
     if options.currency is None:
-        raise EventFileError(path, "a seating plan does not say what its prices are in: currency is needed")
+        raise EventFileError(path, "a seating plan does not say what its prices are in: --currency is needed")
     definition = EventDefinition(
         id=options.event_id,
         name=options.name if options.name is not None else plan.name,
@@ -170,9 +170,9 @@ def _plan_event(path: Path, data: bytes, options: ImportOptions) -> EventDefinit
 
 def _timetable_events(path: Path, options: ImportOptions) -> list[EventDefinition]:
     if options.first_date is None:
-        raise EventFileError(path, "a timetable makes events for dates: first_date is needed")
+        raise EventFileError(path, "a timetable makes events for dates: --date is needed")
     if options.currency is None:
-        raise EventFileError(path, "a timetable does not say what the price is in: currency is needed")
+        raise EventFileError(path, "a timetable does not say what the price is in: --currency is needed")
     timetable = read_timetable(path)
     last_date = options.last_date or options.first_date
     events = list(

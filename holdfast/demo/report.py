@@ -102,7 +102,10 @@ def print_report(console: Console, report: Report) -> None:
     """Print the table, the figures and the verdicts."""
     console.print()
     console.print(_table(report.events))
-    console.print("[dim]A seat counts once for each leg. Refused and abandoned are holds.[/]")
+    console.print(
+        "[dim]A seat counts once for each leg. Refused and abandoned are holds: of parties larger than what was left,"
+        " of seats that somebody held; what lapsed later is free again.[/]"
+    )
     console.print()
     console.print(_figures(report))
     if report.server_output:
@@ -157,7 +160,7 @@ def _crowd_verdict(report: Report) -> str:
     late = report.late_bookings_refused
     return (
         f"{report.bookings:,} bookings acknowledged, 0 places sold twice, all in the ledger;"
-        f" {late:,} {'buyer' if late == 1 else 'buyers'} came too late, and got nothing"
+        f" {late:,} tried to book after their hold's deadline, and {'was' if late == 1 else 'were'} refused"
     )
 
 

@@ -137,15 +137,15 @@ def test_zip_file_that_is_none_is_refused_by_its_own_name(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("sample", "options", "words"),
     [
-        ("grand-theatre.json", {"starts_at": None}, "starts_at is needed"),
-        ("grand-theatre.json", {"currency": None}, "currency is needed"),
+        ("grand-theatre.json", {"starts_at": None}, "--starts-at is needed"),
+        ("grand-theatre.json", {"currency": None}, "--currency is needed"),
         ("grand-theatre.json", {"prices": {}}, "no price for category 'Standard'"),
         ("grand-theatre.json", {"name": ""}, "$.name"),
         ("grand-theatre.json", {"event_id": "Hamlet"}, "$.id"),
         ("grand-theatre.json", {"starts_at": dt.datetime(2027, 5, 1)}, "$.starts_at"),  # noqa: DTZ001
         ("grand-theatre.json", {"ends_at": EVENING}, "$.ends_at"),
-        ("caltrain", {"first_date": None}, "first_date is needed"),
-        ("caltrain", {"currency": None}, "currency is needed"),
+        ("caltrain", {"first_date": None}, "--date is needed"),
+        ("caltrain", {"currency": None}, "--currency is needed"),
         ("caltrain", {"cars": ()}, "$.cars"),
         ("caltrain", {"leg_price": None}, "$.price"),
         ("caltrain", {"trips": ("999",)}, "trips.txt: has no trip '999'"),
