@@ -195,3 +195,31 @@ outbox = sa.Table(
     sa.Column("published_at", _moment()),
     sa.Index("ix_outbox_unpublished", "id", postgresql_where=sa.text("published_at IS NULL")),
 )
+
+reconcilers = sa.Table(
+    "reconcilers",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("started_at", _moment(), nullable=False),
+    sa.Column("seen_at", _moment(), nullable=False),
+    sa.Column("partitions", sa.Integer, nullable=False, comment="How many it takes care of."),
+    sa.Column("figures", JSONB, nullable=False, comment="What it has found and done since it started."),
+    comment="Heartbeats. Who may do what is decided by advisory locks, not by this.",
+)
+
+hold_history = sa.Table(
+    "hold_history",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True, comment="The 128 bits of the hold's public id."),
+    sa.Column("event_id", _id(), nullable=False),
+    sa.Column("customer_id", _id(), nullable=False),
+    sa.Column("places", sa.Text, nullable=False, comment="engine.places: 0:1;0*2;1#100,101"),
+    sa.Column("made_at", _moment(), nullable=False),
+    sa.Column("until_at", _moment(), nullable=False, comment="When it ended; its deadline while it lives."),
+    sa.Column("outcome", sa.Text, comment="expired, released, refused, confirmed; NULL: it lives."),
+    sa.Index(None, "event_id", "made_at"),
+    sa.Index(None, "made_at", postgresql_using="brin"),  # rows lie in order of time; purging needs no more
+    comment="Who held what when; kept for a while, then purged. Written in batches, after the fact.",
+)
