@@ -27,7 +27,7 @@ Outcome = Literal["ok", "fail", "unknown"]
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True):
-    """``[section, seat, first_leg, last_leg, quantity]``; ``last_leg`` is excluded; ``seat`` is null for counted places.
+    """Section, seat, first leg, last leg, quantity: the last leg is excluded, ``seat`` is null for counted places.
 
     An event without legs has one, so that its places are of legs 0 to 1. ``quantity`` is 1 for a seat.
     """
