@@ -157,6 +157,9 @@ class Buyer:
         while now() - sent.invoked_at < PATIENCE_S:
             sent.attempts += 1
             try:
+                if sent.attempts == 1 and method != "GET" and self._rng.random() < self._crowd.vanishing:
+                    await self._vanish(method, path, token, body, key)
+                    continue
                 answer = await self._connection.call(method, path, token=token, body=body, key=key)
             except NoAnswer:
                 self._crowd.codes["no answer"] += 1
@@ -168,6 +171,12 @@ class Buyer:
                     return sent
             await asyncio.sleep(PAUSE_S)
         return sent
+
+    async def _vanish(self, method: str, path: str, token: str, body: Any, key: str | None) -> None:
+        """Hang up in the middle of a request, or before its answer."""
+        request = self._connection.request(method, path, token=token, body=body, key=key)
+        length = self._rng.choice((len(request), len(request), self._rng.randrange(len(request))))
+        await self._connection.send_and_vanish(request[:length])
 
     def _check_claimed(self, event: OnSale, claim: dict[str, Any], answered: dict[str, Any]) -> None:
         """An answer must be about the event and the places that were asked for."""

@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import msgspec
 from crowd import Crowd
@@ -23,7 +22,9 @@ WHOLE_WITHIN_S = 60.0  # drift is found and repaired, and the journal empty, wit
 POLL_S = 0.2
 FINDINGS_MAX = 10  # of one kind; one more line says how many there are
 OWNING = ("confirmed", "checked_in", "completed", "pending", "paid")
-_BOOKINGS = "SELECT id, event_id, customer_id, status, items, from_stop, to_stop FROM bookings"
+_BOOKINGS = """
+    SELECT id, event_id, customer_id, status, items, from_stop, to_stop FROM bookings WHERE event_id = ANY($1::text[])
+"""
 
 Cell = tuple[str, str, str, int]  # event, section, seat, leg
 
@@ -36,7 +37,7 @@ class Fault(msgspec.Struct):
 
 
 @contextlib.contextmanager
-def fault() -> Any:
+def fault() -> Iterator[Fault]:
     """The fault is what the block does."""
     window = Fault(now(), 0.0)
     yield window
@@ -132,7 +133,7 @@ async def _unknown_holds(parts: Parts, crowd: Crowd) -> AsyncIterator[str]:
 
 async def _ledger_bookings(rig: Rig, events: dict[str, OnSale]) -> dict[str, _Booking]:
     found = {}
-    for row in await rig.database.fetch(_BOOKINGS):
+    for row in await rig.database.fetch(_BOOKINGS, list(events)):
         booking_id = claim_id(row["id"].int, row["event_id"])
         shown = {"items": msgspec.json.decode(row["items"]), "from": row["from_stop"], "to": row["to_stop"]}
         places = events[row["event_id"]].places_of(shown)

@@ -1,7 +1,8 @@
 """The fault suite: which of it runs, the installation each test breaks, and the table of what was measured.
 
-``pytest tests/faults --faults=all`` runs all of it (``make faults``); otherwise only the tests marked ``short`` are
-collected, so that a plain run stays quick and reports nothing as skipped.
+``pytest tests/faults --faults=all`` runs all of it, and ``--faults=keep``, which is ``make faults``, also keeps what was
+measured. Otherwise only the tests marked ``short`` are collected, so that a plain run stays quick and reports nothing
+as skipped.
 """
 
 import os
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from checker import Figures
 from figures import Row, keep, make_row, table
 from rig import Rig, open_rig
@@ -22,7 +24,12 @@ _began_s = time.monotonic()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--faults", choices=("short", "all"), default="short", help="how much of the fault suite to run")
+    parser.addoption(
+        "--faults",
+        choices=("short", "all", "keep"),
+        default="short",
+        help="how much of the fault suite to run, and whether to rewrite docs/faults.md with the figures",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,29 +38,29 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the short selection, unless all of it is asked for. Absent, the option was not registered: a plain run."""
-    if config.getoption("--faults", default="short") == "all":
+    if config.getoption("--faults", default="short") != "short":
         return
     items[:] = [item for item in items if FAULTS not in item.path.parents or item.get_closest_marker("short")]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory common to all pytest processes of a run."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def directory() -> Iterator[Path]:
-    """A directory of the test's own, with a path that is short enough for sockets."""
+    """A directory of the module's own, with a path that is short enough for sockets."""
     with tempfile.TemporaryDirectory(prefix="hf-", ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o711)  # servers started by root pass through as another account
         yield Path(name)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def rig(directory: Path, shared_dir: Path) -> AsyncIterator[Rig]:
-    """Servers behind proxies, and one ``holdfast serve`` with two API processes."""
+    """Servers behind proxies, and one ``holdfast serve`` with two API processes; for all tests of a module in turn."""
     async with open_rig(directory, shared_dir=shared_dir) as opened:
         yield opened
 
@@ -79,6 +86,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
         return
     terminalreporter.section("faults")
     terminalreporter.write_line(table(ROWS))
-    if config.getoption("--faults", default="short") == "all" and exitstatus == 0:
+    if config.getoption("--faults", default="short") == "keep" and exitstatus == 0:
         machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
         keep(ROWS, machine, time.monotonic() - _began_s)

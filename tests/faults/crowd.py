@@ -9,15 +9,18 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import msgspec
 from buyer import NEVER_ANSWERED, Buyer
 from http_calls import Answer, NoAnswer
-from on_sale import OnSale
+from on_sale import OnSale, events_on_sale
 from recording import Op, Operation, Outcome, Recording, now
 from rig import Rig
 
 CLIENTS = 16
+WARM_UP = 400  # operations before a fault, so that it meets a sale under way
+AFTER = 800  # and after it
 RESOLVE_S = 60.0  # from a 202 to a booking or a refusal: an outage, the grace of ten seconds, and a round of draining
 POLL_S = 0.2
 FINDINGS_MAX = 20  # of one kind of trouble there may be thousands
@@ -26,7 +29,11 @@ FINDINGS_MAX = 20  # of one kind of trouble there may be thousands
 class Crowd:
     """Clients of one sale. ``findings`` are answers that must not be; ``codes`` counts what was answered."""
 
-    def __init__(self, rig: Rig, events: Sequence[OnSale], *, seed: int = 1, clients: int = CLIENTS) -> None:
+    def __init__(
+        self, rig: Rig, events: Sequence[OnSale], *, seed: int = 1, clients: int = CLIENTS, vanishing: float = 0.0
+    ) -> None:
+        self.vanishing = vanishing
+        """The share of requests that are first sent by somebody who hangs up before the answer."""
         self.recording = Recording()
         self.events = {event.id: event for event in events}
         self.findings: list[str] = []
@@ -132,3 +139,13 @@ class Crowd:
                 waiting, outcome=outcome, status=answer.status, code=answer.code, completed_at=now()
             )
         )
+
+
+@contextlib.asynccontextmanager
+async def crowd_buying(rig: Rig, sale: str, **options: Any) -> AsyncIterator[Crowd]:
+    """Put the events of a sale on sale and let a crowd buy beside the block."""
+    events = events_on_sale(sale)
+    await rig.put_on_sale([event.definition for event in events])
+    crowd = Crowd(rig, events, **options)
+    async with crowd.buying():
+        yield crowd

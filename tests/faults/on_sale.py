@@ -49,17 +49,17 @@ class OnSale(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(sorted(places, key=lambda place: (place.section, place.seat or "")))
 
 
-def events_on_sale(*, scale: int = 1) -> list[OnSale]:
-    """The usual events, with *scale* times as many places."""
-    hall = _event("hall", rows={"stalls": (40 * scale, 50)}, counted={"floor": 2_000 * scale})
-    train = _event("train", rows={"car": (20 * scale, 20)}, counted={"standing": 300 * scale}, stops=STOPS)
-    clubs = [_event(f"club-{number}", rows={"tables": (10 * scale, 20)}, counted={}) for number in range(CLUBS)]
+def events_on_sale(sale: str) -> list[OnSale]:
+    """The events of one sale, whose name their ids begin with. They are large enough never to be sold out."""
+    hall = _event(f"{sale}.hall", rows={"stalls": (100, 50)}, counted={"floor": 5_000})
+    train = _event(f"{sale}.train", rows={"car": (100, 20)}, counted={"standing": 2_000}, stops=STOPS)
+    clubs = [_event(f"{sale}.club-{number}", rows={"tables": (50, 20)}, counted={}) for number in range(CLUBS)]
     return [hall, train, *clubs]
 
 
-def one_seat() -> OnSale:
+def one_seat(sale: str) -> OnSale:
     """An event that everybody wants and one can have."""
-    return _event("last-seat", rows={"box": (1, 1)}, counted={})
+    return _event(f"{sale}.last", rows={"box": (1, 1)}, counted={})
 
 
 def choose_claim(rng: random.Random, event: OnSale) -> dict[str, Any]:

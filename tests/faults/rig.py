@@ -86,15 +86,20 @@ class Rig:
 
     def __init__(self, directory: Path, store: Store, database: Database, proxies: tuple[Proxy, Proxy]) -> None:
         self.directory = directory
-        self.store = store
         self.database = database
         self.store_proxy, self.database_proxy = proxies
         self.apis: list[Process] = []
         self._processes: list[Process] = []
+        self.use_store(store)
+
+    def use_store(self, store: Store) -> None:
+        """Make *store* the one that the API processes and commands reach from now on, and the checker looks at."""
+        self.store = store
+        self.store_proxy.upstream = store.port
         self.command = CommandLine(
             REDIS_URL=store.url,
-            DATABASE_URL=database.url,
-            HOLDFAST_DATA_DIR=directory / "data",
+            DATABASE_URL=self.database.url,
+            HOLDFAST_DATA_DIR=self.directory / "data",
             HOLDFAST_PARTITIONS=str(PARTITIONS),
             HOLDFAST_CONFIRM_TIMEOUT=str(CONFIRM_TIMEOUT_S),
             **SECRETS,
@@ -110,10 +115,13 @@ class Rig:
         return make_token(self.settings, subject, roles or ("customer",))
 
     async def serve(
-        self, *, workers: int = 1, store: Proxy | None = None, database: Proxy | None = None, **variables: str
+        self, *, workers: int = 1, proxies: tuple[Proxy, Proxy] | None = None, public: bool = True, **variables: str
     ) -> Process:
-        """Start a ``serve`` behind the proxies named, else behind the common ones, and wait until it is ready."""
-        store, database = store or self.store_proxy, database or self.database_proxy
+        """Start a ``serve`` behind *proxies*, else behind the common ones, and wait until it is ready.
+
+        Unless *public*, the crowd does not know of it.
+        """
+        store, database = proxies or (self.store_proxy, self.database_proxy)
         process = await self.start(
             *("serve", "--port", "0", "--workers", str(workers)),
             REDIS_URL=_redis_url(store),
@@ -128,7 +136,8 @@ class Rig:
             assert time.monotonic() < deadline, process.said()
             assert not process.has_ended, process.said()
             await asyncio.sleep(0.02)
-        self.apis.append(process)
+        if public:
+            self.apis.append(process)
         return process
 
     async def start(self, *arguments: str, **variables: str) -> Process:
