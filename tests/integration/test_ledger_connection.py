@@ -9,13 +9,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import parse_qs, quote, urlsplit
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
 from ledger_lab import Lab
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from engine.errors import LedgerUnavailable
-from persistence.database import driver_connection, fetch_rows, in_transaction, is_unavailable, open_database, retrying
+from persistence.database import (
+    driver_connection,
+    fetch_rows,
+    in_transaction,
+    is_unavailable,
+    ledger_errors,
+    open_database,
+    retrying,
+)
 
 pytest_plugins = ("ledger_fixtures",)
 
@@ -195,6 +204,20 @@ async def test_state_that_speaks_of_the_statement_passes_through(lab: Lab, state
     with pytest.raises(sa.exc.DBAPIError) as raised:
         await raise_state(lab.engine, state)
     assert not is_unavailable(raised.value)
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["driver", "sqlalchemy"])
+def test_driver_that_is_confused_about_its_connection_is_no_bug_of_ours(wrapped: bool) -> None:
+    confusion: Exception = asyncpg.InternalClientError(
+        "cannot switch to state 12; another operation (2) is in progress"
+    )
+    if wrapped:
+        adapted = Exception(str(confusion))
+        adapted.__cause__ = confusion
+        confusion = sa.exc.DBAPIError("SELECT 1", None, adapted)
+
+    with pytest.raises(LedgerUnavailable), ledger_errors():
+        raise confusion
 
 
 async def test_transaction_that_lost_to_another_is_run_again(lab: Lab) -> None:
