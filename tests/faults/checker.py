@@ -88,6 +88,8 @@ async def check(rig: Rig, crowd: Crowd, window: Fault | None = None) -> Figures:
         *_shorten(_unasked(operations, bookings)),
         *await _miscounted(rig, crowd.events, bookings),
     ]
+    if findings:
+        print(*rig.complaints(), sep="\n")  # pytest shows it with the failure
     return Figures(
         operations=len(operations),
         acknowledged=len(acknowledged),

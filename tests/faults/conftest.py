@@ -1,8 +1,8 @@
 """The fault suite: which of it runs, the installation each test breaks, and the table of what was measured.
 
-``pytest tests/faults --faults=all`` runs all of it, and ``--faults=keep``, which is ``make faults``, also keeps what was
-measured. Otherwise only the tests marked ``short`` are collected, so that a plain run stays quick and reports nothing
-as skipped.
+``pytest tests/faults --faults=all`` runs all of it, and ``--faults=keep``, which is ``make faults``, also keeps the
+figures. Otherwise only the tests marked ``short`` are collected, so that a plain run stays quick and reports nothing as
+skipped.
 """
 
 import os
@@ -87,5 +87,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     terminalreporter.section("faults")
     terminalreporter.write_line(table(ROWS))
     if config.getoption("--faults", default="short") == "keep" and exitstatus == 0:
-        machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+        machine = (
+            f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+        )
         keep(ROWS, machine, time.monotonic() - _began_s)

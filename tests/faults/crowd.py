@@ -60,18 +60,16 @@ class Crowd:
         await asyncio.gather(*self._resolving)
 
     async def until_operations(self, count: int, *, within_s: float = 60.0) -> None:
-        """Wait until *count* more operations have ended."""
-        goal = len(self.recording.operations) + count
-        async with asyncio.timeout(within_s):
-            while len(self.recording.operations) < goal:
-                await asyncio.sleep(0.01)
+        """Wait until *count* more operations have ended, which is bounded."""
+        goal, give_up_at = len(self.recording.operations) + count, now() + within_s
+        while len(self.recording.operations) < goal:
+            assert now() < give_up_at, f"the sale stands still: {self.codes}"
+            await asyncio.sleep(0.01)
 
     def count(self, op: Op, outcome: Outcome = "ok", *, since: float = 0.0) -> int:
         """How many operations of a kind that began after *since* ended like this."""
         return sum(
-            1
-            for one in self.recording.operations
-            if (one.op, one.outcome) == (op, outcome) and one.invoked_at >= since
+            1 for one in self.recording.operations if (one.op, one.outcome) == (op, outcome) and one.invoked_at >= since
         )
 
     # For buyers.

@@ -23,6 +23,7 @@ from holdfast.tokens import make_token
 PARTITIONS = 8  # fewer than usual: a look into all of them is quick, and every one has something to do
 CONFIRM_TIMEOUT_S = 2.0
 READY_WAIT_S = 60.0
+COMPLAINTS_MAX = 40
 STAGES = (Stage(signal=signal.SIGTERM, grace_s=15.0),)
 _LISTENING = "listening on "
 SECRETS = {"HOLDFAST_JWT_SECRET": "k" * 40, "HOLDFAST_DATA_KEY": "A" * 43}
@@ -162,6 +163,11 @@ class Rig:
         await asyncio.gather(*(process.stop() for process in self._processes))
         self._processes.clear()
         self.apis.clear()
+
+    def complaints(self) -> list[str]:
+        """The last errors that API processes and commands have logged."""
+        lines = [line for process in self._processes for line in process.said().splitlines()]
+        return [line for line in lines if '"error"' in line or "Error" in line][-COMPLAINTS_MAX:]
 
     async def organize(self, method: str, path: str, body: Any = None) -> Any:
         """A request of the organizer's that must succeed."""
