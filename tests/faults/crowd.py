@@ -30,8 +30,16 @@ class Crowd:
     """Clients of one sale. ``findings`` are answers that must not be; ``codes`` counts what was answered."""
 
     def __init__(
-        self, rig: Rig, events: Sequence[OnSale], *, seed: int = 1, clients: int = CLIENTS, vanishing: float = 0.0
+        self,
+        rig: Rig,
+        events: Sequence[OnSale],
+        *,
+        seed: int = 1,
+        clients: int = CLIENTS,
+        pause_s: float = 0.0,
+        vanishing: float = 0.0,
     ) -> None:
+        self._pause_s = pause_s
         self.vanishing = vanishing
         """The share of requests that are first sent by somebody who hangs up before the answer."""
         self.recording = Recording()
@@ -110,6 +118,7 @@ class Crowd:
         try:
             while not self._stopped.is_set():
                 await buyer.visit(f"c{next(self._customers)}", rng.choice(list(self.events.values())))
+                await asyncio.sleep(self._pause_s)
         finally:
             buyer.close()
 

@@ -125,7 +125,7 @@ class Proxy:
             else:
                 upstream = await asyncio.open_connection("127.0.0.1", self.upstream)
             await self._serve((reader, writer), upstream)
-        except OSError:
+        except (OSError, asyncio.CancelledError):  # only __aexit__ cancels; the stream's callback would complain of it
             writer.transport.abort()
         finally:
             self._tasks.discard(task)
