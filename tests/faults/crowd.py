@@ -74,6 +74,14 @@ class Crowd:
             assert now() < give_up_at, f"the sale stands still: {self.codes}"
             await asyncio.sleep(0.01)
 
+    async def until_answered(self, code: str, count: int, *, within_s: float = 60.0) -> int:
+        """Wait until *code* has been answered *count* more times, which is bounded; how often it was in all."""
+        goal, give_up_at = self.codes[code] + count, now() + within_s
+        while self.codes[code] < goal:
+            assert now() < give_up_at, f"not answered {code} {count} times: {self.codes}"
+            await asyncio.sleep(0.01)
+        return self.codes[code]
+
     def count(self, op: Op, outcome: Outcome = "ok", *, since: float = 0.0) -> int:
         """How many operations of a kind that began after *since* ended like this."""
         return sum(
