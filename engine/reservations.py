@@ -21,6 +21,7 @@ from engine.errors import (
     InvalidRequest,
     LedgerUnavailable,
     Overloaded,
+    StoreUnavailable,
 )
 from engine.events import Event, SellableEvent
 from engine.holds import Hold
@@ -34,8 +35,10 @@ from engine.places import format_places, parse_places
 from engine.ports import Ledger, Sealer
 from engine.refusals import booking_refusal, claim_refusal, hold_refusal, moment
 from engine.settlement import Settlement
+from engine.verification import Verification
 
 ITEMS_MAX = 50  # of one request: bounds the work of one script call
+VERIFICATIONS_MAX = 3  # of one call: a server may change again while the first change is looked into
 GROUP_MAX = 20  # events of one all-or-nothing request
 _ONCE_TTL = b"%d" % ONCE_TTL_MS
 
@@ -76,6 +79,7 @@ class Reservations:
         ledger: Ledger,
         sealer: Sealer,
         settlement: Settlement,
+        verification: Verification,
         *,
         confirm_timeout_s: float,
     ) -> None:
@@ -85,6 +89,7 @@ class Reservations:
         self._ledger = ledger
         self._sealer = sealer
         self._settlement = settlement
+        self._verification = verification
         self._confirm_timeout_s = confirm_timeout_s
 
     async def hold(self, event_id: str, claim: ClaimRequest, *, customer_id: str, once: Once | None = None) -> Held:
@@ -180,7 +185,7 @@ class Reservations:
         if once is not None:
             await self._refuse_reused(once)
         request = self._booking_request(key, details, customer_id, once)
-        reply = await self._kernel.run("confirm_hold", event, booking_args(request), once=once.scope if once else None)
+        reply = await self._run_booking("confirm_hold", event, request)
         if once is not None and reply[0] in (b"BOOKED", b"NOT_FOUND"):
             # Redis may have forgotten the key with everything else; the ledger has not.
             booking = await self._ledger.find_replay(once.scope, once.body)
@@ -205,8 +210,8 @@ class Reservations:
         for _ in range(2):
             event = await self._catalog.get(event_id)
             places = resolve_places(event.layout, claim.items, claim.from_, claim.to)
-            args = [*booking_args(request), event.layout.digest.encode(), format_places(places).encode()]
-            reply = await self._kernel.run("book_places", event, args, once=once.scope if once else None)
+            claim_args = (event.layout.digest.encode(), format_places(places).encode())
+            reply = await self._run_booking("book_places", event, request, *claim_args)
             if reply[0] != b"STALE_LAYOUT":
                 break
             self._catalog.forget(event_id)
@@ -360,6 +365,17 @@ class Reservations:
         booking_id = BookingId(claim_id_of(key.key, key.event_id))
         sealed = self._sealer.seal(details, booking_id)
         return BookingRequest(key.key.encode(), booking_id, customer_id, details, sealed, once)
+
+    async def _run_booking(self, script: str, event: SellableEvent, request: BookingRequest, *more: bytes) -> list[Any]:
+        """Run a script that books, and have the event audited first when it says that another server has taken over."""
+        args = [*booking_args(request), *more]
+        scope = request.once.scope if request.once else None
+        for _ in range(VERIFICATIONS_MAX):
+            reply = await self._kernel.run(script, event, args, once=scope)
+            if reply[0] != b"UNAUDITED":
+                return reply
+            await self._verification.verify(event, epoch=reply[1], server=reply[2])
+        raise StoreUnavailable("servers change too fast to be audited")
 
     async def _finish(self, reply: list[Any], event: SellableEvent, request: BookingRequest) -> Booked:
         """From the script's answer to a booking that is durable, or as near to it as the time limit allows."""

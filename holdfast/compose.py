@@ -23,6 +23,7 @@ from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.store_checks import require_fit_store
 from engine.transport.open import Transport, open_transport
+from engine.verification import Verification
 from holdfast.settings import Settings, SettingsError, data_key
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
 from persistence.bookings import Bookings
@@ -32,6 +33,7 @@ from persistence.installation import ensure_partitions
 from persistence.ledger import PostgresLedger
 from persistence.migrate import current_revision, head_revision
 from persistence.sealing import AesSealer
+from persistence.verification import LedgerAuditor
 
 COMMIT_CONNECTIONS = 2  # a batch at a time is written, and lookups of its kind go beside it
 HEAD = head_revision()  # read from the package once: the check runs often
@@ -86,6 +88,8 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(ledger.close)
         settlement = Settlement(kernel, ledger, catalog, loader)
         stack.push_async_callback(settlement.close)
+        verification = Verification(LedgerAuditor(database, kernel, bookings), wait_s=settings.confirm_timeout_s)
+        stack.push_async_callback(verification.close)
         yield Parts(
             database=database,
             kernel=kernel,
@@ -95,7 +99,14 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             bookings=bookings,
             settlement=settlement,
             reservations=Reservations(
-                kernel, catalog, loader, ledger, sealer, settlement, confirm_timeout_s=settings.confirm_timeout_s
+                kernel,
+                catalog,
+                loader,
+                ledger,
+                sealer,
+                settlement,
+                verification,
+                confirm_timeout_s=settings.confirm_timeout_s,
             ),
         )
 
