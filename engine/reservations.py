@@ -182,15 +182,10 @@ class Reservations:
             IdempotencyKeyReused: The key was used for another request.
         """
         key, event = await self._find_event_of(hold_id)
-        if once is not None:
-            await self._refuse_reused(once)
+        if once is not None and (booked := await self._find_replay(once)) is not None:
+            return booked
         request = self._booking_request(key, details, customer_id, once)
         reply = await self._run_booking("confirm_hold", event, request)
-        if once is not None and reply[0] in (b"BOOKED", b"NOT_FOUND"):
-            # Redis may have forgotten the key with everything else; the ledger has not.
-            booking = await self._ledger.find_replay(once.scope, once.body)
-            if booking is not None:
-                return Booked(booking, replayed=True)
         return await self._finish(reply, event, request)
 
     async def book(
@@ -348,16 +343,17 @@ class Reservations:
         except EventNotFound:
             raise HoldNotFound(hold_id) from None
 
-    async def _refuse_reused(self, once: Once) -> None:
-        """Look for the key where all events meet, before a hold is spent: the script sees but its own partition's.
+    async def _find_replay(self, once: Once) -> Booked | None:
+        """The booking that the key made, where all events meet: a script sees but the keys of its own partition.
 
         Raises:
             IdempotencyKeyReused: It made a booking of another body.
         """
         try:
-            await self._ledger.find_replay(once.scope, once.body)
+            booking = await self._ledger.find_replay(once.scope, once.body)
         except LedgerUnavailable:
-            return  # the commit looks again, and so far nothing is lost
+            return None  # the commit looks again, and so far nothing is lost
+        return None if booking is None else Booked(booking, replayed=True)
 
     def _booking_request(
         self, key: ClaimKey, details: BookingDetails, customer_id: str, once: Once | None
@@ -382,6 +378,9 @@ class Reservations:
         if reply[0] == b"REPLAYED":
             return await self._resume(claim_id_of(reply[1].decode(), event.event.id), request)
         if reply[0] != b"CONFIRMED":
+            # Redis may have forgotten the key with everything else; the ledger has not, and it is no refusal then.
+            if request.once is not None and (booked := await self._find_replay(request.once)) is not None:
+                return booked
             raise booking_refusal(reply, event, request.booking_id)
         _, epoch, created_ms, confirmed_ms, journal_id, places = reply
         entry = JournalEntry(

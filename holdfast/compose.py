@@ -35,7 +35,7 @@ from persistence.migrate import current_revision, head_revision
 from persistence.sealing import AesSealer
 from persistence.verification import LedgerAuditor
 
-COMMIT_CONNECTIONS = 2  # a batch at a time is written, and lookups of its kind go beside it
+COMMIT_CONNECTIONS = 1  # a batch at a time is written
 HEAD = head_revision()  # read from the package once: the check runs often
 
 
@@ -84,7 +84,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         # Commits have connections of their own: whatever else asks Postgres, a 201 does not wait in line for it.
         commits = open_database(settings.database_url, pool_size=COMMIT_CONNECTIONS)
         stack.push_async_callback(commits.dispose)
-        ledger = PostgresLedger(commits, sealer)
+        ledger = PostgresLedger(database, sealer, commits=commits)
         stack.push_async_callback(ledger.close)
         settlement = Settlement(kernel, ledger, catalog, loader)
         stack.push_async_callback(settlement.close)

@@ -58,7 +58,7 @@ async def open_shops(redis_url: str, lab: Lab, count: int) -> AsyncIterator[list
             stack.push_async_callback(transport.aclose)
             database = open_database(lab.url, pool_size=4)
             stack.push_async_callback(database.dispose)
-            events, ledger = Events(database), PostgresLedger(database, lab.sealer)
+            events, ledger = Events(database), PostgresLedger(database, lab.sealer, commits=database)
             stack.push_async_callback(ledger.close)
             kernel, catalog = Kernel(transport, partitions=PARTITIONS), Catalog(events)
             loader = EventLoader(kernel, events, catalog)

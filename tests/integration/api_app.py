@@ -49,7 +49,11 @@ async def composed(redis_url: str, database_url: str) -> AsyncIterator[Services]
     await in_transaction(database, _empty)
     transport = await open_transport(redis_url)
     sealer = AesSealer([b"k" * 32])
-    events, bookings, ledger = Events(database), Bookings(database, sealer), PostgresLedger(database, sealer)
+    events, bookings, ledger = (
+        Events(database),
+        Bookings(database, sealer),
+        PostgresLedger(database, sealer, commits=database),
+    )
     kernel, catalog = Kernel(transport, partitions=PARTITIONS), Catalog(events)
     loader = EventLoader(kernel, events, catalog)
     kernel.load_events_with(loader.load)
