@@ -31,12 +31,11 @@ from persistence.database import fetch_rows, open_database
 from persistence.events import Events
 from persistence.installation import ensure_partitions
 from persistence.ledger import PostgresLedger
-from persistence.migrate import current_revision, head_revision
+from persistence.revision import HEAD, current_revision
 from persistence.sealing import AesSealer
 from persistence.verification import LedgerAuditor
 
 COMMIT_CONNECTIONS = 1  # a batch at a time is written
-HEAD = head_revision()  # read from the package once: the check runs often
 
 
 class NotMigrated(Exception):
