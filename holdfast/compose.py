@@ -16,6 +16,7 @@ from api.identity import KeySource, SharedSecret, TokenVerifier
 from api.jwks import JwksKeys, fetch_from
 from api.services import Info, ReadinessCheck, Services
 from engine.catalog import Catalog
+from engine.draining import Drainer
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
@@ -33,7 +34,7 @@ from persistence.ledger import PostgresLedger
 from persistence.migrate import current_revision, head_revision
 from persistence.sealing import AesSealer
 
-COMMIT_CONNECTIONS = 2  # a batch at a time is written, and lookups of its kind go beside it
+COMMIT_CONNECTIONS = 3  # a batch of callers and one of the drain are written at a time, and lookups go beside them
 HEAD = head_revision()  # read from the package once: the check runs often
 
 
@@ -51,6 +52,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     events: Events
     bookings: Bookings
     settlement: Settlement
+    drainer: Drainer
+    ledger: PostgresLedger
     reservations: Reservations
 
 
@@ -84,7 +87,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(commits.dispose)
         ledger = PostgresLedger(commits, sealer)
         stack.push_async_callback(ledger.close)
-        settlement = Settlement(kernel, ledger, catalog, loader)
+        settlement = Settlement(kernel, ledger, loader)
         stack.push_async_callback(settlement.close)
         yield Parts(
             database=database,
@@ -94,8 +97,17 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             events=events,
             bookings=bookings,
             settlement=settlement,
+            drainer=Drainer(kernel, settlement, catalog, ledger),
+            ledger=ledger,
             reservations=Reservations(
-                kernel, catalog, loader, ledger, sealer, settlement, confirm_timeout_s=settings.confirm_timeout_s
+                kernel,
+                catalog,
+                loader,
+                ledger,
+                sealer,
+                settlement,
+                confirm_timeout_s=settings.confirm_timeout_s,
+                journal_bytes_max=settings.journal_max_bytes,
             ),
         )
 
@@ -106,7 +118,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(open_parts(settings))
         verifier = await stack.enter_async_context(_open_verifier(settings))
-        draining = asyncio.create_task(parts.settlement.drain_for_ever(), name="drain the journal")
+        draining = asyncio.create_task(parts.drainer.drain_for_ever(), name="drain the journal")
         stack.push_async_callback(_end, draining)
         yield Services(
             reservations=parts.reservations,

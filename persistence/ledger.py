@@ -1,11 +1,13 @@
 """The ledger as the engine knows it: commits go through the group commit, lookups straight to Postgres."""
 
+from collections.abc import Sequence
+
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from engine.bookings import Booking, JournalEntry
 from engine.events import SellableEvent
 from engine.ids import BookingId
-from engine.ports import Committed, Refused, Sealer
+from engine.ports import Committed, Refused, Sealer, UnwritableEntry
 from persistence.bookings import Bookings
 from persistence.group_commit import GroupCommit
 
@@ -20,6 +22,12 @@ class PostgresLedger:
     async def commit(self, entry: JournalEntry, sellable: SellableEvent) -> Committed | Refused:
         """See :meth:`persistence.group_commit.GroupCommit.commit`."""
         return await self._commits.commit(entry, sellable)
+
+    async def commit_all(
+        self, entries: Sequence[tuple[JournalEntry, SellableEvent]]
+    ) -> list[Committed | Refused | UnwritableEntry]:
+        """See :meth:`persistence.group_commit.GroupCommit.commit_all`."""
+        return await self._commits.commit_all(entries)
 
     async def find_booking(self, booking_id: BookingId) -> Booking | None:
         """See :meth:`persistence.bookings.Bookings.find_booking`."""

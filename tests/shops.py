@@ -10,6 +10,7 @@ from script_runner import PARTITIONS
 
 from engine.catalog import Catalog
 from engine.claims import ItemRequest
+from engine.draining import Drainer
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.reservations import ClaimRequest, Reservations
@@ -28,7 +29,8 @@ class Shop:
     def __init__(self, kernel: Kernel, catalog: Catalog, loader: EventLoader, ledger: PostgresLedger, lab: Lab) -> None:
         self.kernel = kernel
         self.loader = loader
-        self.settlement = Settlement(kernel, ledger, catalog, loader)
+        self.settlement = Settlement(kernel, ledger, loader)
+        self.drainer = Drainer(kernel, self.settlement, catalog, ledger, grace_ms=0)
         self.reservations = Reservations(
             kernel, catalog, loader, ledger, lab.sealer, self.settlement, confirm_timeout_s=10.0
         )

@@ -51,7 +51,7 @@ async def composed(redis_url: str, database_url: str) -> AsyncIterator[Services]
     kernel, catalog = Kernel(transport, partitions=PARTITIONS), Catalog(events)
     loader = EventLoader(kernel, events, catalog)
     kernel.load_events_with(loader.load)
-    settlement = Settlement(kernel, ledger, catalog, loader)
+    settlement = Settlement(kernel, ledger, loader)
     reservations = Reservations(kernel, catalog, loader, ledger, sealer, settlement, confirm_timeout_s=5.0)
     try:
         yield Services(
