@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from engine.bookings import JournalEntry
-from engine.ids import parse_claim_id
+from engine.ids import BookingId, claim_id_of, parse_claim_id
 from engine.journal import parse_entry, read_entry
 from engine.kernel import Kernel
 
@@ -61,6 +61,16 @@ class DeadLetter(msgspec.Struct, frozen=True):
             flat += [field.name.encode(), field.base64 if field.text is None else field.text.encode()]
         return [value or b"" for value in flat]
 
+    def text_of(self, name: str) -> str:
+        """A field as text; empty where it is not there, or is none."""
+        return next((field.text for field in self.letter.fields if field.name == name and field.text), "")
+
+    @property
+    def booking_id(self) -> BookingId | None:
+        """The booking that it is about, as far as that can be told."""
+        booking_id = claim_id_of(self.text_of("booking"), self.text_of("event"))
+        return None if parse_claim_id(booking_id) is None else BookingId(booking_id)
+
 
 _decode = msgspec.json.Decoder(Letter).decode
 _encode = msgspec.json.Encoder().encode
@@ -105,10 +115,14 @@ async def scan_letters(kernel: Kernel, partition: int) -> AsyncIterator[DeadLett
             return
 
 
-async def find_letter(kernel: Kernel, partition: int, journal_id: str) -> DeadLetter | None:
-    """The letter of a partition by the id that its entry had."""
-    raw = await kernel.partition_command(partition, "HGET", "dead", journal_id)
-    return None if raw is None else parse_letter(partition, journal_id.encode(), raw)
+async def find_letters(kernel: Kernel, journal_id: str) -> list[DeadLetter]:
+    """The letters of this id, of whatever partition: one, unless two were entered in the same millisecond."""
+    found = []
+    for partition in range(kernel.partitions):
+        raw = await kernel.partition_command(partition, "HGET", "dead", journal_id)
+        if raw is not None:
+            found.append(parse_letter(partition, journal_id.encode(), raw))
+    return found
 
 
 async def revive(kernel: Kernel, dead: DeadLetter) -> JournalEntry | None:
