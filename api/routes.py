@@ -150,8 +150,8 @@ _BOOKING_ROUTES = (
         replies=(
             Reply(
                 201,
-                "The booking is confirmed. It is `durable`, unless its event's policy is `durability: redis`: the ledger "
-                "then has it, and it has its `reference`, a moment later.",
+                "The booking is confirmed. It is `durable`, unless its event has the policy `durability: redis`: then "
+                "the ledger has it, and it has its `reference`, a moment later.",
                 Booking,
                 headers=("Location", "ETag", *_REPLAYABLE),
             ),

@@ -25,8 +25,9 @@ BATCH_CELLS_MAX = 20_000  # seats x legs of a transaction, unless a single booki
 YIELD_EVERY = 50  # entries made ready at a stretch: about 2 ms
 QUEUE_MAX = 5_000  # waiting bookings: a quarter of a second's work; more would only time out here
 
-# SQLSTATEs of tables, columns and rights that are not as they should be: no entry is to blame, and all would fail.
-NOT_OF_THE_ENTRY = "42"
+# Classes of SQLSTATE that may be one entry's fault: its data, a constraint, a limit, a trigger. With any other (a table
+# that is not there, missing rights) none is to blame. An error without one comes from our own code, handling an entry.
+OF_AN_ENTRY = ("22", "23", "44", "54", "P0")
 
 logger = structlog.get_logger("holdfast.ledger")
 
@@ -133,8 +134,8 @@ class GroupCommit:
             for waiting in batch:
                 _resolve(waiting, error)
         except Exception as error:
-            if (sqlstate(error) or "").startswith(NOT_OF_THE_ENTRY):
-                logger.error("the ledger's schema or rights are wrong", reason=str(error))
+            if not (sqlstate(error) or OF_AN_ENTRY[0]).startswith(OF_AN_ENTRY):
+                logger.error("the ledger refuses every booking", error=type(error).__name__, reason=str(error))
                 for waiting in batch:
                     _resolve(waiting, LedgerUnavailable(str(error)))
             else:
