@@ -16,6 +16,7 @@ from api.identity import KeySource, SharedSecret, TokenVerifier
 from api.jwks import JwksKeys, fetch_from
 from api.services import Info, ReadinessCheck, Services
 from engine.catalog import Catalog
+from engine.draining import Drainer
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
@@ -35,7 +36,7 @@ from persistence.revision import HEAD, current_revision
 from persistence.sealing import AesSealer
 from persistence.verification import LedgerAuditor
 
-COMMIT_CONNECTIONS = 1  # a batch at a time is written
+COMMIT_CONNECTIONS = 2  # a batch of callers, or two pages of the journal, are written at a time
 
 
 class NotMigrated(Exception):
@@ -52,6 +53,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     events: Events
     bookings: Bookings
     settlement: Settlement
+    drainer: Drainer
+    ledger: PostgresLedger
     reservations: Reservations
 
 
@@ -85,7 +88,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(commits.dispose)
         ledger = PostgresLedger(database, sealer, commits=commits)
         stack.push_async_callback(ledger.close)
-        settlement = Settlement(kernel, ledger, catalog, loader)
+        settlement = Settlement(kernel, ledger, loader)
         stack.push_async_callback(settlement.close)
         verification = Verification(LedgerAuditor(database, kernel, bookings), wait_s=settings.confirm_timeout_s)
         stack.push_async_callback(verification.close)
@@ -97,6 +100,8 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             events=events,
             bookings=bookings,
             settlement=settlement,
+            drainer=Drainer(kernel, settlement, catalog, ledger),
+            ledger=ledger,
             reservations=Reservations(
                 kernel,
                 catalog,
@@ -106,6 +111,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
                 settlement,
                 verification,
                 confirm_timeout_s=settings.confirm_timeout_s,
+                journal_bytes_max=settings.journal_max_bytes,
             ),
         )
 
@@ -116,7 +122,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(open_parts(settings))
         verifier = await stack.enter_async_context(_open_verifier(settings))
-        draining = asyncio.create_task(parts.settlement.drain_for_ever(), name="drain the journal")
+        draining = asyncio.create_task(parts.drainer.drain_for_ever(), name="drain the journal")
         stack.push_async_callback(_end, draining)
         yield Services(
             reservations=parts.reservations,
