@@ -13,7 +13,7 @@ from lua import Script
 EVENT_KEYS = frozenset(
     ("state", "loading", "held", "sold", "holds", "expiries", "users", "rows", "ended", "bookings")
 )  # fmt: skip
-PARTITION_KEYS = frozenset(("journal", "wakeups", "live"))
+PARTITION_KEYS = frozenset(("journal", "dead", "wakeups", "live"))
 PACKED_MAX = 20_000  # packed key lists kept by a process, about half a kilobyte each
 
 
@@ -53,6 +53,10 @@ class KeyRing:
             if len(self._packed) > PACKED_MAX:
                 self._packed.popitem(last=False)
         return packed if once is None else add_key(packed, once_key(partition, once))
+
+    def for_partition(self, script: Script, partition: int) -> PackedKeys:
+        """The keys of a call that concerns no single event."""
+        return pack_keys([partition_key(partition, name) for name in script.event_keys])
 
     def for_events(
         self, script: Script, event_ids: Sequence[str], partition: int, once: bytes | None = None

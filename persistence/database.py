@@ -21,9 +21,6 @@ COMMAND_GRACE_S = 1.0  # past the server's own time-out we stop waiting: the net
 ATTEMPTS_MAX = 3  # of a transaction that lost to a deadlock, a serialization failure or a lock's time-out
 RETRY_PAUSE_S = 0.02  # times a random factor up to the number of the attempt
 
-# The driver does not know what its connection is in the middle of ("cannot switch to state 12; another operation (2) is
-# in progress"): so it was when a server that shuts down spoke between two messages of ours.
-_Confused = asyncpg.InternalClientError
 # SQLSTATEs after which the same transaction may well succeed at once: it was rolled back for another one's sake.
 _TRANSIENT = frozenset({"40001", "40P01", "55P03"})
 # SQLSTATEs, or their classes, that speak of the server and not of the statement.
@@ -167,7 +164,13 @@ def ledger_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (sa.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, _Confused, OSError) as error:
+    except (
+        sa.exc.SQLAlchemyError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        OSError,
+    ) as error:
         if not is_unavailable(error):
             raise
         raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
@@ -175,13 +178,22 @@ def ledger_errors() -> Iterator[None]:
 
 def is_unavailable(error: Exception) -> bool:
     """Whether *error*, from driver or pool, says that Postgres cannot be had, rather than that a statement is wrong."""
-    if isinstance(error, OSError | sa.exc.TimeoutError | _Confused):  # TimeoutError is an OSError
+    if isinstance(error, OSError | sa.exc.TimeoutError):  # TimeoutError is an OSError
         return True
     if (state := sqlstate(error)) is not None:
         return state in _TRANSIENT or state.startswith(_UNAVAILABLE)
     # The driver has no code for a connection it finds closed.
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-    return "closed" in str(cause) or isinstance(getattr(cause, "__cause__", None), OSError | _Confused)
+    if _is_confused(cause):
+        return True
+    return "closed" in str(cause) or isinstance(getattr(cause, "__cause__", None), OSError)
+
+
+def _is_confused(error: BaseException | None) -> bool:
+    """Whether the driver stumbled over a server's farewell: it came between looking at a connection and using it."""
+    return isinstance(error, asyncpg.InternalClientError) or isinstance(
+        getattr(error, "__cause__", None), asyncpg.InternalClientError
+    )
 
 
 def sqlstate(error: BaseException) -> str | None:
@@ -204,11 +216,10 @@ def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
 def _abandon_silent(context: sa.engine.ExceptionContext) -> None:
     """Cut a connection whose answer did not come: a rollback on it would wait for the same answer, without a bound.
 
-    The same goes for one that the driver itself is confused about.
+    One whose driver is confused is of no use either.
     """
     error = context.original_exception
-    lost = isinstance(error, TimeoutError) or isinstance(error.__cause__, _Confused)
-    if lost and context.connection is not None:
+    if (isinstance(error, TimeoutError) or _is_confused(error)) and context.connection is not None:
         silent: Any = context.connection.connection.driver_connection
         silent.terminate()
         context.is_disconnect = True

@@ -15,6 +15,7 @@ import redis
 from redis.exceptions import NoScriptError
 
 import lua
+from engine.booking_requests import JOURNAL_BYTES_MAX
 from engine.definition import EventDefinition
 from engine.events import Event, SellableEvent
 from engine.ids import claim_id, parse_claim_id
@@ -180,9 +181,16 @@ class Venue:
         return self._run("read_hold", hold_id, owner)
 
     def confirm(
-        self, hold_id: str, *, owner: str = "ana", attempt: str = "a1", once: str = "", body: str = "b1"
+        self,
+        hold_id: str,
+        *,
+        owner: str = "ana",
+        attempt: str = "a1",
+        once: str = "",
+        body: str = "b1",
+        journal_max: int = JOURNAL_BYTES_MAX,
     ) -> list[Any]:
-        args = (hold_id, owner, attempt, b"sealed", body, once, ONCE_TTL_MS)
+        args = (hold_id, owner, attempt, b"sealed", body, once, ONCE_TTL_MS, journal_max)
         return self._run("confirm_hold", *args, once=once)
 
     def book(
@@ -195,8 +203,9 @@ class Venue:
         once: str = "",
         body: str = "b1",
         layout: str | None = None,
+        journal_max: int = JOURNAL_BYTES_MAX,
     ) -> list[Any]:
-        args = (booking_id or new_id(), owner, attempt, b"sealed", body, once, ONCE_TTL_MS)
+        args = (booking_id or new_id(), owner, attempt, b"sealed", body, once, ONCE_TTL_MS, journal_max)
         return self._run("book_places", *args, layout or self.layout.digest, places, once=once)
 
     def booked(self, places: str, **options: Any) -> str:
@@ -215,6 +224,15 @@ class Venue:
     def read_booking(self, booking_id: str, *, owner: str = "") -> list[Any]:
         return self._run("read_booking", booking_id, owner)
 
+    def bury(self, journal_id: str, letter: str = "letter") -> list[Any]:
+        return self._run("bury_entry", journal_id, letter)
+
+    def revive(self, journal_id: str, booking_id: str, letter: str = "letter", **fields: str) -> list[Any]:
+        return self._run("revive_entry", journal_id, letter, booking_id, *itertools.chain.from_iterable(fields.items()))
+
+    def discard(self, journal_id: str, letter: str = "letter") -> list[Any]:
+        return self._run("discard_entry", journal_id, letter)
+
     def reap(self) -> list[Any]:
         return self._run("reap_event")
 
@@ -224,6 +242,13 @@ class Venue:
     def set_status(self, status: str, *, version: int = 2, closes_ms: int | None = None) -> list[Any]:
         closes = int(self.event.definition.starts_at.timestamp() * 1000) if closes_ms is None else closes_ms
         return self._run("set_status", status, closes, version)
+
+    def mark_audited(self, epoch: int, server: str = "") -> list[Any]:
+        return self._run("mark_audited", epoch, server or self.server_id())
+
+    def come_from_another_server(self) -> None:
+        """As a replica finds itself after its promotion."""
+        self.redis.hset(self.key("state"), "audited", "another")
 
     # --- what is in Redis ----------------------------------------------------
 
@@ -251,6 +276,10 @@ class Venue:
         entries: Any = self.redis.xrange(self.partition_key("journal"))
         return [(text_of(number), {text_of(k): text_of(v) for k, v in fields.items()}) for number, fields in entries]
 
+    def server_id(self) -> str:
+        identity: str = self.redis.info("replication")["master_replid"]  # type: ignore[index]
+        return identity
+
     def now(self) -> int:
         return self.state("clock")
 
@@ -259,6 +288,9 @@ class Venue:
 
     def advance(self, ms: int) -> None:
         self.redis.hincrby(self.key("state"), "clock", ms)
+
+    def _run_in_partition(self, name: str, *args: object) -> list[Any]:
+        return self.runner.run(name, [self.event], args)
 
     def _run(self, name: str, *args: object, once: str = "") -> list[Any]:
         return self.runner.run(name, [self.event], args, once=once)

@@ -1,8 +1,10 @@
 """What a process refuses to start with, and what it says about it."""
 
+import asyncio
+
 import pytest
 from proxy import Proxy
-from rig import PARTITIONS, Rig
+from rig import PARTITIONS, READY_WAIT_S, Rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -39,8 +41,12 @@ async def test_process_does_not_start_on_a_redis_that_is_too_old(rig: Rig) -> No
 
 
 async def _refusal(rig: Rig, store: Proxy | None = None, **variables: str) -> str:
-    """What a ``serve`` says that gives up; its workers are started again a few times before it does."""
+    """What a ``serve`` says whose workers cannot start; it tries them again a few times before it gives up itself."""
     address = {"REDIS_URL": f"unix://{store.listen}"} if store is not None else {}
     process = await rig.start("serve", "--port", "0", "--workers", "1", **(address | variables))
-    assert await process.wait() == 1
+    async with asyncio.timeout(READY_WAIT_S):
+        while "cannot serve" not in process.said():
+            await asyncio.sleep(0.05)
+    await process.stop()
+    assert "listening on" not in process.said()
     return process.said()

@@ -155,7 +155,7 @@ async def test_audit_does_not_end_holds_that_have_lapsed(scene: Scene) -> None:
 async def test_booking_that_is_only_in_the_journal_is_accounted_for(scene: Scene) -> None:
     key = new_claim_id(scene.id).partition("~")[0]
     places = b"0:1;1#12"
-    args = [key, "eve", "attempt", "sealed", "", "", "1000", scene.event.layout.digest, places]
+    args = [key, "eve", "attempt", "sealed", "", "", "1000", "67108864", scene.event.layout.digest, places]
     reply = await scene.parts.kernel.run("book_places", scene.event, [_bytes(arg) for arg in args])
     assert reply[0] == b"CONFIRMED"
     audit = await scene.audit()
@@ -194,7 +194,7 @@ async def test_booking_written_to_postgres_behind_the_back_of_redis_is_found(sce
     booking_id = BookingId(new_claim_id(scene.id))
     places = Places(0, 2, (CountedPlaces(FLOOR, 2), NumberedPlaces(STALLS, (19,))))
     epoch = (await scene.parts.events.find_event(scene.id)).epoch
-    ledger = PostgresLedger(scene.parts.database, sealer)
+    ledger = PostgresLedger(scene.parts.database, sealer, commits=scene.parts.database)
     details = sealer.seal(BookingDetails(), booking_id)
     entry = JournalEntry(
         "1-1", epoch, scene.id, booking_id, "eve", places, 1_800_000_000_000, 1_800_000_000_000, details
