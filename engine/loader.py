@@ -49,6 +49,28 @@ class EventLoader:
                 return
             await self._fill(await turn.begin(), sellable)
 
+    async def rebuild(self, event_id: str, *, seen_epoch: int | None) -> bool:
+        """Build the event's state anew, whatever Redis has, unless somebody has since *seen_epoch* was read there.
+
+        Live holds end, and bookings that are not in the ledger yet are refused by it. Returns whether it was this call
+        that did it.
+
+        Raises:
+            EventNotFound: The ledger has no such event.
+            LedgerUnavailable: Postgres does not answer.
+            StoreUnavailable: Redis does not answer, or has a later epoch than the ledger.
+        """
+        async with self._turns, self._source.loading(event_id) as turn:
+            event = await turn.find_event()
+            sellable = await self._catalog.keep(event)
+            epoch = await self._kernel.epoch_in_store(sellable)
+            if epoch is not None and epoch > event.epoch:
+                raise StoreUnavailable(f"event {event_id} has epoch {epoch} in Redis and {event.epoch} in the ledger")
+            if epoch == event.epoch and epoch != seen_epoch:
+                return False
+            await self._fill(await turn.begin(), sellable)
+            return True
+
     async def _fill(self, loaded: LoadedEvent, sellable: SellableEvent) -> None:
         layout, event_id = sellable.layout, sellable.event.id
         epoch = b"%d" % loaded.event.epoch

@@ -28,6 +28,8 @@ Kind = Literal[
     "usage_wrong",  # Postgres: places sold of a counted section's leg
 ]
 
+GUARD_KINDS = frozenset(("claim_missing", "claim_not_owned", "usage_wrong"))  # that concern Postgres alone
+
 
 class Difference(msgspec.Struct, frozen=True):
     """One disagreement. ``redis`` is what Redis says, ``ledger`` what follows from bookings, holds and journal.
