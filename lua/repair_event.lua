@@ -31,6 +31,7 @@
 --- @include event
 --- @include places
 --- @include rows
+--- @include move
 --- @include hold
 --- @include release
 --- @include book

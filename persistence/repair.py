@@ -121,8 +121,9 @@ async def repair_events(
         except (StoreUnavailable, LedgerUnavailable):
             raise
         except Exception as error:  # one event that is damaged beyond reading must not keep the others from repair
-            logger.exception("event not audited", event_id=event_id)
-            return EventRepair(event_id, (), (), (), False, unread_event(event_id), failed=repr(error))
+            reason = f"{type(error).__name__}: {error}"
+            logger.error("event not audited", event_id=event_id, reason=reason)
+            return EventRepair(event_id, (), (), (), False, unread_event(event_id), failed=reason)
 
     waiting = iter(event_ids)
     running: set[asyncio.Task[EventRepair]] = set()

@@ -16,6 +16,7 @@ SITUATIONS: dict[tuple[str, str], Situation] = {}
 # Refusals in whose course lapsed holds are ended.
 MAY_CLEAN_UP = {"EXPIRED", "CONTINUE"}
 DONE = {"HELD", "EXTENDED", "RELEASED", "CONFIRMED", "UNBOOKED", "REAPED", "SET", "LOADING", "LOADED", "READY"}
+DONE |= {"REPAIRED", "MARKED"}
 DECLARED = [(name, status) for name in lua.names() for status in sorted(lua.load(name).statuses)]
 
 
@@ -417,6 +418,43 @@ def _seen_behind_a_crowd(runner: Runner) -> tuple[Venue, Act]:
     return venue, venue.snapshot
 
 
+# --- repair_event, mark_audited ---------------------------------------------------------------------------------------
+
+
+@situation("repair_event", "REPAIRED")
+def _repaired(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    runner.redis.setbit(venue.key("sold"), 3, 1)
+    return venue, lambda: venue.repair("clear_sold|3")
+
+
+@situation("repair_event", "CHANGED")
+def _repaired_when_the_record_is_another(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;1#3")
+    return venue, lambda: venue.repair("count|free:0:0|1", f"end_hold|{hold_id}|active|1|2|1|0:1;1#3|ana")
+
+
+@situation("repair_event", "STALE")
+def _repaired_by_somebody_else_before(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.repair()
+    return venue, lambda: venue.repair("count|free:0:0|1", repairs=0)
+
+
+@situation("mark_audited", "MARKED")
+def _marked(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.mark_audited("run:replication")
+
+
+@situation("mark_audited", "STALE")
+def _marked_for_an_old_epoch(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.load(epoch=2)
+    return venue, lambda: venue.mark_audited("run:replication")
+
+
 def _register_not_loaded() -> None:
     acts: dict[str, Callable[[Venue], list[Any]]] = {
         "hold_places": lambda venue: hold_together([venue], ["0:1;0*1"]),
@@ -430,6 +468,8 @@ def _register_not_loaded() -> None:
         "read_booking": lambda venue: venue.read_booking("x"),
         "set_status": lambda venue: venue.set_status("open"),
         "snapshot_event": lambda venue: venue.snapshot(),
+        "repair_event": lambda venue: venue.repair(),
+        "mark_audited": lambda venue: venue.mark_audited("run:replication"),
     }
     for script, act in acts.items():
 
