@@ -47,7 +47,7 @@ async def read_journal(kernel: Kernel, partition: int, *, after: str, until_ms: 
 async def journal_tail(kernel: Kernel, partition: int) -> tuple[str, int]:
     """The id of the last entry ever made, whether or not it is still there, and how many there are now."""
     try:
-        reply = await kernel.partition_question(partition, "XINFO", "STREAM", "journal")
+        reply = await kernel.partition_subcommand(partition, "XINFO", "STREAM", "journal")
     except ResponseError as error:
         if "no such key" not in str(error):
             raise

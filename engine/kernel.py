@@ -106,7 +106,7 @@ class Kernel:
         """A plain command on one key of a partition."""
         return await self.command(verb, partition_key(partition, key), *args)
 
-    async def partition_question(self, partition: int, verb: str, about: str, key: str) -> Any:
+    async def partition_subcommand(self, partition: int, verb: str, about: str, key: str) -> Any:
         """A plain command of two words (``XINFO STREAM``) on one key of a partition."""
         name = partition_key(partition, key)
         slot = pack_keys([name]).slot

@@ -20,7 +20,7 @@ from engine.records import pairs
 ATTEMPTS_MAX = 20  # of a picture; on a server shared by other clients the first one nearly always succeeds
 # Holds read at one moment: with all commands of the picture some 4 ms of the server's time. More are read in steps,
 # while they change, and never kept.
-HOLDS_AT_ONCE_MAX = 8_000
+HOLDS_AT_ONCE_MAX = 4_000
 
 
 class Mark(msgspec.Struct, frozen=True):
