@@ -90,7 +90,9 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(ledger.close)
         settlement = Settlement(kernel, ledger, loader)
         stack.push_async_callback(settlement.close)
-        verification = Verification(LedgerAuditor(database, kernel, bookings), wait_s=settings.confirm_timeout_s)
+        verification = Verification(
+            LedgerAuditor(database, kernel, bookings, loader), wait_s=settings.confirm_timeout_s
+        )
         stack.push_async_callback(verification.close)
         yield Parts(
             database=database,

@@ -28,7 +28,7 @@
 local event_id, epoch, rows, cells = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local FIRST_FIELD, FIELDS_PER_COMMAND = 5, 2000
 
-local known = tonumber(redis.call('HGET', keys.state, 'epoch') or 0)
+local known = tonumber(redis.call('HGET', keys.state, 'epoch') or 0) or 0 -- what is no number is damage: build anew
 local loading = tonumber(redis.call('HGET', keys.loading, 'epoch') or 0)
 if known >= epoch or loading > epoch then
   return { 'STALE' }
@@ -38,7 +38,7 @@ end
 
 -- Nothing below refuses.
 -- A load that was left in the middle has removed the state and remembers its seq.
-local seq = tonumber(redis.call('HGET', keys.state, 'seq') or redis.call('HGET', keys.loading, 'seq') or 0)
+local seq = tonumber(redis.call('HGET', keys.state, 'seq') or redis.call('HGET', keys.loading, 'seq') or 0) or 0
 -- How holds and refused bookings have ended stays remembered: it is as true as before, and somebody may still ask.
 redis.call('UNLINK', keys.loading, keys.state, keys.held, keys.sold, keys.holds, keys.expiries, keys.users, keys.rows,
   keys.bookings)

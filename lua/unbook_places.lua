@@ -55,4 +55,5 @@ redis.call('HDEL', keys.bookings, booking_id)
 forget_user_places(ev, booking.owner, booking.quantity)
 ev.seq = ev.seq + 1
 write_event(ev)
+redis.call('HINCRBY', keys.state, 'undone', 1) -- who is counting bookings meanwhile must know that one is gone
 return { 'UNBOOKED', ev.seq }

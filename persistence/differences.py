@@ -9,6 +9,7 @@ from engine.layout import Layout
 Kind = Literal[
     "epoch_wrong",  # Redis's state was built under another epoch than the ledger's: nothing sold in it can be committed
     "layout_wrong",  # Redis numbers places by another layout; nothing else was compared
+    "status_wrong",  # Redis was not told the event's latest status: it sells what was closed, say
     "event_unknown",  # Redis has an event that the ledger does not know
     "missing_in_redis",  # a booking of the ledger or the journal
     "missing_in_ledger",  # a booking that is in neither ledger nor journal
@@ -27,6 +28,8 @@ Kind = Literal[
     "claim_not_owned",  # Postgres: a row in claims without a booking that owns it
     "usage_wrong",  # Postgres: places sold of a counted section's leg
 ]
+
+GUARD_KINDS = frozenset(("claim_missing", "claim_not_owned", "usage_wrong"))  # that concern Postgres alone
 
 
 class Difference(msgspec.Struct, frozen=True):

@@ -239,6 +239,11 @@ class Venue:
     def snapshot(self, *, cells: bool = False) -> list[Any]:
         return self._run("snapshot_event", "1" if cells else "0")
 
+    def repair(self, *operations: str, epoch: int = 1, repairs: int | None = None) -> list[Any]:
+        """Apply operations to what was seen just now, or when *repairs* were counted."""
+        seen = int(self.redis.hget(self.key("state"), "repairs") or 0) if repairs is None else repairs  # type: ignore[arg-type]
+        return self._run("repair_event", epoch, seen, *operations)
+
     def set_status(self, status: str, *, version: int = 2, closes_ms: int | None = None) -> list[Any]:
         closes = int(self.event.definition.starts_at.timestamp() * 1000) if closes_ms is None else closes_ms
         return self._run("set_status", status, closes, version)

@@ -30,6 +30,7 @@ DONE = {
     "BURIED",
     "REVIVED",
     "DISCARDED",
+    "REPAIRED",
 }
 DECLARED = [(name, status) for name in lua.names() for status in sorted(lua.load(name).statuses)]
 
@@ -528,6 +529,30 @@ def _seen_behind_a_crowd(runner: Runner) -> tuple[Venue, Act]:
     return venue, venue.snapshot
 
 
+# --- repair_event -----------------------------------------------------------------------------------------------------
+
+
+@situation("repair_event", "REPAIRED")
+def _repaired(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    runner.redis.setbit(venue.key("sold"), 3, 1)
+    return venue, lambda: venue.repair("clear_sold|3")
+
+
+@situation("repair_event", "CHANGED")
+def _repaired_when_the_record_is_another(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;1#3")
+    return venue, lambda: venue.repair("count|free:0:0|1", f"end_hold|{hold_id}|active|1|2|1|0:1;1#3|ana")
+
+
+@situation("repair_event", "STALE")
+def _repaired_by_somebody_else_before(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.repair()
+    return venue, lambda: venue.repair("count|free:0:0|1", repairs=0)
+
+
 def _register_not_loaded() -> None:
     acts: dict[str, Callable[[Venue], list[Any]]] = {
         "hold_places": lambda venue: hold_together([venue], ["0:1;0*1"]),
@@ -542,6 +567,7 @@ def _register_not_loaded() -> None:
         "set_status": lambda venue: venue.set_status("open"),
         "mark_audited": lambda venue: venue.mark_audited(1),
         "snapshot_event": lambda venue: venue.snapshot(),
+        "repair_event": lambda venue: venue.repair(),
     }
     for script, act in acts.items():
 
