@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 import lua
 from engine.errors import Overloaded, StoreUnavailable
 from engine.events import SellableEvent
-from engine.keys import KeyRing, event_key, partition_key, partition_of
+from engine.keys import EVENT_KEYS, KeyRing, event_key, partition_key, partition_of
 from engine.transport.errors import NotSent, OutcomeUnknown
 from engine.transport.open import Transport
 from engine.transport.wire import pack_keys
@@ -84,6 +84,18 @@ class Kernel:
             missing = events[int(reply[1]) - 1] if len(reply) > 1 else events[0]
             await self._load(missing.event.id)
             reply = await self._send_until_done(call)
+        return reply
+
+    async def run_in_partition(self, name: str, partition: int, args: Sequence[bytes]) -> list[Any]:
+        """Run a script all of whose keys are the partition's own.
+
+        Raises:
+            StoreUnavailable: Redis gave no answer, or cannot write now; repeating the request is safe.
+        """
+        script = lua.load(name)
+        assert not EVENT_KEYS & {*script.event_keys}, name
+        keys = self._keys.for_events(script, [""], partition)
+        reply: list[Any] = await self._send(lambda: self.transport.evalsha(script, keys, args))
         return reply
 
     async def time_ms(self, partition: int) -> int:

@@ -84,7 +84,7 @@ class Venue:
         event_id = self.event.event.id.encode()
         cells = b"%d" % (len(layout.seats) * layout.legs)
         fields = state_fields(self.event.event, layout)
-        self._pipe.send([self._wire("begin_load", [event_id, epoch, pack_rows(layout), cells, *fields])])
+        self._pipe.send([self._wire("begin_load", [event_id, epoch, pack_rows(layout), cells, b"1", *fields])])
         for start in range(0, len(sold), BATCH_SIZE):
             records = [f"{new_key()}|1|{places}|past".encode() for places in sold[start : start + BATCH_SIZE]]
             self._pipe.send([self._wire("load_bookings", [epoch, *records])])

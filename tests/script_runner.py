@@ -127,10 +127,10 @@ class Venue:
         if self.frozen:
             self.set_time(now)
 
-    def begin_load(self, epoch: int) -> list[Any]:
+    def begin_load(self, epoch: int, *, keeps_history: bool = True) -> list[Any]:
         cells = len(self.layout.seats) * self.layout.legs
         fields = state_fields(self.event.event, self.layout)
-        return self._run("begin_load", self.id, epoch, pack_rows(self.layout), cells, *fields)
+        return self._run("begin_load", self.id, epoch, pack_rows(self.layout), cells, "01"[keeps_history], *fields)
 
     def load_bookings(self, epoch: int, bookings: Sequence[tuple[str, str, str]]) -> list[Any]:
         records = [f"{booking_id}|{FROZEN_MS}|{places}|{owner}" for booking_id, places, owner in bookings]
@@ -248,8 +248,10 @@ class Venue:
         return bool(self.redis.exists(self.key("state")))
 
     def journal(self) -> list[tuple[str, dict[str, str]]]:
-        entries: Any = self.redis.xrange(self.partition_key("journal"))
-        return [(text_of(number), {text_of(k): text_of(v) for k, v in fields.items()}) for number, fields in entries]
+        return self._stream("journal")
+
+    def trail(self) -> list[tuple[str, dict[str, str]]]:
+        return self._stream("trail")
 
     def now(self) -> int:
         return self.state("clock")
@@ -259,6 +261,10 @@ class Venue:
 
     def advance(self, ms: int) -> None:
         self.redis.hincrby(self.key("state"), "clock", ms)
+
+    def _stream(self, name: str) -> list[tuple[str, dict[str, str]]]:
+        entries: Any = self.redis.xrange(self.partition_key(name))
+        return [(text_of(number), {text_of(k): text_of(v) for k, v in fields.items()}) for number, fields in entries]
 
     def _run(self, name: str, *args: object, once: str = "") -> list[Any]:
         return self.runner.run(name, [self.event], args, once=once)
