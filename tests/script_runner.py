@@ -225,6 +225,13 @@ class Venue:
         closes = int(self.event.definition.starts_at.timestamp() * 1000) if closes_ms is None else closes_ms
         return self._run("set_status", status, closes, version)
 
+    def read_trail(self, *, limit: int = 1000) -> list[Any]:
+        return self._run("read_trail", limit)
+
+    def forget_trail(self, number: int, last_id: str) -> list[Any]:
+        last_ms, sequence = last_id.split("-")
+        return self._run("forget_trail", number, last_ms, f"{last_ms}-{int(sequence) + 1}")
+
     # --- what is in Redis ----------------------------------------------------
 
     def key(self, name: str) -> bytes:
