@@ -47,13 +47,13 @@ _BOOKINGS = """
       LEFT JOIN LATERAL (SELECT min(at) AS at FROM history
                           WHERE booking_id = id AND to_status = ANY($4::text[])) AS first ON true
       LEFT JOIN LATERAL (SELECT to_status FROM history
-                          WHERE booking_id = id AND at <= $2 ORDER BY version DESC LIMIT 1) AS then ON true
+                          WHERE booking_id = id AND at <= $2 ORDER BY version DESC LIMIT 1) AS status_then ON true
       LEFT JOIN LATERAL (SELECT at, to_status FROM history
                           WHERE booking_id = id AND at > $2 AND NOT to_status = ANY($4::text[])
                           ORDER BY version LIMIT 1) AS past ON true
      WHERE event_id = $1 AND created_at <= $2 AND places ~ $3
        AND COALESCE(first.at, confirmed_at, created_at) <= $2
-       AND COALESCE(then.to_status, status) = ANY($4::text[])
+       AND COALESCE(status_then.to_status, status) = ANY($4::text[])
      ORDER BY number
 """
 _KNOWN = "SELECT id FROM bookings WHERE id = ANY($1::uuid[])"

@@ -13,8 +13,8 @@ from shops import at_once, claim, open_shops
 
 from engine.errors import LedgerUnavailable, StoreUnavailable
 from engine.events import SellableEvent
-from engine.kernel import Kernel
 from engine.ids import new_claim_id, parse_claim_id
+from engine.kernel import Kernel
 from persistence import hold_history
 from persistence.database import open_database
 from persistence.hold_history import first_id_at, moment, purge_hold_history, store_trail
