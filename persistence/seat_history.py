@@ -248,7 +248,7 @@ def _notes(
     kept_for: dt.timedelta | None,
 ) -> Iterator[str]:
     """In words, what the answer may lack."""
-    if kept_for is not None and at < in_redis.now - kept_for:
+    if kept_for and at < in_redis.now - kept_for:
         yield f"the history of holds is kept for {kept_for.days} days: only bookings are known for certain"
     if not in_redis.has_trail:
         yield "no history of holds is being kept now"

@@ -11,10 +11,12 @@ from ledger_lab import Lab
 from servers import LocalServers
 from shops import at_once, claim, open_shops
 
+from engine.catalog import Catalog
 from engine.errors import LedgerUnavailable, StoreUnavailable
 from engine.events import SellableEvent
 from engine.ids import new_claim_id, parse_claim_id
 from engine.kernel import Kernel
+from engine.loader import EventLoader
 from persistence import hold_history
 from persistence.database import open_database
 from persistence.hold_history import first_id_at, moment, purge_hold_history, store_trail
@@ -239,6 +241,14 @@ async def test_trail_ends_and_begins_as_history_is_switched(trail: Trail) -> Non
     assert not await trail.kernel.partition_command(trail.partition, "EXISTS", "trail")
     assert await trail.store() == 0
     assert await trail.kernel.partition_command(trail.partition, "EXISTS", "trail")
+
+
+async def test_event_that_is_loaded_where_no_history_is_kept_begins_no_trail(redis_url: str, lab: Lab) -> None:
+    async with open_shops(redis_url, lab, 1) as (shop,):
+        event = await lab.event()
+        await EventLoader(shop.kernel, lab.events, Catalog(lab.events), keeps_history=False).load(event.event.id)
+        assert await shop.kernel.epoch_in_store(event) == 1
+        assert not await shop.kernel.partition_command(shop.kernel.partition_of(event), "EXISTS", "trail")
 
 
 async def test_purge_deletes_what_ended_before_the_time_kept_in_bounded_steps(
