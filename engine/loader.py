@@ -17,7 +17,9 @@ BATCH_SIZE = 500  # bookings in one script call, about 2 ms of the server's time
 class EventLoader:
     """Loads events, one loader at a time over all processes, and one at a time per event in this one."""
 
-    def __init__(self, kernel: Kernel, source: EventSource, catalog: Catalog) -> None:
+    def __init__(self, kernel: Kernel, source: EventSource, catalog: Catalog, *, keeps_history: bool = True) -> None:
+        """With *keeps_history*, what becomes of holds is written to the partition's trail from the first load on."""
+        self._history = b"1" if keeps_history else b"0"
         self._kernel = kernel
         self._source = source
         self._catalog = catalog
@@ -93,7 +95,7 @@ class EventLoader:
         epoch = b"%d" % loaded.event.epoch
         cells = len(layout.seats) * layout.legs
         fields = state_fields(loaded.event, layout)
-        begin = [event_id.encode(), epoch, pack_rows(layout), b"%d" % cells, *fields]
+        begin = [event_id.encode(), epoch, pack_rows(layout), b"%d" % cells, self._history, *fields]
         await self._step("begin_load", sellable, begin)
         async for batch in loaded.active_bookings(batch_size=BATCH_SIZE):
             records = []

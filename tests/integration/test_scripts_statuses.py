@@ -31,6 +31,7 @@ DONE = {
     "REVIVED",
     "DISCARDED",
     "REPAIRED",
+    "FORGOTTEN",
 }
 DECLARED = [(name, status) for name in lua.names() for status in sorted(lua.load(name).statuses)]
 
@@ -61,6 +62,35 @@ def test_every_declared_status_is_answered_and_a_refusal_writes_nothing(
 
 def test_every_situation_belongs_to_a_declared_status() -> None:
     assert set(SITUATIONS) == set(DECLARED)
+
+
+# --- the trail -------------------------------------------------------------------------------------------------------
+
+
+@situation("read_trail", "READ")
+def _trail_is_read(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.read_trail()
+
+
+@situation("forget_trail", "FORGOTTEN")
+def _trail_is_forgotten(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.forget_trail(1, venue.trail()[0][0])
+
+
+@situation("read_trail", "NO_TRAIL")
+def _no_trail_to_read(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.redis.delete(venue.partition_key("trail"))
+    return venue, lambda: venue.read_trail()
+
+
+@situation("forget_trail", "NO_TRAIL")
+def _no_trail_to_forget(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.redis.delete(venue.partition_key("trail"))
+    return venue, lambda: venue.forget_trail(1, "5-0")
 
 
 # --- hold_places -----------------------------------------------------------------------------------------------------
