@@ -104,6 +104,7 @@ def test_settings_name_the_file_when_a_secret_cannot_be_read(tmp_path: Path) -> 
         ("HOLDFAST_CONFIRM_TIMEOUT", "soon", "a number of seconds from 0.05 to 300"),
         ("HOLDFAST_CONFIRM_TIMEOUT", "nan", "a number of seconds from 0.05 to 300"),
         ("HOLDFAST_HOLD_HISTORY_DAYS", "-1", "a whole number from 0 to 3650"),
+        ("HOLDFAST_JOURNAL_MAX_BYTES", "4096", "a whole number from 1048576 to 1099511627776"),
         ("HOLDFAST_LOG_LEVEL", "loud", "one of debug, info, warning, error, critical"),
         ("HOLDFAST_JWKS_URL", "id.example", "a URL beginning with https://, http://"),
         ("HOLDFAST_DATA_DIR", __file__, "a directory"),
