@@ -76,8 +76,10 @@ async def _large_event(parts: Parts, client: Any, scale: float) -> dict[str, Any
     section = SectionDefinition("all", rows=rows, price=1)
     event = await _open_event(parts, "large", [section], publish=False)
     async with driver_connection(parts.database) as connection:
+        await connection.execute("SET statement_timeout = '120s'")
         await connection.execute(_FILL_BOOKINGS, "large", booking_count, timeout=120)
         await connection.execute(_FILL_CLAIMS, "large", timeout=120)
+        await connection.execute("RESET statement_timeout")
     load_s = await _timed(parts.loader.load("large"))
     holds = [_claim(event, parts, seat) for seat in range(1, 10 * HOLDS, 10)]
     for start in range(0, len(holds), 500):

@@ -100,11 +100,13 @@ local function drop_from(hash)
   }
 end
 
-local function write_record(key, text)
+local function write_record(key, is_counted, text)
   local booking = parse_booking(text)
   local places = parse_places(booking.places)
   redis.call('HSET', keys.bookings, key, text)
-  redis.call('HINCRBY', keys.users, booking.owner, booking.quantity)
+  if is_counted == '1' then
+    redis.call('HINCRBY', keys.users, booking.owner, booking.quantity)
+  end
   for i = 1, #places do
     if places[i].seats then
       write_cells(keys.sold, places[i].seats, ev.legs, places.first, places.last, true)
@@ -119,21 +121,26 @@ local verbs = {
   clear_sold = clear_of(keys.sold),
   drop_hold = drop_from(keys.holds),
   drop_booking = drop_from(keys.bookings),
-  -- A booking that the ledger does not have. Its cells and counters are other operations, here and in those below.
+  -- A booking that the ledger does not have. Its cells and counters are other operations, here and in those below;
+  -- '1' says that its customer's total is concerned as well.
   unbook = {
-    pattern = '^([^|]*)|(.*)$',
-    holds_true = is_in(keys.bookings),
-    write = function(key, text)
+    pattern = '^([^|]*)|([01])|(.*)$',
+    holds_true = function(key, _, text)
+      return redis.call('HGET', keys.bookings, key) == text
+    end,
+    write = function(key, is_counted, text)
       local booking = parse_booking(text)
       redis.call('HDEL', keys.bookings, key)
-      forget_user_places(ev, booking.owner, booking.quantity)
+      if is_counted == '1' then
+        forget_user_places(ev, booking.owner, booking.quantity)
+      end
       remember_end(ev, key, 'refused', booking.owner)
       redis.call('HINCRBY', keys.state, 'undone', 1)
     end,
   },
   -- A booking that only the ledger, or only the journal, has.
   book = {
-    pattern = '^([^|]*)|(.*)$',
+    pattern = '^([^|]*)|([01])|(.*)$',
     holds_true = function(key)
       return not redis.call('HGET', keys.bookings, key)
     end,
@@ -148,7 +155,7 @@ local verbs = {
     write = function(key, length, texts)
       local old = parse_booking(string.sub(texts, 1, tonumber(length)))
       forget_user_places(ev, old.owner, old.quantity)
-      write_record(key, string.sub(texts, length + 1))
+      write_record(key, '1', string.sub(texts, length + 1))
     end,
   },
   -- A hold whose places somebody else has the better right to, or whose booking is there.

@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from engine.bookings import JournalEntry
 from engine.journal import FIRST_ID, entry_order, journal_tail, parse_entry, read_journal
 from engine.kernel import Kernel
@@ -26,25 +28,35 @@ class JournalWatch:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._passes: dict[int, tuple[float, asyncio.Task[dict[str, list[JournalEntry]]]]] = {}
+        self._passes: dict[int, tuple[float, asyncio.Task[_Lost]]] = {}
 
     async def lost_entries(
         self, partition: int, event_id: str, *, epoch: int, begun_after: float
-    ) -> Sequence[JournalEntry]:
+    ) -> tuple[Sequence[JournalEntry], bool]:
         """Entries of an event's current epoch whose booking Redis did not have, by a pass begun after that moment.
 
-        *begun_after* is by ``time.monotonic()``. They may be settled, and the booking undone, by now.
+        They may be settled, and the booking undone, by now. The second value says whether these are all of them.
+        *begun_after* is by ``time.monotonic()``.
         """
         known = self._passes.get(partition)
-        if known is None or known[0] < begun_after or (known[1].done() and known[1].exception() is not None):
+        if known is None or known[0] < begun_after or _has_failed(known[1]):
             known = (time.monotonic(), asyncio.create_task(_find_lost(self._kernel, partition)))
             self._passes[partition] = known
         # Shielded: one event that gives up must not take the pass from the others.
         lost = await asyncio.shield(known[1])
-        return [entry for entry in lost.get(event_id, ()) if entry.epoch == epoch]
+        return [entry for entry in lost.by_event.get(event_id, ()) if entry.epoch == epoch], lost.complete
 
 
-async def _find_lost(kernel: Kernel, partition: int) -> dict[str, list[JournalEntry]]:
+class _Lost(msgspec.Struct, frozen=True):
+    by_event: dict[str, list[JournalEntry]]
+    complete: bool
+
+
+def _has_failed(task: asyncio.Task[_Lost]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
+
+
+async def _find_lost(kernel: Kernel, partition: int) -> _Lost:
     lost: dict[str, list[JournalEntry]] = defaultdict(list)
     count = 0
     last_id, _ = await journal_tail(kernel, partition)
@@ -57,7 +69,7 @@ async def _find_lost(kernel: Kernel, partition: int) -> dict[str, list[JournalEn
         for entry in await _without_booking(kernel, partition, entries):
             lost[entry.event_id].append(entry)
             count += 1
-    return dict(lost)
+    return _Lost(dict(lost), complete=count < LOST_MAX)
 
 
 async def _without_booking(kernel: Kernel, partition: int, raw: Sequence[Any]) -> list[JournalEntry]:

@@ -27,7 +27,7 @@ from engine.ids import claim_id_of, parse_claim_id
 from engine.journal import entry_order, journal_tail
 from engine.kernel import Kernel
 from engine.loading import NEVER_MS, state_fields
-from engine.places import CountedPlaces, NumberedPlaces, Places, format_places
+from engine.places import Places, format_places
 from engine.ports import ActiveBooking
 from engine.records import BookingRecord, pairs, parse_booking_record, scan_hash
 from persistence.audit_accounts import are_journaled, present
@@ -38,7 +38,7 @@ from persistence.audit_ledger import find_owning, read_ledger
 from persistence.audit_picture import Picture, SeenRecord, deadline_of, read_mark, take_picture
 from persistence.audit_tally import Exact, Tally
 from persistence.bookings import Bookings
-from persistence.differences import Difference, Kind, name_seat
+from persistence.differences import Difference, Kind, name_places
 
 DIFFERENCES_MAX = 10_000  # of one event; past this, more would tell nobody anything
 # What every state has the same, as long as its layout stands; and what it must have.
@@ -145,6 +145,7 @@ class _Reader:
         self._disputes: list[Dispute] = []
         self._wrong_bookings: list[SeenRecord] = []
         self._lacking: dict[str, ActiveBooking] = {}
+        self._journal_seen = True  # whether all that it has and Redis has not is known
         self._counted = 0  # bookings that were there at the moment of the picture
 
     async def read(self, journals: JournalWatch, *, begun_after: float) -> Evidence | None:
@@ -167,9 +168,10 @@ class _Reader:
             await self._compare_redis(batch)
         await self._find_lacking()
         if self._picture.journal_length:
-            for entry in await journals.lost_entries(
+            lost, self._journal_seen = await journals.lost_entries(
                 self._partition, self._event_id, epoch=epoch, begun_after=begun_after
-            ):
+            )
+            for entry in lost:
                 await self._compare_journaled(entry)
         await self._compare_sums()
         return Evidence(
@@ -228,7 +230,7 @@ class _Reader:
         removed = (now.undone, now.repairs) != (picture.mark.undone, picture.mark.repairs)
         self.exact = Exact(
             held=self.steady or picture.holds is not None,
-            sold=not removed and self._counted == picture.booking_count,
+            sold=not removed and self._journal_seen and self._counted == picture.booking_count,
         )
         self._note(self._tally.compare_cells(picture.held, picture.sold, self.exact))
         self._note(self._tally.compare_counters(picture.counter, self.exact))
@@ -361,7 +363,7 @@ class _Reader:
                     self._note_wrong(key.encode(), text, str(error), counted=True)
                     return
                 known = False  # the ledger's own places are none of this layout: a person must look
-        section, seat = _name_places(self._event, sides[0].places)
+        section, seat = name_places(self._event.layout, sides[0].places)
         difference = Difference(
             self._event_id,
             kind,
@@ -392,16 +394,3 @@ def _number(text: str | None) -> int | None:
         return None if text is None else int(text)
     except ValueError:
         return None
-
-
-def _name_places(event: SellableEvent, places: Places) -> tuple[str | None, str | None]:
-    """Section and seat where they are one; a reader finds the rest in the places."""
-    match places.items:
-        case (NumberedPlaces(seats=(seat,)),):
-            return name_seat(event.layout, seat)
-        case (NumberedPlaces(section=section) | CountedPlaces(section=section),) if section < len(
-            event.layout.sections
-        ):
-            return event.layout.sections[section].id, None
-        case _:
-            return None, None

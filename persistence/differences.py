@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from engine.layout import Layout
+from engine.places import CountedPlaces, NumberedPlaces, Places
 
 Kind = Literal[
     "epoch_wrong",  # Redis's state was built under another epoch than the ledger's: nothing sold in it can be committed
@@ -62,3 +63,14 @@ def name_seat(layout: Layout, seat: int) -> tuple[str | None, str]:
     if not 0 <= seat < len(layout.seats):
         return None, f"#{seat}"
     return layout.section_of_seat(seat).id, layout.seats[seat].label
+
+
+def name_places(layout: Layout, places: Places) -> tuple[str | None, str | None]:
+    """Section and seat where they are one; a reader finds the rest in the places."""
+    match places.items:
+        case (NumberedPlaces(seats=(seat,)),):
+            return name_seat(layout, seat)
+        case (NumberedPlaces(section=section) | CountedPlaces(section=section),) if section < len(layout.sections):
+            return layout.sections[section].id, None
+        case _:
+            return None, None

@@ -6,7 +6,7 @@ leaves no more than drift that the next one finds.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 import msgspec
@@ -32,7 +32,10 @@ ROUNDS_MAX = 5  # of one event: records, what they leave behind, and rounds that
 CALL_WEIGHT_MAX = 200  # of operations in one call: about a millisecond of the server's time
 EVENTS_AT_ONCE = 64  # that are under way in a process, most of them waiting for their second reading
 READINGS_AT_ONCE = 4  # each keeps a connection of the pool, and work for the server
+UNANSWERED_MAX = 3  # events in a row that a server gave no answer for; then it is the server, and no event
 REBUILT_KINDS = frozenset(("epoch_wrong", "layout_wrong"))  # what no repair in place can put right
+
+Drain = Callable[[int], Awaitable[object]]
 
 logger = structlog.get_logger("holdfast.persistence")
 
@@ -60,11 +63,13 @@ async def repair_event(
     sellable: SellableEvent,
     *,
     dry_run: bool = False,
+    drain: Drain | None = None,
     journals: JournalWatch | None = None,
     turns: AbstractAsyncContextManager[object] | None = None,
 ) -> EventRepair:
     """Audit one event and put right what differs, the ledger winning; *dry_run* only finds.
 
+    *drain* is called with the partition before an event is built anew, which makes entries of its journal worthless.
     *journals* and *turns* are shared with others that are repaired at the same time.
 
     Raises:
@@ -72,7 +77,7 @@ async def repair_event(
         EventNotFound: The ledger has no such event.
     """
     reader = EventReader(kernel, bookings, sellable, journals or JournalWatch(kernel), turns)
-    repairer = _Repairer(kernel, bookings, loader, sellable)
+    repairer = _Repairer(kernel, bookings, loader, sellable, drain)
     audit, reading = await reader.confirmed(await reader.read())
     found = {difference.identity: difference for difference in audit.differences}
     for _ in range(0 if dry_run else ROUNDS_MAX):
@@ -99,31 +104,38 @@ async def repair_events(
     event_ids: Iterable[str],
     *,
     dry_run: bool = False,
+    drain: Drain | None = None,
 ) -> AsyncIterator[EventRepair]:
     """Audit and repair many events, in no order, some of them at once; one that fails does not stop the others.
 
     An event that the ledger does not know is reported and left alone: perhaps it is the wrong Postgres.
 
     Raises:
-        StoreUnavailable, LedgerUnavailable: A server does not answer.
+        StoreUnavailable, LedgerUnavailable: A server does not answer, for this event and the last few.
     """
     journals, turns = JournalWatch(kernel), asyncio.Semaphore(READINGS_AT_ONCE)
+    unanswered = 0  # one event after the other
 
     async def repair(event_id: str) -> EventRepair:
+        nonlocal unanswered
         try:
             sellable = await catalog.get(event_id)
-            return await repair_event(
-                kernel, bookings, loader, sellable, dry_run=dry_run, journals=journals, turns=turns
+            done = await repair_event(
+                kernel, bookings, loader, sellable, dry_run=dry_run, drain=drain, journals=journals, turns=turns
             )
         except EventNotFound:
             audit = unknown_event(event_id)
-            return EventRepair(event_id, audit.differences, (), audit.differences, False, audit)
-        except (StoreUnavailable, LedgerUnavailable):
-            raise
+            done = EventRepair(event_id, audit.differences, (), audit.differences, False, audit)
         except Exception as error:  # one event that is damaged beyond reading must not keep the others from repair
+            if isinstance(error, StoreUnavailable | LedgerUnavailable):
+                unanswered += 1
+                if unanswered > UNANSWERED_MAX:
+                    raise
             reason = f"{type(error).__name__}: {error}"
             logger.error("event not audited", event_id=event_id, reason=reason)
             return EventRepair(event_id, (), (), (), False, unread_event(event_id), failed=reason)
+        unanswered = 0
+        return done
 
     waiting = iter(event_ids)
     running: set[asyncio.Task[EventRepair]] = set()
@@ -146,8 +158,11 @@ async def repair_events(
 class _Repairer:
     """Puts right what was found of one event; ``rebuilt`` says whether it was built anew."""
 
-    def __init__(self, kernel: Kernel, bookings: Bookings, loader: EventLoader, sellable: SellableEvent) -> None:
+    def __init__(
+        self, kernel: Kernel, bookings: Bookings, loader: EventLoader, sellable: SellableEvent, drain: Drain | None
+    ) -> None:
         self.rebuilt = False
+        self._drain = drain
         self._kernel = kernel
         self._bookings = bookings
         self._loader = loader
@@ -192,6 +207,8 @@ class _Repairer:
         ):
             logger.error("Redis has a later epoch than the ledger: is it the right one?", event_id=event_id)
             return False
+        if self._drain is not None:
+            await self._drain(self._kernel.partition_of(self._sellable))
         if await self._loader.rebuild(event_id, seen_epoch=reading.epoch):
             self.rebuilt = True
             logger.warning("event rebuilt from the ledger", event_id=event_id, epoch_before=reading.epoch)

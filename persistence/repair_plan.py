@@ -6,6 +6,7 @@ places away from sale first, then records, then what gives places back. So a rep
 little on sale, never too much.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
@@ -18,6 +19,8 @@ from persistence.audit_picture import SeenRecord
 from persistence.audit_reading import Dispute, Evidence
 from persistence.audit_tally import Tally, cells_without
 from persistence.differences import Difference
+
+CLEAR_WEIGHT = 6  # a freed seat's block is looked up in the index of neighbours: some 30 us, a counter takes 2
 
 Identity = tuple[object, ...]
 
@@ -64,6 +67,7 @@ class _Planner:
         self._open = [one for one in evidence.disputes if one.difference.identity not in confirmed]
         self._after = Tally(event.event.id, event.layout)  # what there will be
         self._ended: list[SeenRecord] = []
+        self._explained: Counter[tuple[int, int]] = Counter()  # of the surplus of each counter of what is sold
         self._holders: list[tuple[HoldRecord, SeenRecord]] = []
         self._settle_bookings()
         self._settle_holds()
@@ -131,11 +135,37 @@ class _Planner:
         key, text = dispute.key.encode(), dispute.text
         if dispute.wanted is None:
             assert text is not None
-            return Operation(b"unbook|%b|%b" % (key, text), 2)
+            return Operation(b"unbook|%b|%d|%b" % (key, self._is_in_counters(dispute.places[0], unknown=True), text), 2)
         new, weight = booking_text(dispute.wanted), 2 + _cell_count(dispute.wanted.places)
         if text is None:
-            return Operation(b"book|%b|%b" % (key, new), weight)
+            is_new = not self._is_in_counters(dispute.wanted.places, unknown=False)
+            return Operation(b"book|%b|%d|%b" % (key, is_new, new), weight)
         return Operation(b"rebook|%b|%d|%b%b" % (key, len(text), text, new), weight)
+
+    def _is_in_counters(self, places: Places, *, unknown: bool) -> bool:
+        """Whether the counters of what is sold go beyond the records by these *places*; *unknown* where none can tell.
+
+        Customers' totals are not in the picture. They are written in the same step as the counters, so where a booking
+        is counted there, it is most likely counted here; what is not will be found in a moment when nothing changes.
+        """
+        if not self._exact.sold:
+            return unknown
+        wanted = Counter(
+            {
+                (item.section, leg): item.quantity
+                for item in places.items
+                for leg in range(places.first_leg, places.last_leg)
+            }
+        )
+        if any(self._surplus(place) < quantity for place, quantity in wanted.items()):
+            return False
+        self._explained.update(wanted)
+        return True
+
+    def _surplus(self, place: tuple[int, int]) -> int:
+        section, leg = place
+        counted = self._picture.counter(f"sold:{section}:{leg}")
+        return counted - self._evidence.tally.counts["sold", section, leg] - self._explained[place]
 
     def _totals(self, confirmed: Sequence[Difference]) -> Iterator[Operation]:
         for one in confirmed:
@@ -156,10 +186,10 @@ class _Planner:
         after, picture = self._after.cells, self._picture
         if self._exact.held:
             for cell in sorted(cells_without(picture.held, after["held"])):
-                yield Operation(b"clear_held|%d" % cell, 2)
+                yield Operation(b"clear_held|%d" % cell, CLEAR_WEIGHT)
         if self._exact.sold:
             for cell in sorted(cells_without(picture.sold, after["sold"], after["disputed"])):
-                yield Operation(b"clear_sold|%d" % cell, 2)
+                yield Operation(b"clear_sold|%d" % cell, CLEAR_WEIGHT)
 
     def _counts(self) -> Iterator[tuple[str, int]]:
         """The counters that are off, and by how much; not those that an unconfirmed booking concerns."""

@@ -1,19 +1,10 @@
-"""A scene for tests of drift: one event with a hold and a booking, and ways to do harm behind everybody's back.
+"""A scene for tests of drift: one event with a hold and a booking, and ways to do harm behind everybody's back."""
 
-To be named in ``pytest_plugins`` of a test module.
-"""
-
-import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 import redis
-import sqlalchemy as sa
 from invariants import StoredState, assert_consistent
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.bookings import BookingDetails, JournalEntry
 from engine.claims import ItemRequest
@@ -24,15 +15,13 @@ from engine.keys import event_key, partition_key
 from engine.places import parse_places
 from engine.ports import Committed
 from engine.reservations import ClaimRequest
-from holdfast.compose import Parts, open_parts
-from holdfast.settings import Settings, data_key, load_settings
+from holdfast.compose import Parts
+from holdfast.settings import Settings, data_key
 from persistence.audit import Audit, audit_events
-from persistence.database import driver_connection, in_transaction, open_database
+from persistence.database import driver_connection
 from persistence.differences import Difference
 from persistence.ledger import PostgresLedger
-from persistence.migrate import migrate
 from persistence.repair import EventRepair, repair_event
-from persistence.schema import metadata
 from persistence.sealing import AesSealer
 
 FLOOR, STALLS = 0, 1
@@ -116,37 +105,6 @@ def claim(*seats: str, floor: int = 0) -> ClaimRequest:
     items = [ItemRequest("stalls", seats=list(seats))] if seats else []
     items += [ItemRequest("floor", quantity=floor)] if floor else []
     return ClaimRequest(items)
-
-
-@pytest.fixture(scope="module")
-def tables(database_url: str) -> str:
-    """A migrated database for the tests of this module."""
-
-    async def prepare() -> None:
-        engine = open_database(database_url)
-        await migrate(engine)
-        await engine.dispose()
-
-    asyncio.run(prepare())
-    return database_url
-
-
-@pytest.fixture
-async def scene(redis_url: str, tables: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    monkeypatch.setattr("persistence.audit.SETTLE_S", 0.02)
-    settings = load_settings({"REDIS_URL": redis_url, "DATABASE_URL": tables, "HOLDFAST_DATA_DIR": str(tmp_path)})
-    async with open_parts(settings) as parts:
-        await in_transaction(parts.database, _empty)
-        scene = Scene(parts, settings, await open_event(parts, "ride", stops=["A", "B", "C"]))
-        held = await parts.reservations.hold(scene.id, claim("A-1", "A-2", floor=2), customer_id="ana")
-        scene.hold_id = held.hold.id
-        scene.booking_id = await scene.book("B-1", floor=3)
-        yield scene
-
-
-async def _empty(connection: AsyncConnection) -> None:
-    names = ", ".join(table.name for table in metadata.sorted_tables if table.name != "installation")
-    await connection.execute(sa.text(f"TRUNCATE {names}"))
 
 
 async def open_event(parts: Parts, event_id: str, **fields: Any) -> SellableEvent:

@@ -16,7 +16,7 @@ from engine.keys import partition_key
 from engine.reservations import ClaimRequest
 from persistence.audit import audit_event, audit_events
 
-pytest_plugins = ("drift_scene",)
+pytest_plugins = ("drift_fixtures",)
 
 
 async def test_audit_is_silent_when_redis_and_ledger_agree(scene: Scene) -> None:

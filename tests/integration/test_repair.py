@@ -14,9 +14,9 @@ from engine.errors import HoldConfirmed
 from engine.ids import new_claim_id
 from engine.keys import partition_key
 from persistence import audit_picture, repair
-from persistence.repair import repair_events
+from persistence.repair import repair_event, repair_events
 
-pytest_plugins = ("drift_scene",)
+pytest_plugins = ("drift_fixtures",)
 
 Plant = Callable[[Scene], Awaitable[None] | None]
 PLANTS: dict[str, Plant] = {}
@@ -270,6 +270,47 @@ async def test_what_is_planted_is_repaired_and_nothing_is_left(scene: Scene, nam
     assert {one.identity for one in done.repaired} == {one.identity for one in done.found}
     assert done.rebuilt == name.startswith("state_")
     await scene.assert_whole()
+
+
+async def test_journal_is_drained_before_an_event_is_built_anew(scene: Scene) -> None:
+    state_with_a_hole(scene)
+    parts, drained = scene.parts, []
+
+    async def drain(partition: int) -> None:
+        drained.append((partition, await parts.kernel.epoch_in_store(scene.event)))
+
+    done = await repair_event(parts.kernel, parts.bookings, parts.loader, scene.event, drain=drain)
+    assert (done.rebuilt, drained) == (True, [(scene.partition, 1)])
+
+
+async def test_several_that_rebuild_what_they_saw_together_do_it_once(scene: Scene) -> None:
+    rebuilt = await asyncio.gather(*[scene.parts.loader.rebuild(scene.id, seen_epoch=1) for _ in range(3)])
+    assert sorted(rebuilt) == [False, False, True]
+    assert await scene.parts.kernel.epoch_in_store(scene.event) == 2
+    await scene.assert_whole()
+
+
+async def test_lost_booking_of_the_journal_is_written_back_with_its_entry(scene: Scene) -> None:
+    key = key_of(new_claim_id(scene.id))
+    args = (key, "eve", "attempt", "sealed", "", "", "1000", scene.event.layout.digest, "0:1;1#12")
+    reply = await scene.parts.kernel.run("book_places", scene.event, [arg.encode() for arg in args])
+    scene.redis.hdel(scene.key("bookings"), key)
+    done = await scene.repair()
+    assert [(one.kind, one.subject) for one in done.repaired] == [("missing_in_redis", f"{key}~{scene.id}")]
+    record: Any = scene.redis.hget(scene.key("bookings"), key)
+    assert record.split(b"|")[2] == reply[4]
+    await scene.assert_whole()
+
+
+async def test_cells_are_left_as_they_are_while_not_all_that_the_journal_has_is_known(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("persistence.audit_journal.LOST_MAX", 0)
+    scene.redis.xadd(scene.journal, {"x": "y"})
+    sold_bit(scene)
+    done = await scene.repair()
+    assert (done.found, done.audit.exact) == ((), False)
+    assert scene.redis.getbit(scene.key("sold"), 31) == 1
 
 
 async def test_dry_run_finds_and_changes_nothing(scene: Scene) -> None:

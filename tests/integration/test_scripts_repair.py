@@ -111,20 +111,32 @@ def test_booking_that_the_ledger_does_not_have_is_undone_and_its_customer_told(v
     booking_id = venue.booked("0:1;0*2;1#3")
     text = record(venue, "bookings", booking_id)
     counts = ("count|free:0:0|2", "count|sold:0:0|-2", "count|free:1:0|1", "count|sold:1:0|-1")
-    assert venue.repair(f"unbook|{booking_id}|{text}", "clear_sold|3", *counts)[0] == "REPAIRED"
+    assert venue.repair(f"unbook|{booking_id}|1|{text}", "clear_sold|3", *counts)[0] == "REPAIRED"
     assert venue.read(booking_id) == ["REFUSED"]
     assert venue.state("undone") == 1
-    assert venue.repair(f"unbook|{booking_id}|{text}") == ["CHANGED", 1]
+    assert venue.repair(f"unbook|{booking_id}|1|{text}") == ["CHANGED", 1]
     assert_whole(venue)
 
 
 def test_booking_that_redis_does_not_have_is_written(venue: Venue) -> None:
     booking_id, text = new_id(), "1800000000000|1800000000000|||3|0:1;0*2;1#3|ana|with a bar"
     counts = ("count|free:0:0|-2", "count|sold:0:0|2", "count|free:1:0|-1", "count|sold:1:0|1")
-    assert venue.repair(f"book|{booking_id}|{text}", *counts)[0] == "REPAIRED"
+    assert venue.repair(f"book|{booking_id}|1|{text}", *counts)[0] == "REPAIRED"
     assert_whole(venue)
-    assert venue.repair(f"book|{booking_id}|{text}") == ["CHANGED", 1]
+    assert venue.repair(f"book|{booking_id}|1|{text}") == ["CHANGED", 1]
     assert venue.hold("0:1;1#3")[0] == "UNAVAILABLE"
+
+
+def test_booking_that_is_in_its_customer_s_total_is_not_counted_again(venue: Venue) -> None:
+    booking_id = venue.booked("0:1;0*2;1#3")
+    text = record(venue, "bookings", booking_id)
+    venue.redis.hdel(venue.key("bookings"), booking_id)
+    assert venue.repair(f"book|{booking_id}|0|{text}")[0] == "REPAIRED"
+    assert_whole(venue)
+    other = "1|1|||1|0:1;1#4|ana"
+    venue.redis.hset(venue.key("bookings"), "other", other)
+    assert venue.repair(f"unbook|other|0|{other}")[0] == "REPAIRED"
+    assert_whole(venue)
 
 
 def test_booking_of_which_the_ledger_says_something_else_is_rewritten(venue: Venue) -> None:
@@ -151,8 +163,8 @@ def test_hold_that_lost_its_places_ends_as_refused(venue: Venue) -> None:
 def test_hold_whose_booking_is_there_ends_without_a_word(venue: Venue) -> None:
     hold_id = venue.held("0:1;1#3")
     text = record(venue, "holds", hold_id)
-    counts = ("count|held:1:0|-1", "count|sold:1:0|1")
-    booking = f"book|{hold_id}|1800000000000|1800000000000|||1|0:1;1#3|ana"
+    counts = ("count|held:1:0|-1", "count|sold:1:0|1", "total|1|2|ana")
+    booking = f"book|{hold_id}|0|1800000000000|1800000000000|||1|0:1;1#3|ana"
     assert venue.repair(booking, f"end_hold|{hold_id}|{text}", "clear_held|3", *counts)[0] == "REPAIRED"
     assert venue.read(hold_id)[0] == "BOOKED"
     assert_whole(venue)
