@@ -81,7 +81,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         kernel = Kernel(transport, partitions=partitions)
         events, bookings = Events(database), Bookings(database, sealer)
         catalog = Catalog(events)
-        loader = EventLoader(kernel, events, catalog)
+        loader = EventLoader(kernel, events, catalog, keeps_history=settings.hold_history_days > 0)
         kernel.load_events_with(loader.load)
         # Commits have connections of their own: whatever else asks Postgres, a 201 does not wait in line for it.
         commits = open_database(settings.database_url, pool_size=COMMIT_CONNECTIONS)
@@ -90,7 +90,9 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(ledger.close)
         settlement = Settlement(kernel, ledger, loader)
         stack.push_async_callback(settlement.close)
-        verification = Verification(LedgerAuditor(database, kernel, bookings), wait_s=settings.confirm_timeout_s)
+        verification = Verification(
+            LedgerAuditor(database, kernel, bookings, loader), wait_s=settings.confirm_timeout_s
+        )
         stack.push_async_callback(verification.close)
         yield Parts(
             database=database,

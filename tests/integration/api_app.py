@@ -63,7 +63,7 @@ async def composed(
     loader = EventLoader(kernel, events, catalog)
     kernel.load_events_with(loader.load)
     settlement = Settlement(kernel, ledger, loader)
-    verification = Verification(LedgerAuditor(database, kernel, bookings), wait_s=5.0)
+    verification = Verification(LedgerAuditor(database, kernel, bookings, loader), wait_s=5.0)
     reservations = Reservations(
         kernel,
         catalog,
@@ -96,7 +96,7 @@ async def composed(
 async def drain(redis_url: str, database_url: str) -> Drained:
     """Drain the journal as another process would, without waiting for the grace."""
     database, transport = open_database(database_url), await open_transport(redis_url)
-    ledger = PostgresLedger(database, AesSealer([DATA_KEY]))
+    ledger = PostgresLedger(database, AesSealer([DATA_KEY]), commits=database)
     kernel, catalog = Kernel(transport, partitions=PARTITIONS), Catalog(Events(database))
     settlement = Settlement(kernel, ledger, EventLoader(kernel, Events(database), catalog))
     try:

@@ -232,3 +232,9 @@ async def test_transaction_that_lost_to_another_is_run_again(lab: Lab) -> None:
 
     assert await in_transaction(lab.engine, lose_twice) == "done"
     assert attempts == 3
+
+
+def test_driver_that_stumbles_over_the_server_s_farewell_says_that_postgres_is_away() -> None:
+    farewell = asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress")
+    with pytest.raises(LedgerUnavailable), ledger_errors():
+        raise farewell
