@@ -57,9 +57,9 @@ def events_on_sale(sale: str) -> list[OnSale]:
     return [hall, train, *clubs]
 
 
-def one_seat(sale: str) -> OnSale:
-    """An event that everybody wants and one can have."""
-    return _event(f"{sale}.last", rows={"box": (1, 1)}, counted={})
+def one_row(sale: str, seats: int = 1) -> OnSale:
+    """An event apart, of one row; by default of the one seat that everybody wants."""
+    return _event(f"{sale}.row", rows={"box": (1, seats)}, counted={})
 
 
 def choose_claim(rng: random.Random, event: OnSale) -> dict[str, Any]:

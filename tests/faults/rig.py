@@ -16,7 +16,6 @@ from own_servers import POSTGRES_SOCKET, Database, Store, running_database, runn
 from proxy import Proxy
 
 from holdfast.children import Child, Stage, start_child
-from holdfast.cli import LazyGroup
 from holdfast.settings import Settings, load_settings
 from holdfast.tokens import make_token
 
@@ -141,6 +140,10 @@ class Rig:
             self.apis.append(process)
         return process
 
+    async def reconcile(self, proxies: tuple[Proxy, Proxy]) -> Process:
+        """Start a reconciler of its own, behind *proxies*."""
+        return await self.start("reconcile", REDIS_URL=_redis_url(proxies[0]), DATABASE_URL=_database_url(proxies[1]))
+
     async def start(self, *arguments: str, **variables: str) -> Process:
         """Start any command of ``holdfast`` that runs on."""
         log = self.directory / f"{arguments[0]}-{len(self._processes)}.log"
@@ -209,16 +212,15 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def open_rig(directory: Path, *, shared_dir: Path, serves: int = 1, workers: int = 2) -> AsyncIterator[Rig]:
-    """Servers, and *serves* times ``holdfast serve`` with *workers* API processes each, until the end of the block."""
+async def open_rig(directory: Path, *, shared_dir: Path, workers: int = 2, **variables: str) -> AsyncIterator[Rig]:
+    """Servers, and ``holdfast serve`` with *workers* API processes and a reconciler, until the end of the block."""
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(running_store(directory / "store"))
         database = await stack.enter_async_context(running_database(directory / "database", shared_dir=shared_dir))
         proxies = await stack.enter_async_context(_proxies(directory, "p", store, database))
         rig = Rig(directory, store, database, proxies)
         stack.push_async_callback(rig.stop_processes)
-        for _ in range(serves):
-            await rig.serve(workers=workers)
+        await rig.serve(workers=workers, **variables)
         yield rig
 
 
@@ -240,8 +242,3 @@ def _redis_url(proxy: Proxy) -> str:
 def _database_url(proxy: Proxy) -> str:
     assert isinstance(proxy.listen, Path)
     return f"postgresql://holdfast@/holdfast?host={proxy.listen.parent}"
-
-
-def has_command(name: str) -> bool:
-    """Whether this version of ``holdfast`` has the command."""
-    return name in LazyGroup.modules

@@ -134,9 +134,7 @@ async def _until_ready(victim: Process) -> None:
             await asyncio.sleep(0.05)
 
 
-def _set_trap(
-    point: str, request: Request, proxies: tuple[Proxy, Proxy], front: Proxy
-) -> tuple[Catch, Proxy]:
+def _set_trap(point: str, request: Request, proxies: tuple[Proxy, Proxy], front: Proxy) -> tuple[Catch, Proxy]:
     store, database = proxies
     sha = lua.load(SCRIPTS[request.op]).sha
     match point:

@@ -8,7 +8,7 @@ import pytest
 from checker import check
 from crowd import Crowd
 from http_calls import Connection
-from on_sale import one_seat
+from on_sale import one_row
 from recording import Operation, now
 from rig import Rig
 
@@ -21,7 +21,7 @@ CONNECTIONS = 64
 async def test_exactly_one_of_many_callers_gets_the_last_seat(
     rig: Rig, report: Callable[..., None], callers: int
 ) -> None:
-    event = one_seat(f"rush-{callers}")
+    event = one_row(f"rush-{callers}")
     await rig.put_on_sale([event.definition])
     crowd = Crowd(rig, [event])
     customers = iter(range(callers))
