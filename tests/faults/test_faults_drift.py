@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)
 SEATS = 1_000
 BOOKINGS = 20  # inserted, and as many deleted
 _INSERT = """
-    INSERT INTO bookings (id, event_id, customer_id, status, payment_status, version, epoch, first_leg, last_leg, places,
-                          items, amount, currency, sealed, created_at, updated_at, confirmed_at)
+    INSERT INTO bookings (id, event_id, customer_id, status, payment_status, version, epoch, first_leg, last_leg,
+                          places, items, amount, currency, sealed, created_at, updated_at, confirmed_at)
     SELECT $2::uuid, event_id, 'forged', status, payment_status, version, epoch, first_leg, last_leg, $3::text,
            $4::jsonb, amount, currency, sealed, created_at, updated_at, confirmed_at
       FROM bookings WHERE event_id = $1::text LIMIT 1

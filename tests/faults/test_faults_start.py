@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from proxy import Proxy
+from recording import now
 from rig import PARTITIONS, READY_WAIT_S, Rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -44,9 +45,10 @@ async def _refusal(rig: Rig, store: Proxy | None = None, **variables: str) -> st
     """What a ``serve`` says whose workers cannot start; it tries them again a few times before it gives up itself."""
     address = {"REDIS_URL": f"unix://{store.listen}"} if store is not None else {}
     process = await rig.start("serve", "--port", "0", "--workers", "1", **(address | variables))
-    async with asyncio.timeout(READY_WAIT_S):
-        while "cannot serve" not in process.said():
-            await asyncio.sleep(0.05)
+    give_up_at = now() + READY_WAIT_S
+    while "cannot serve" not in process.said():
+        assert now() < give_up_at, process.said()
+        await asyncio.sleep(0.05)
     await process.stop()
     assert "listening on" not in process.said()
     return process.said()
