@@ -4,11 +4,11 @@ import asyncio
 
 from engine.catalog import Catalog
 from engine.errors import StoreUnavailable
-from engine.events import SellableEvent
+from engine.events import Event, SellableEvent
 from engine.ids import parse_claim_id
 from engine.kernel import Kernel
-from engine.loading import booking_record, pack_rows, state_fields
-from engine.ports import EventSource, LoadedEvent
+from engine.loading import booking_record, pack_rows, state_fields, status_args
+from engine.ports import EventSource, LoadedEvent, LoadingTurn
 
 LOADS_MAX = 3  # at once in this process: each keeps a connection of the pool, which others need too
 BATCH_SIZE = 500  # bookings in one script call, about 2 ms of the server's time
@@ -17,7 +17,9 @@ BATCH_SIZE = 500  # bookings in one script call, about 2 ms of the server's time
 class EventLoader:
     """Loads events, one loader at a time over all processes, and one at a time per event in this one."""
 
-    def __init__(self, kernel: Kernel, source: EventSource, catalog: Catalog) -> None:
+    def __init__(self, kernel: Kernel, source: EventSource, catalog: Catalog, *, keeps_history: bool = True) -> None:
+        """With *keeps_history*, what becomes of holds is written to the partition's trail from the first load on."""
+        self._history = b"1" if keeps_history else b"0"
         self._kernel = kernel
         self._source = source
         self._catalog = catalog
@@ -47,7 +49,7 @@ class EventLoader:
             # of a Redis that has lost some of it since, and nothing sold under it could ever be committed.
             if await self._kernel.epoch_in_store(sellable) == event.epoch:
                 return
-            await self._fill(await turn.begin(), sellable)
+            await self._build(turn, sellable)
 
     async def rebuild(self, event_id: str, *, seen_epoch: int | None) -> bool:
         """Build the event's state anew, whatever Redis has, unless somebody has since *seen_epoch* was read there.
@@ -68,15 +70,32 @@ class EventLoader:
                 raise StoreUnavailable(f"event {event_id} has epoch {epoch} in Redis and {event.epoch} in the ledger")
             if epoch == event.epoch and epoch != seen_epoch:
                 return False
-            await self._fill(await turn.begin(), sellable)
+            await self._build(turn, sellable)
             return True
+
+    async def tell_status(self, event_id: str) -> None:
+        """Bring Redis to the status that the ledger says, where it was not told: a process died in between, perhaps.
+
+        Raises:
+            EventNotFound: The ledger has no such event.
+            LedgerUnavailable: Postgres does not answer.
+            StoreUnavailable: Redis does not answer.
+        """
+        await self._tell(await self._source.find_event(event_id))
+
+    async def _build(self, turn: LoadingTurn, sellable: SellableEvent) -> None:
+        loaded = await turn.begin()
+        await self._fill(loaded, sellable)
+        now = await turn.find_event()
+        if now.version != loaded.event.version:
+            await self._tell(now)  # what was said of the event meanwhile may have been told to the state before this
 
     async def _fill(self, loaded: LoadedEvent, sellable: SellableEvent) -> None:
         layout, event_id = sellable.layout, sellable.event.id
         epoch = b"%d" % loaded.event.epoch
         cells = len(layout.seats) * layout.legs
         fields = state_fields(loaded.event, layout)
-        begin = [event_id.encode(), epoch, pack_rows(layout), b"%d" % cells, *fields]
+        begin = [event_id.encode(), epoch, pack_rows(layout), b"%d" % cells, self._history, *fields]
         await self._step("begin_load", sellable, begin)
         async for batch in loaded.active_bookings(batch_size=BATCH_SIZE):
             records = []
@@ -86,6 +105,9 @@ class EventLoader:
                 records.append(booking_record(booking, claim.key))
             await self._step("load_bookings", sellable, [epoch, *records])
         await self._step("finish_load", sellable, [event_id.encode(), epoch])
+
+    async def _tell(self, event: Event) -> None:
+        await self._kernel.run("set_status", await self._catalog.keep(event), status_args(event), load=False)
 
     async def _step(self, script: str, sellable: SellableEvent, args: list[bytes]) -> None:
         reply = await self._kernel.run(script, sellable, args, load=False)

@@ -87,6 +87,10 @@ class Refused(msgspec.Struct, frozen=True):
     booking: Booking | None = None
 
 
+class UnwritableEntry(Exception):
+    """The ledger can never take this entry, and not because a customer was too late: a person must look into it."""
+
+
 class Ledger(Protocol):
     """The record of truth of bookings."""
 
@@ -98,6 +102,19 @@ class Ledger(Protocol):
 
         Raises:
             LedgerUnavailable: Postgres does not answer; whether the booking was written is not known.
+            UnwritableEntry: The entry makes no sense, or Postgres will not have it, alone though it was.
+        """
+        ...
+
+    async def commit_all(
+        self, entries: Sequence[tuple[JournalEntry, SellableEvent]]
+    ) -> list[Refused | UnwritableEntry | None]:
+        """The same for many at once, as a drain has them, beside the commits that callers wait for.
+
+        ``None`` is said of what is written.
+
+        Raises:
+            LedgerUnavailable: Postgres does not answer; which of them were written is not known.
         """
         ...
 
@@ -110,6 +127,20 @@ class Ledger(Protocol):
 
         Raises:
             IdempotencyKeyReused: It made one for another body.
+        """
+        ...
+
+
+class Auditor(Protocol):
+    """Holds what Redis has of an event against the ledger."""
+
+    async def audit(self, sellable: SellableEvent, *, epoch: bytes, server: bytes) -> None:
+        """Find and repair what differs in the state of *epoch*, and mark it as audited on *server*. Safe to repeat.
+
+        When the event was built anew meanwhile, or another server has taken over, it is left unmarked.
+
+        Raises:
+            StoreUnavailable, LedgerUnavailable: It could not be done now.
         """
         ...
 

@@ -16,6 +16,7 @@ from api.identity import KeySource, SharedSecret, TokenVerifier
 from api.jwks import JwksKeys, fetch_from
 from api.services import Info, ReadinessCheck, Services
 from engine.catalog import Catalog
+from engine.draining import Drainer
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
@@ -23,6 +24,7 @@ from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.store_checks import require_fit_store
 from engine.transport.open import Transport, open_transport
+from engine.verification import Verification
 from holdfast.settings import Settings, SettingsError, data_key
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
 from persistence.bookings import Bookings
@@ -30,11 +32,11 @@ from persistence.database import fetch_rows, open_database
 from persistence.events import Events
 from persistence.installation import ensure_partitions
 from persistence.ledger import PostgresLedger
-from persistence.migrate import current_revision, head_revision
+from persistence.revision import HEAD, current_revision
 from persistence.sealing import AesSealer
+from persistence.verification import LedgerAuditor
 
-COMMIT_CONNECTIONS = 2  # a batch at a time is written, and lookups of its kind go beside it
-HEAD = head_revision()  # read from the package once: the check runs often
+COMMIT_CONNECTIONS = 2  # a batch of callers, or two pages of the journal, are written at a time
 
 
 class NotMigrated(Exception):
@@ -51,6 +53,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     events: Events
     bookings: Bookings
     settlement: Settlement
+    drainer: Drainer
+    ledger: PostgresLedger
     reservations: Reservations
 
 
@@ -77,15 +81,19 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         kernel = Kernel(transport, partitions=partitions)
         events, bookings = Events(database), Bookings(database, sealer)
         catalog = Catalog(events)
-        loader = EventLoader(kernel, events, catalog)
+        loader = EventLoader(kernel, events, catalog, keeps_history=settings.hold_history_days > 0)
         kernel.load_events_with(loader.load)
         # Commits have connections of their own: whatever else asks Postgres, a 201 does not wait in line for it.
         commits = open_database(settings.database_url, pool_size=COMMIT_CONNECTIONS)
         stack.push_async_callback(commits.dispose)
-        ledger = PostgresLedger(commits, sealer)
+        ledger = PostgresLedger(database, sealer, commits=commits)
         stack.push_async_callback(ledger.close)
-        settlement = Settlement(kernel, ledger, catalog, loader)
+        settlement = Settlement(kernel, ledger, loader)
         stack.push_async_callback(settlement.close)
+        verification = Verification(
+            LedgerAuditor(database, kernel, bookings, loader), wait_s=settings.confirm_timeout_s
+        )
+        stack.push_async_callback(verification.close)
         yield Parts(
             database=database,
             kernel=kernel,
@@ -94,8 +102,18 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             events=events,
             bookings=bookings,
             settlement=settlement,
+            drainer=Drainer(kernel, settlement, catalog, ledger),
+            ledger=ledger,
             reservations=Reservations(
-                kernel, catalog, loader, ledger, sealer, settlement, confirm_timeout_s=settings.confirm_timeout_s
+                kernel,
+                catalog,
+                loader,
+                ledger,
+                sealer,
+                settlement,
+                verification,
+                confirm_timeout_s=settings.confirm_timeout_s,
+                journal_bytes_max=settings.journal_max_bytes,
             ),
         )
 
@@ -106,7 +124,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(open_parts(settings))
         verifier = await stack.enter_async_context(_open_verifier(settings))
-        draining = asyncio.create_task(parts.settlement.drain_for_ever(), name="drain the journal")
+        draining = asyncio.create_task(parts.drainer.drain_for_ever(), name="drain the journal")
         stack.push_async_callback(_end, draining)
         yield Services(
             reservations=parts.reservations,

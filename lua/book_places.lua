@@ -12,7 +12,8 @@
 -- KEYS[9] bookings  hash    booking id -> record
 -- KEYS[10] journal  stream  bookings not yet known to be in Postgres
 -- KEYS[11] wakeups  zset    event id scored by its earliest deadline
--- KEYS[12] once     string  optional: what the idempotency key was answered
+-- KEYS[12] trail    stream  what became of holds, for the history in Postgres
+-- KEYS[13] once     string  optional: what the idempotency key was answered
 --
 -- ARGV[1] booking_id chosen by the caller: running the same call twice books once
 -- ARGV[2] owner      customer id
@@ -21,17 +22,20 @@
 -- ARGV[5] body       digest of the request's body; only looked at with an idempotency key
 -- ARGV[6] scope      digest of the idempotency key, for the ledger; ''
 -- ARGV[7] once_ttl   ms for which the idempotency key is remembered
--- ARGV[8] layout     digest of the layout that the places are numbered by
--- ARGV[9] places     `0:1;0*2;1#100,101;2?3`
+-- ARGV[8] bytes_max  memory of the journal past which it takes no more entries
+-- ARGV[9] layout     digest of the layout that the places are numbered by
+-- ARGV[10] places    `0:1;0*2;1#100,101;2?3`
 --
 -- Returns {'CONFIRMED', epoch, created_ms, confirmed_ms, journal_id, places}
 --         {'REPLAYED', booking_id}         the key's first answer
 --         {'KEY_REUSED'}                   the key came with another body
 --         {'BOOKED'} {'NOT_FOUND'}         the id belongs to another request, or customer
 --         {'NOT_LOADED'} {'STALE_LAYOUT'}
+--         {'UNAUDITED', epoch, server}     another server has taken over: hold the state against the ledger first
 --         {'NOT_OPEN', status}
 --         {'LIMIT', limit, maximum}
 --         {'UNAVAILABLE', held, sold, next_release_ms, missing…}
+--         {'JOURNAL_FULL'}                 too many bookings wait for Postgres
 --         {'CONTINUE'}                     a bounded amount was cleaned up: call again at once
 
 --- @include clock
@@ -41,16 +45,18 @@
 --- @include move
 --- @include rows, best for choose_seats
 --- @include claim
---- @include hold, release, reap for reap_due
+--- @include hold, trail, release, reap for reap_due
+--- @include server
 --- @include book
 
 --- @keys
 
-local booking_id, owner, attempt, layout = ARGV[1], ARGV[2], ARGV[3], ARGV[8]
+local booking_id, owner, attempt, layout = ARGV[1], ARGV[2], ARGV[3], ARGV[9]
 local request = { details = ARGV[4], body = ARGV[5], scope = ARGV[6], once_ttl = ARGV[7], attempt = attempt }
-local places = parse_places(ARGV[9])
+local bytes_max = tonumber(ARGV[8])
+local places = parse_places(ARGV[10])
 if not places then
-  return redis.error_reply('HF_BADARG places: ' .. ARGV[9])
+  return redis.error_reply('HF_BADARG places: ' .. ARGV[10])
 end
 
 local ev = read_event(keys, read_clock(), places)
@@ -69,6 +75,10 @@ end
 if ev.status ~= 'open' or ev.now >= ev.closes then
   return { 'NOT_OPEN', ev.status == 'open' and 'closed' or ev.status }
 end
+local unaudited = refuse_unaudited(ev)
+if unaudited then
+  return unaudited
+end
 local limit, maximum = check_limits(ev, places, owner)
 local missing = { held = 0, sold = 0 }
 if not limit and not check_places(ev, places, missing) then
@@ -79,6 +89,8 @@ elseif limit then
   return { 'LIMIT', limit, maximum }
 elseif #missing > 0 then
   return { 'UNAVAILABLE', missing.held, missing.sold, next_release(ev), unpack(missing) }
+elseif is_journal_full(keys, bytes_max) then
+  return { 'JOURNAL_FULL' }
 end
 
 -- Nothing below refuses.

@@ -12,7 +12,8 @@
 -- KEYS[9] bookings  hash    booking id -> record
 -- KEYS[10] journal  stream  bookings not yet known to be in Postgres
 -- KEYS[11] wakeups  zset    event id scored by its earliest deadline
--- KEYS[12] once     string  optional: what the idempotency key was answered
+-- KEYS[12] trail    stream  what became of holds, for the history in Postgres
+-- KEYS[13] once     string  optional: what the idempotency key was answered
 --
 -- ARGV[1] hold_id    also the booking's id
 -- ARGV[2] owner      customer id
@@ -21,6 +22,7 @@
 -- ARGV[5] body       digest of the request's body; only looked at with an idempotency key
 -- ARGV[6] scope      digest of the idempotency key, for the ledger; ''
 -- ARGV[7] once_ttl   ms for which the idempotency key is remembered
+-- ARGV[8] bytes_max  memory of the journal past which it takes no more entries
 --
 -- Returns {'CONFIRMED', epoch, created_ms, confirmed_ms, journal_id, places}
 --         {'REPLAYED', booking_id}         the key's first answer
@@ -29,6 +31,8 @@
 --         {'EXPIRED'} {'RELEASED'} {'NOT_FOUND'}
 --         {'REFUSED'}                      it was a booking, which the ledger has refused
 --         {'NOT_OPEN', status}             the event was cancelled
+--         {'UNAUDITED', epoch, server}     another server has taken over: hold the state against the ledger first
+--         {'JOURNAL_FULL'}                 too many bookings wait for Postgres; the hold lives on
 --         {'NOT_LOADED'}                   the event's state is not in Redis
 
 --- @include clock
@@ -37,12 +41,15 @@
 --- @include rows for loosen_rows
 --- @include move
 --- @include hold
+--- @include trail
 --- @include release
+--- @include server
 --- @include book
 --- @keys
 
 local hold_id, owner, attempt = ARGV[1], ARGV[2], ARGV[3]
 local request = { details = ARGV[4], body = ARGV[5], scope = ARGV[6], once_ttl = ARGV[7], attempt = attempt }
+local bytes_max = tonumber(ARGV[8])
 
 local ev = read_event(keys, read_clock())
 if not ev then
@@ -70,6 +77,12 @@ elseif hold.deadline <= ev.now then
   return { 'EXPIRED' }
 elseif ev.status == 'cancelled' then
   return { 'NOT_OPEN', ev.status }
+elseif is_journal_full(keys, bytes_max) then
+  return { 'JOURNAL_FULL' }
+end
+local unaudited = refuse_unaudited(ev)
+if unaudited then
+  return unaudited
 end
 
 -- Nothing below refuses.
@@ -79,5 +92,6 @@ redis.call('ZREM', keys.expiries, hold_id)
 if hold.deadline <= ev.due then
   move_due(ev, earliest_deadline(ev))
 end
+note_end(ev, hold_id, 'confirmed', ev.now, hold)
 local booking = { owner = owner, quantity = hold.quantity, created = hold.created, places = hold.places }
 return write_booking(ev, hold_id, booking, request, keys.once)

@@ -11,6 +11,7 @@
 -- KEYS[8]  ended     hash    how the last holds ended
 -- KEYS[9]  bookings  hash    booking id -> record
 -- KEYS[10] wakeups   zset    event id scored by its earliest deadline
+-- KEYS[11] trail     stream  what became of holds, for the history in Postgres
 --
 -- ARGV[1]  epoch       of the state that was read
 -- ARGV[2]  repairs     how often that state had been repaired by then
@@ -33,7 +34,9 @@
 --- @include rows
 --- @include move
 --- @include hold
+--- @include trail
 --- @include release
+--- @include server
 --- @include book
 --- @keys
 
@@ -166,6 +169,7 @@ local verbs = {
       forget_user_places(ev, hold.owner, hold.quantity)
       if not redis.call('HGET', keys.bookings, key) then
         remember_end(ev, key, 'refused', hold.owner)
+        note_end(ev, key, 'refused', ev.now, hold)
       end
     end,
   },

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Literal
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from engine.errors import EventNotFound
@@ -29,7 +30,9 @@ _OWNING_OF = f"""
     SELECT {_ACTIVE_COLUMNS} FROM bookings WHERE id = ANY($1::uuid[]) AND event_id = $2 AND status = ANY($3::text[])
 """  # noqa: S608 - made of the constant above
 _CLAIMS_OF = "SELECT booking_id, seat, leg FROM claims WHERE booking_id = ANY($1::uuid[]) AND event_id = $2"
-_TOTALS = "SELECT (SELECT epoch FROM events WHERE id = $1), (SELECT count(*) FROM claims WHERE event_id = $1) AS claims"
+_TOTALS = """
+    SELECT epoch, version, status, (SELECT count(*) FROM claims WHERE event_id = $1) AS claims FROM events WHERE id = $1
+"""
 _ORPHANS = """
     SELECT seat, leg, booking_id FROM claims
      WHERE event_id = $1
@@ -50,14 +53,22 @@ async def find_owning(engine: AsyncEngine, event_id: str, keys: Iterable[str]) -
     return {wanted[row["id"]]: _active(row, event_id) for row in rows}
 
 
+class LedgerEvent(msgspec.Struct, frozen=True):
+    """What the ledger says of an event itself."""
+
+    epoch: int
+    version: int
+    status: str
+
+
 async def read_ledger(
     engine: AsyncEngine, sellable: SellableEvent, compare: Callable[[Sequence[ActiveBooking]], Awaitable[None]]
-) -> tuple[int, list[Difference]]:
+) -> tuple[LedgerEvent, list[Difference]]:
     """Hand the bookings that own places to *compare*, in batches, and hold ``claims`` and ``usage`` against them.
 
-    All of it is as one snapshot shows it: a few seconds long per million bookings. Returns the event's epoch, and what
-    is wrong with the guards: the first ``GUARD_DIFFERENCES_MAX``. *compare* must not wait for another connection of
-    the pool: everybody here has one already.
+    All of it is as one snapshot shows it: a few seconds long per million bookings. Returns what the event is
+    now, and what is wrong with the guards: the first ``GUARD_DIFFERENCES_MAX``. *compare* must not wait for another
+    connection of the pool: everybody here has one already.
 
     Raises:
         EventNotFound: The ledger has no such event.
@@ -72,9 +83,9 @@ async def read_ledger(
                 await guards.compare(connection, page)
             await compare([booking for _, booking in page])
         with ledger_errors():
-            epoch = await guards.finish(connection)
+            event = await guards.finish(connection)
             await snapshot.rollback()  # it has written nothing
-    return epoch, guards.found[:GUARD_DIFFERENCES_MAX]
+    return event, guards.found[:GUARD_DIFFERENCES_MAX]
 
 
 class _Guards:
@@ -99,9 +110,11 @@ class _Guards:
                 self._note("claim_missing", sorted(cells - claimed), number)
                 self._note("claim_not_owned", sorted(claimed - cells), number)
 
-    async def finish(self, connection: Any) -> int:
-        """What concerns all bookings together; returns the event's epoch."""
+    async def finish(self, connection: Any) -> LedgerEvent:
+        """What concerns all bookings together; returns what the event is now."""
         totals = await connection.fetchrow(_TOTALS, self._event_id)
+        if totals is None:
+            raise EventNotFound(self._event_id)
         if totals["claims"] != self._claimed_count:
             for row in await connection.fetch(_ORPHANS, self._event_id, OWNING_STATUSES, ORPHANS_MAX):
                 self._note("claim_not_owned", [(row["seat"], row["leg"])], row["booking_id"])
@@ -119,9 +132,7 @@ class _Guards:
                         expected=expected,
                     )
                 )
-        if totals["epoch"] is None:
-            raise EventNotFound(self._event_id)
-        return int(totals["epoch"])
+        return LedgerEvent(totals["epoch"], totals["version"], totals["status"])
 
     def _note(
         self, kind: Literal["claim_missing", "claim_not_owned"], cells: Iterable[tuple[int, int]], booking: Any

@@ -151,15 +151,18 @@ class _Reader:
     async def read(self, journals: JournalWatch, *, begun_after: float) -> Evidence | None:
         """Everything; returns what a repair may begin with."""
         is_readable = self._picture.loaded and self._note_state()
-        ledger_epoch, guards = await read_ledger(
+        ledger, guards = await read_ledger(
             self._engine, self._event, self._compare_ledger if is_readable else _no_comparison
         )
         self.found.update(guards)
         if not is_readable:
             return None
         epoch = int(self._picture.state["epoch"])
-        if epoch != ledger_epoch:
-            self._note([Difference(self._event_id, "epoch_wrong", redis=epoch, ledger=ledger_epoch)])
+        if epoch != ledger.epoch:
+            self._note([Difference(self._event_id, "epoch_wrong", redis=epoch, ledger=ledger.epoch)])
+        if int(self._picture.state["version"]) < ledger.version:
+            said = self._picture.state["status"]
+            self._note([Difference(self._event_id, "status_wrong", redis=said, ledger=ledger.status)])
         await self._compare_holds()
         async for batch in scan_hash(self._kernel, self._event, "bookings"):
             await self._compare_redis(batch)

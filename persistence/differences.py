@@ -10,6 +10,7 @@ from engine.places import CountedPlaces, NumberedPlaces, Places
 Kind = Literal[
     "epoch_wrong",  # Redis's state was built under another epoch than the ledger's: nothing sold in it can be committed
     "layout_wrong",  # Redis numbers places by another layout; nothing else was compared
+    "status_wrong",  # Redis was not told the event's latest status: it sells what was closed, say
     "event_unknown",  # Redis has an event that the ledger does not know
     "missing_in_redis",  # a booking of the ledger or the journal
     "missing_in_ledger",  # a booking that is in neither ledger nor journal

@@ -1,11 +1,17 @@
-"""The ledger as the engine knows it: commits go through the group commit, lookups straight to Postgres."""
+"""The ledger as the engine knows it: commits go through the group commit, lookups straight to Postgres.
+
+Commits have a pool of their own. Lookups come with every request that carries a key and every look at a booking; in one
+pool a rush of them would keep the next batch waiting for a connection, and turn 201s into 202s.
+"""
+
+from collections.abc import Sequence
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from engine.bookings import Booking, JournalEntry
 from engine.events import SellableEvent
 from engine.ids import BookingId
-from engine.ports import Committed, Refused, Sealer
+from engine.ports import Committed, Refused, Sealer, UnwritableEntry
 from persistence.bookings import Bookings
 from persistence.group_commit import GroupCommit
 
@@ -13,13 +19,19 @@ from persistence.group_commit import GroupCommit
 class PostgresLedger:
     """Implements ``engine.ports.Ledger``."""
 
-    def __init__(self, engine: AsyncEngine, sealer: Sealer) -> None:
+    def __init__(self, engine: AsyncEngine, sealer: Sealer, *, commits: AsyncEngine) -> None:
         self._bookings = Bookings(engine, sealer)
-        self._commits = GroupCommit(engine, sealer)
+        self._commits = GroupCommit(commits, sealer)
 
     async def commit(self, entry: JournalEntry, sellable: SellableEvent) -> Committed | Refused:
         """See :meth:`persistence.group_commit.GroupCommit.commit`."""
         return await self._commits.commit(entry, sellable)
+
+    async def commit_all(
+        self, entries: Sequence[tuple[JournalEntry, SellableEvent]]
+    ) -> list[Refused | UnwritableEntry | None]:
+        """See :meth:`persistence.group_commit.GroupCommit.commit_all`."""
+        return await self._commits.commit_all(entries)
 
     async def find_booking(self, booking_id: BookingId) -> Booking | None:
         """See :meth:`persistence.bookings.Bookings.find_booking`."""

@@ -13,13 +13,13 @@ from engine.events import SellableEvent
 from engine.ids import parse_claim_id
 from engine.layout import Layout
 from engine.places import CountedPlaces, NumberedPlaces, Places, format_places
-from engine.ports import Sealer
+from engine.ports import Sealer, UnwritableEntry
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _encode_items = msgspec.json.Encoder().encode
 
 # What a booking made from a hold starts with, beside what its entry says.
-_NEW_BOOKING: dict[str, Any] = {
+NEW_BOOKING: dict[str, Any] = {
     "status": "confirmed",
     "payment_status": "none",
     "version": 1,
@@ -38,12 +38,8 @@ _NEW_BOOKING: dict[str, Any] = {
 }
 
 
-class UnwritableEntry(Exception):
-    """The ledger can never take this entry, and not because a customer was too late: a person must look into it."""
-
-
 class ReadyEntry(msgspec.Struct, frozen=True, eq=False):
-    """An entry with the row it becomes, all but the booking's number.
+    """An entry with the row it becomes, all but the booking's number and what is the same for every new one.
 
     ``order`` sorts entries of one journal by when Redis accepted them; ``cells`` are pairs of seat and leg, ascending;
     ``counts`` are pairs of section and quantity; ``marks`` are what no other entry of its batch may have as well.
@@ -73,7 +69,7 @@ def ready_entry(entry: JournalEntry, sellable: SellableEvent, sealer: Sealer) ->
     """
     try:
         return _ready(entry, sellable, sealer)
-    except (ValueError, IndexError, OverflowError) as error:
+    except Exception as error:  # nothing but the entry is looked at here, so whatever it is, it is the entry's
         raise UnwritableEntry(f"journal entry {entry.journal_id} of booking {entry.booking_id}: {error}") from error
 
 
@@ -87,8 +83,9 @@ def _ready(entry: JournalEntry, sellable: SellableEvent, sealer: Sealer) -> Read
     cells, counts = _claims(places, layout)
     items, amount = describe_places(layout, places)
     confirmed_at = _moment(entry.confirmed_at_ms)
-    row = _NEW_BOOKING | {
-        "id": key.uuid,
+    booking_uuid = key.uuid
+    row: dict[str, Any] = {
+        "id": booking_uuid,
         "event_id": entry.event_id,
         "customer_id": entry.customer_id,
         "epoch": entry.epoch,
@@ -105,7 +102,7 @@ def _ready(entry: JournalEntry, sellable: SellableEvent, sealer: Sealer) -> Read
         "updated_at": confirmed_at,
         "confirmed_at": confirmed_at,
     }
-    marks: list[Hashable] = [key.uuid, *((entry.event_id, seat, leg) for seat, leg in cells)]
+    marks: list[Hashable] = [booking_uuid, *((entry.event_id, seat, leg) for seat, leg in cells)]
     if entry.once:
         marks.append(entry.once)
     return ReadyEntry(

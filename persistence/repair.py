@@ -175,6 +175,8 @@ class _Repairer:
         if identities == self._tried:  # exactly this was left by the last attempt, which nothing came in between of
             return False
         self._tried = identities
+        if any(one.kind == "status_wrong" for one in confirmed):
+            await self._loader.tell_status(self._sellable.event.id)
         in_redis = [difference for difference in confirmed if difference.kind not in GUARD_KINDS]
         if len(in_redis) < len(confirmed):
             await repair_guards(self._bookings.engine, self._sellable, confirmed)

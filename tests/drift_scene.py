@@ -77,7 +77,10 @@ class Scene:
         entry = JournalEntry(
             "1-1", epoch, self.id, booking_id, customer_id, parse_places(places), made_ms, made_ms, details
         )
-        assert isinstance(await PostgresLedger(self.parts.database, sealer).commit(entry, self.event), Committed)
+        assert isinstance(
+            await PostgresLedger(self.parts.database, sealer, commits=self.parts.database).commit(entry, self.event),
+            Committed,
+        )
         return booking_id
 
     async def repair(self, *, dry_run: bool = False) -> EventRepair:

@@ -15,6 +15,7 @@ import redis
 from redis.exceptions import NoScriptError
 
 import lua
+from engine.booking_requests import JOURNAL_BYTES_MAX
 from engine.definition import EventDefinition
 from engine.events import Event, SellableEvent
 from engine.ids import claim_id, parse_claim_id
@@ -127,10 +128,10 @@ class Venue:
         if self.frozen:
             self.set_time(now)
 
-    def begin_load(self, epoch: int) -> list[Any]:
+    def begin_load(self, epoch: int, *, keeps_history: bool = True) -> list[Any]:
         cells = len(self.layout.seats) * self.layout.legs
         fields = state_fields(self.event.event, self.layout)
-        return self._run("begin_load", self.id, epoch, pack_rows(self.layout), cells, *fields)
+        return self._run("begin_load", self.id, epoch, pack_rows(self.layout), cells, "01"[keeps_history], *fields)
 
     def load_bookings(self, epoch: int, bookings: Sequence[tuple[str, str, str]]) -> list[Any]:
         records = [f"{booking_id}|{FROZEN_MS}|{places}|{owner}" for booking_id, places, owner in bookings]
@@ -180,9 +181,16 @@ class Venue:
         return self._run("read_hold", hold_id, owner)
 
     def confirm(
-        self, hold_id: str, *, owner: str = "ana", attempt: str = "a1", once: str = "", body: str = "b1"
+        self,
+        hold_id: str,
+        *,
+        owner: str = "ana",
+        attempt: str = "a1",
+        once: str = "",
+        body: str = "b1",
+        journal_max: int = JOURNAL_BYTES_MAX,
     ) -> list[Any]:
-        args = (hold_id, owner, attempt, b"sealed", body, once, ONCE_TTL_MS)
+        args = (hold_id, owner, attempt, b"sealed", body, once, ONCE_TTL_MS, journal_max)
         return self._run("confirm_hold", *args, once=once)
 
     def book(
@@ -195,8 +203,9 @@ class Venue:
         once: str = "",
         body: str = "b1",
         layout: str | None = None,
+        journal_max: int = JOURNAL_BYTES_MAX,
     ) -> list[Any]:
-        args = (booking_id or new_id(), owner, attempt, b"sealed", body, once, ONCE_TTL_MS)
+        args = (booking_id or new_id(), owner, attempt, b"sealed", body, once, ONCE_TTL_MS, journal_max)
         return self._run("book_places", *args, layout or self.layout.digest, places, once=once)
 
     def booked(self, places: str, **options: Any) -> str:
@@ -215,6 +224,15 @@ class Venue:
     def read_booking(self, booking_id: str, *, owner: str = "") -> list[Any]:
         return self._run("read_booking", booking_id, owner)
 
+    def bury(self, journal_id: str, letter: str = "letter") -> list[Any]:
+        return self._run("bury_entry", journal_id, letter)
+
+    def revive(self, journal_id: str, booking_id: str, letter: str = "letter", **fields: str) -> list[Any]:
+        return self._run("revive_entry", journal_id, letter, booking_id, *itertools.chain.from_iterable(fields.items()))
+
+    def discard(self, journal_id: str, letter: str = "letter") -> list[Any]:
+        return self._run("discard_entry", journal_id, letter)
+
     def reap(self) -> list[Any]:
         return self._run("reap_event")
 
@@ -226,12 +244,23 @@ class Venue:
         seen = int(self.redis.hget(self.key("state"), "repairs") or 0) if repairs is None else repairs  # type: ignore[arg-type]
         return self._run("repair_event", epoch, seen, *operations)
 
-    def mark_audited(self, server: str, *, epoch: int = 1) -> list[Any]:
-        return self._run("mark_audited", epoch, server)
-
     def set_status(self, status: str, *, version: int = 2, closes_ms: int | None = None) -> list[Any]:
         closes = int(self.event.definition.starts_at.timestamp() * 1000) if closes_ms is None else closes_ms
         return self._run("set_status", status, closes, version)
+
+    def mark_audited(self, epoch: int, server: str = "") -> list[Any]:
+        return self._run("mark_audited", epoch, server or self.server_id())
+
+    def come_from_another_server(self) -> None:
+        """As a replica finds itself after its promotion."""
+        self.redis.hset(self.key("state"), "audited", "another")
+
+    def read_trail(self, *, limit: int = 1000) -> list[Any]:
+        return self._run("read_trail", limit)
+
+    def forget_trail(self, number: int, last_id: str) -> list[Any]:
+        last_ms, sequence = last_id.split("-")
+        return self._run("forget_trail", number, last_ms, f"{last_ms}-{int(sequence) + 1}")
 
     # --- what is in Redis ----------------------------------------------------
 
@@ -256,8 +285,14 @@ class Venue:
         return bool(self.redis.exists(self.key("state")))
 
     def journal(self) -> list[tuple[str, dict[str, str]]]:
-        entries: Any = self.redis.xrange(self.partition_key("journal"))
-        return [(text_of(number), {text_of(k): text_of(v) for k, v in fields.items()}) for number, fields in entries]
+        return self._stream("journal")
+
+    def trail(self) -> list[tuple[str, dict[str, str]]]:
+        return self._stream("trail")
+
+    def server_id(self) -> str:
+        identity: str = self.redis.info("replication")["master_replid"]  # type: ignore[index]
+        return identity
 
     def now(self) -> int:
         return self.state("clock")
@@ -267,6 +302,13 @@ class Venue:
 
     def advance(self, ms: int) -> None:
         self.redis.hincrby(self.key("state"), "clock", ms)
+
+    def _run_in_partition(self, name: str, *args: object) -> list[Any]:
+        return self.runner.run(name, [self.event], args)
+
+    def _stream(self, name: str) -> list[tuple[str, dict[str, str]]]:
+        entries: Any = self.redis.xrange(self.partition_key(name))
+        return [(text_of(number), {text_of(k): text_of(v) for k, v in fields.items()}) for number, fields in entries]
 
     def _run(self, name: str, *args: object, once: str = "") -> list[Any]:
         return self.runner.run(name, [self.event], args, once=once)

@@ -19,13 +19,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.app import create_app
 from api.identity import SharedSecret, TokenVerifier
 from api.services import Info, Services
+from engine.booking_requests import JOURNAL_BYTES_MAX
 from engine.catalog import Catalog
+from engine.draining import Drained, Drainer
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
 from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.transport.open import open_transport
+from engine.verification import Verification
 from persistence.bookings import Bookings
 from persistence.database import in_transaction, open_database
 from persistence.events import Events
@@ -33,26 +36,45 @@ from persistence.ledger import PostgresLedger
 from persistence.migrate import migrate
 from persistence.schema import metadata
 from persistence.sealing import AesSealer
+from persistence.verification import LedgerAuditor
 
 SECRET = "a secret that is long enough for HS256"
 PARTITIONS = 4
+DATA_KEY = b"k" * 32
 _numbers = itertools.count(1)
 
 
 @contextlib.asynccontextmanager
-async def composed(redis_url: str, database_url: str) -> AsyncIterator[Services]:
+async def composed(
+    redis_url: str, database_url: str, *, journal_bytes_max: int = JOURNAL_BYTES_MAX
+) -> AsyncIterator[Services]:
     """The services over running servers; the database gets its tables, and they are empty."""
     database = open_database(database_url)
     await migrate(database)
     await in_transaction(database, _empty)
     transport = await open_transport(redis_url)
-    sealer = AesSealer([b"k" * 32])
-    events, bookings, ledger = Events(database), Bookings(database, sealer), PostgresLedger(database, sealer)
+    sealer = AesSealer([DATA_KEY])
+    events, bookings, ledger = (
+        Events(database),
+        Bookings(database, sealer),
+        PostgresLedger(database, sealer, commits=database),
+    )
     kernel, catalog = Kernel(transport, partitions=PARTITIONS), Catalog(events)
     loader = EventLoader(kernel, events, catalog)
     kernel.load_events_with(loader.load)
-    settlement = Settlement(kernel, ledger, catalog, loader)
-    reservations = Reservations(kernel, catalog, loader, ledger, sealer, settlement, confirm_timeout_s=5.0)
+    settlement = Settlement(kernel, ledger, loader)
+    verification = Verification(LedgerAuditor(database, kernel, bookings, loader), wait_s=5.0)
+    reservations = Reservations(
+        kernel,
+        catalog,
+        loader,
+        ledger,
+        sealer,
+        settlement,
+        verification,
+        confirm_timeout_s=5.0,
+        journal_bytes_max=journal_bytes_max,
+    )
     try:
         yield Services(
             reservations=reservations,
@@ -63,6 +85,22 @@ async def composed(redis_url: str, database_url: str) -> AsyncIterator[Services]
             info=Info(name="holdfast", version="0.0.0", partitions=PARTITIONS),
             checks={"redis": reservations.ping},
         )
+    finally:
+        await verification.close()
+        await settlement.close()
+        await ledger.close()
+        await transport.aclose()
+        await database.dispose()
+
+
+async def drain(redis_url: str, database_url: str) -> Drained:
+    """Drain the journal as another process would, without waiting for the grace."""
+    database, transport = open_database(database_url), await open_transport(redis_url)
+    ledger = PostgresLedger(database, AesSealer([DATA_KEY]), commits=database)
+    kernel, catalog = Kernel(transport, partitions=PARTITIONS), Catalog(Events(database))
+    settlement = Settlement(kernel, ledger, EventLoader(kernel, Events(database), catalog))
+    try:
+        return await Drainer(kernel, settlement, catalog, ledger, grace_ms=0).drain_all()
     finally:
         await settlement.close()
         await ledger.close()

@@ -59,6 +59,11 @@ def held_bit_of_a_sold_seat(scene: Scene) -> None:
 
 
 @plant
+async def closed_by_a_process_that_died_before_redis_heard(scene: Scene) -> None:
+    await scene.parts.events.transition(scene.id, "closed")
+
+
+@plant
 def lost_sold_bit(scene: Scene) -> None:
     scene.add_cell("sold", 10, 0, 0)
 

@@ -225,10 +225,17 @@ def test_earliest_deadline_is_put_right_by_every_repair(venue: Venue) -> None:
     assert_whole(venue)
 
 
-def test_mark_names_the_server_and_is_gone_when_the_event_is_loaded_anew(venue: Venue) -> None:
+def test_mark_names_the_server_and_so_does_a_load(venue: Venue) -> None:
     seq = venue.state("seq")
-    assert venue.mark_audited("run:replication") == ["MARKED"]
-    assert venue.redis.hget(venue.key("state"), "audited") == b"run:replication"
+    venue.come_from_another_server()
+    assert venue.mark_audited(1) == ["MARKED"]
+    assert venue.redis.hget(venue.key("state"), "audited") == venue.server_id().encode()
     assert venue.state("seq") == seq
+    venue.come_from_another_server()
     venue.load(epoch=2)
-    assert venue.redis.hget(venue.key("state"), "audited") is None
+    assert venue.redis.hget(venue.key("state"), "audited") == venue.server_id().encode()
+
+
+def test_mark_is_refused_when_the_audit_began_on_another_server(venue: Venue) -> None:
+    venue.come_from_another_server()
+    assert venue.mark_audited(1, "another") == ["STALE"]

@@ -15,8 +15,24 @@ SITUATIONS: dict[tuple[str, str], Situation] = {}
 
 # Refusals in whose course lapsed holds are ended.
 MAY_CLEAN_UP = {"EXPIRED", "CONTINUE"}
-DONE = {"HELD", "EXTENDED", "RELEASED", "CONFIRMED", "UNBOOKED", "REAPED", "SET", "LOADING", "LOADED", "READY"}
-DONE |= {"REPAIRED", "MARKED"}
+DONE = {
+    "MARKED",
+    "HELD",
+    "EXTENDED",
+    "RELEASED",
+    "CONFIRMED",
+    "UNBOOKED",
+    "REAPED",
+    "SET",
+    "LOADING",
+    "LOADED",
+    "READY",
+    "BURIED",
+    "REVIVED",
+    "DISCARDED",
+    "REPAIRED",
+    "FORGOTTEN",
+}
 DECLARED = [(name, status) for name in lua.names() for status in sorted(lua.load(name).statuses)]
 
 
@@ -46,6 +62,35 @@ def test_every_declared_status_is_answered_and_a_refusal_writes_nothing(
 
 def test_every_situation_belongs_to_a_declared_status() -> None:
     assert set(SITUATIONS) == set(DECLARED)
+
+
+# --- the trail -------------------------------------------------------------------------------------------------------
+
+
+@situation("read_trail", "READ")
+def _trail_is_read(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.read_trail()
+
+
+@situation("forget_trail", "FORGOTTEN")
+def _trail_is_forgotten(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.forget_trail(1, venue.trail()[0][0])
+
+
+@situation("read_trail", "NO_TRAIL")
+def _no_trail_to_read(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.redis.delete(venue.partition_key("trail"))
+    return venue, lambda: venue.read_trail()
+
+
+@situation("forget_trail", "NO_TRAIL")
+def _no_trail_to_forget(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.redis.delete(venue.partition_key("trail"))
+    return venue, lambda: venue.forget_trail(1, "5-0")
 
 
 # --- hold_places -----------------------------------------------------------------------------------------------------
@@ -238,6 +283,29 @@ def _confirmed_when_cancelled(runner: Runner) -> tuple[Venue, Act]:
     return venue, lambda: venue.confirm(hold_id)
 
 
+@situation("confirm_hold", "UNAUDITED")
+def _confirmed_on_another_server(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*2")
+    venue.come_from_another_server()
+    return venue, lambda: venue.confirm(hold_id)
+
+
+@situation("confirm_hold", "JOURNAL_FULL")
+def _confirmed_when_too_many_wait(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.booked("0:1;0*2")
+    hold_id = venue.held("0:1;0*2")
+    return venue, lambda: venue.confirm(hold_id, journal_max=1)
+
+
+@situation("book_places", "JOURNAL_FULL")
+def _booked_when_too_many_wait(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.booked("0:1;0*2")
+    return venue, lambda: venue.book("0:1;0*2", journal_max=1)
+
+
 @situation("book_places", "CONFIRMED")
 def _booked(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
@@ -276,6 +344,27 @@ def _booked_by_somebody_else(runner: Runner) -> tuple[Venue, Act]:
 def _booked_by_an_old_layout(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
     return venue, lambda: venue.book("0:1;0*2", layout="sha256:old")
+
+
+@situation("book_places", "UNAUDITED")
+def _booked_on_another_server(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.come_from_another_server()
+    return venue, lambda: venue.book("0:1;0*2")
+
+
+@situation("mark_audited", "MARKED")
+def _audited(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.come_from_another_server()
+    return venue, lambda: venue.mark_audited(1)
+
+
+@situation("mark_audited", "STALE")
+def _audited_before_it_was_built_anew(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.load(epoch=2)
+    return venue, lambda: venue.mark_audited(1)
 
 
 @situation("book_places", "NOT_OPEN")
@@ -325,6 +414,58 @@ def _journaled(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
     booking_id = venue.booked("0:1;0*2")
     return venue, lambda: venue.read_booking(booking_id)
+
+
+def _buried(runner: Runner) -> tuple[Venue, str, str]:
+    """A booking that the ledger can never take, and the id of its entry."""
+    venue = Venue(runner)
+    booking_id = venue.booked("0:1;0*2")
+    journal_id = venue.journal()[0][0]
+    assert venue.bury(journal_id) == ["BURIED"]
+    return venue, booking_id, journal_id
+
+
+@situation("read_booking", "BURIED")
+def _known_though_buried(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id, _ = _buried(runner)
+    return venue, lambda: venue.read_booking(booking_id)
+
+
+@situation("bury_entry", "BURIED")
+def _buried_once(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.booked("0:1;0*2")
+    return venue, lambda: venue.bury(venue.journal()[0][0])
+
+
+@situation("bury_entry", "NOT_FOUND")
+def _buried_twice(runner: Runner) -> tuple[Venue, Act]:
+    venue, _, journal_id = _buried(runner)
+    return venue, lambda: venue.bury(journal_id, "another letter")
+
+
+@situation("revive_entry", "REVIVED")
+def _revived(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id, journal_id = _buried(runner)
+    return venue, lambda: venue.revive(journal_id, booking_id, event="gig")
+
+
+@situation("revive_entry", "NOT_FOUND")
+def _revived_after_it_was_buried_again(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id, journal_id = _buried(runner)
+    return venue, lambda: venue.revive(journal_id, booking_id, "another letter", event="gig")
+
+
+@situation("discard_entry", "DISCARDED")
+def _discarded(runner: Runner) -> tuple[Venue, Act]:
+    venue, _, journal_id = _buried(runner)
+    return venue, lambda: venue.discard(journal_id)
+
+
+@situation("discard_entry", "NOT_FOUND")
+def _discarded_after_it_was_buried_again(runner: Runner) -> tuple[Venue, Act]:
+    venue, _, journal_id = _buried(runner)
+    return venue, lambda: venue.discard(journal_id, "another letter")
 
 
 @situation("read_booking", "RECORDED")
@@ -418,7 +559,7 @@ def _seen_behind_a_crowd(runner: Runner) -> tuple[Venue, Act]:
     return venue, venue.snapshot
 
 
-# --- repair_event, mark_audited ---------------------------------------------------------------------------------------
+# --- repair_event -----------------------------------------------------------------------------------------------------
 
 
 @situation("repair_event", "REPAIRED")
@@ -442,19 +583,6 @@ def _repaired_by_somebody_else_before(runner: Runner) -> tuple[Venue, Act]:
     return venue, lambda: venue.repair("count|free:0:0|1", repairs=0)
 
 
-@situation("mark_audited", "MARKED")
-def _marked(runner: Runner) -> tuple[Venue, Act]:
-    venue = Venue(runner)
-    return venue, lambda: venue.mark_audited("run:replication")
-
-
-@situation("mark_audited", "STALE")
-def _marked_for_an_old_epoch(runner: Runner) -> tuple[Venue, Act]:
-    venue = Venue(runner)
-    venue.load(epoch=2)
-    return venue, lambda: venue.mark_audited("run:replication")
-
-
 def _register_not_loaded() -> None:
     acts: dict[str, Callable[[Venue], list[Any]]] = {
         "hold_places": lambda venue: hold_together([venue], ["0:1;0*1"]),
@@ -467,9 +595,9 @@ def _register_not_loaded() -> None:
         "unbook_places": lambda venue: venue.unbook("x"),
         "read_booking": lambda venue: venue.read_booking("x"),
         "set_status": lambda venue: venue.set_status("open"),
+        "mark_audited": lambda venue: venue.mark_audited(1),
         "snapshot_event": lambda venue: venue.snapshot(),
         "repair_event": lambda venue: venue.repair(),
-        "mark_audited": lambda venue: venue.mark_audited("run:replication"),
     }
     for script, act in acts.items():
 
