@@ -1,14 +1,12 @@
 """One attempt to book: what the scripts are told, and what can be said before the ledger has it."""
 
-import secrets
-
 import msgspec
 
 from engine.bookings import Booking, BookingDetails, JournalEntry
 from engine.claims import describe_places
 from engine.events import SellableEvent
 from engine.ids import BookingId
-from engine.once import ONCE_TTL_MS, Once
+from engine.once import ONCE_TTL_MS, Once, attempt_of
 from engine.refusals import moment
 
 
@@ -26,7 +24,7 @@ class BookingRequest(msgspec.Struct, frozen=True):
 def booking_args(request: BookingRequest) -> list[bytes]:
     """The arguments that ``confirm_hold`` and ``book_places`` share."""
     once = request.once
-    attempt = once.scope if once else secrets.token_hex(8).encode()
+    attempt = attempt_of(once)
     scope, body = (once.scope, once.body) if once else (b"", b"")
     return [request.key, request.customer_id.encode(), attempt, request.sealed, body, scope, b"%d" % ONCE_TTL_MS]
 
