@@ -81,6 +81,12 @@ def _unavailable(error: engine.PlacesUnavailable) -> Mapping[str, Any]:
     }
 
 
+def _why_not_open(error: engine.EventNotOpen) -> str:
+    if error.sales_ended_at is not None:
+        return f"The event takes no holds: its sale ended at {error.sales_ended_at:%Y-%m-%dT%H:%M:%SZ}."
+    return "The event takes no holds: not yet, not any more, or not just now."
+
+
 def _transition(error: engine.InvalidTransition) -> Mapping[str, Any]:
     return {"from": error.from_status, "to": error.to_status, "allowed": error.allowed}
 
@@ -125,9 +131,11 @@ KINDS: dict[type, Kind] = {
         status=409,
         code="event-not-open",
         title="Event is not open",
-        meaning="The event takes no holds: not yet, not any more, or not just now.",
-        shape=shapes.EventStatusProblem,
-        members=lambda error: {"event_status": error.status},
+        meaning="The event takes no holds: not yet, not any more, or not just now. `sales_ended_at` is null "
+        "unless it is past the end of its sale.",
+        shape=shapes.EventNotOpenProblem,
+        members=lambda error: {"event_status": error.status, "sales_ended_at": error.sales_ended_at},
+        detail=_why_not_open,
     ),
     engine.InvalidTransition: Kind(
         status=409,

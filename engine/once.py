@@ -19,6 +19,11 @@ class Once(msgspec.Struct, frozen=True):
     body: bytes
 
 
+def attempt_of(once: Once | None) -> bytes:
+    """What marks a request to a script: its repetitions under one key are the same attempt, and so are our own."""
+    return once.scope if once is not None else secrets.token_hex(8).encode()
+
+
 class OnceStore:
     """Answers of requests that have no script of their own, as ``<body digest>|=<answer>`` in Redis, for 24 hours.
 

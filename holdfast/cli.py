@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from engine.errors import EventExists, EventNotFound, HoldfastError, InvalidRequest, InvalidTransition
+from engine.errors import EventExists, EventNotFound, EventNotOpen, HoldfastError, InvalidRequest, InvalidTransition
 from engine.transport.errors import TransportError
 from holdfast.embedded.errors import EmbeddedError
 from holdfast.logs import configure_logs
@@ -134,6 +134,10 @@ def in_words(error: Exception) -> str:
             return f"there is no event {error.event_id!r}"
         case EventExists():
             return f"there is an event {error.event_id!r} already"
+        case EventNotOpen(status="draft"):
+            return f"{error.event_id!r} is a draft: nothing of it can be held before `holdfast events open`"
+        case EventNotOpen():
+            return f"{error.event_id!r} is {error.status}"
         case InvalidTransition():
             return f"an event that is {error.from_status} cannot become {error.to_status}"
         case InvalidRequest():
