@@ -13,7 +13,7 @@ from lua import Script
 EVENT_KEYS = frozenset(
     ("state", "loading", "held", "sold", "holds", "expiries", "users", "rows", "ended", "bookings")
 )  # fmt: skip
-PARTITION_KEYS = frozenset(("journal", "wakeups", "live"))
+PARTITION_KEYS = frozenset(("journal", "dead", "wakeups", "live"))
 PACKED_MAX = 20_000  # packed key lists kept by a process, about half a kilobyte each
 
 

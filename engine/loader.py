@@ -2,6 +2,7 @@
 
 import asyncio
 
+from engine import figures
 from engine.catalog import Catalog
 from engine.errors import StoreUnavailable
 from engine.events import SellableEvent
@@ -64,6 +65,7 @@ class EventLoader:
                 records.append(booking_record(booking, claim.key))
             await self._step("load_bookings", sellable, [epoch, *records])
         await self._step("finish_load", sellable, [event_id.encode(), epoch])
+        figures.LOADS.add()
 
     async def _step(self, script: str, sellable: SellableEvent, args: list[bytes]) -> None:
         reply = await self._kernel.run(script, sellable, args, load=False)

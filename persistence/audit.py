@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from engine.backlog import read_backlog
 from engine.catalog import Catalog
 from engine.errors import EventNotFound, StoreUnavailable
 from engine.events import SellableEvent
@@ -80,7 +81,7 @@ async def audit_events(
     """
     audited = []
     if event_ids is None:
-        for event_id in await _live_events(kernel):
+        for event_id in await live_events(kernel):
             try:
                 audited.append(await audit_event(kernel, bookings, await catalog.get(event_id)))
             except EventNotFound:
@@ -140,7 +141,12 @@ async def _read_steadily(kernel: Kernel, bookings: Bookings, sellable: SellableE
     return reading
 
 
-async def _live_events(kernel: Kernel) -> list[str]:
+async def live_events(kernel: Kernel) -> list[str]:
+    """The ids of all events whose state is in Redis.
+
+    Raises:
+        StoreUnavailable: Redis does not answer.
+    """
     found: set[str] = set()
     for partition in range(kernel.partitions):
         cursor = b"0"
@@ -153,18 +159,8 @@ async def _live_events(kernel: Kernel) -> list[str]:
 
 
 async def _journal_state(kernel: Kernel) -> JournalState:
-    states = await asyncio.gather(*[_partition_journal(kernel, partition) for partition in range(kernel.partitions)])
-    ages = [age for _, age in states if age is not None]
-    return JournalState(entries=sum(entries for entries, _ in states), oldest_age=max(ages, default=None))
-
-
-async def _partition_journal(kernel: Kernel, partition: int) -> tuple[int, float | None]:
-    entries = await kernel.partition_command(partition, "XLEN", "journal")
-    first = await kernel.partition_command(partition, "XRANGE", "journal", "-", "+", "COUNT", 1)
-    if not first:
-        return entries, None
-    made_ms = int(first[0][0].partition(b"-")[0])
-    return entries, max(0, await kernel.time_ms(partition) - made_ms) / 1000
+    backlog = await read_backlog(kernel)
+    return JournalState(entries=backlog.entries, oldest_age=backlog.oldest_age_s)
 
 
 def _unknown(event_id: str) -> EventAudit:

@@ -5,12 +5,14 @@ of Postgres's log is shared by as many bookings as are waiting for it.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Hashable, Sequence
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from engine import figures
 from engine.bookings import JournalEntry
 from engine.errors import LedgerUnavailable, Overloaded
 from engine.events import SellableEvent
@@ -58,6 +60,11 @@ class GroupCommit:
             self._writer.add_done_callback(self._clear_unstarted)
         return await waiting.outcome
 
+    @property
+    def waiting(self) -> int:
+        """How many bookings wait for their batch."""
+        return len(self._queue)
+
     async def close(self) -> None:
         """Take nothing more, and wait for what is there to be written."""
         self._is_closed = True
@@ -91,6 +98,7 @@ class GroupCommit:
             async with driver_connection(self._engine) as connection:
                 return await write_batch(connection, [waiting.ready for waiting in batch], self._sealer)
 
+        began = time.perf_counter()
         try:
             outcomes = await retrying(attempt)
         except LedgerUnavailable as error:
@@ -99,6 +107,8 @@ class GroupCommit:
         except Exception as error:
             await self._write_apart(batch, error)
         else:
+            figures.COMMIT_SECONDS.observe(time.perf_counter() - began)
+            figures.COMMIT_BOOKINGS.observe(len(batch))
             for waiting in batch:
                 _resolve(waiting, outcomes[waiting.ready.id])
 
@@ -144,6 +154,7 @@ def _order(waiting: _Waiting) -> tuple[int, ...]:
 
 
 def _resolve(waiting: _Waiting, outcome: Outcome | LedgerUnavailable) -> None:
+    figures.COMMITS.add(_outcome_name(outcome))
     if waiting.outcome.done():  # also when its caller was cancelled: the booking is written all the same
         return
     if isinstance(outcome, LedgerUnavailable):
@@ -152,3 +163,14 @@ def _resolve(waiting: _Waiting, outcome: Outcome | LedgerUnavailable) -> None:
         waiting.outcome.set_exception(outcome)
     else:
         waiting.outcome.set_result(outcome)
+
+
+def _outcome_name(outcome: Outcome | LedgerUnavailable) -> str:
+    match outcome:
+        case Committed():
+            return "committed"
+        case Refused(reason):
+            return reason
+        case LedgerUnavailable():
+            return "unknown"
+    return "unwritable"

@@ -53,6 +53,11 @@ class Link(asyncio.Protocol):
             return 0
         return IN_FLIGHT_MAX - len(self._in_flight)
 
+    @property
+    def unanswered(self) -> int:
+        """How many commands are without a reply."""
+        return len(self._in_flight)
+
     def send(self, wires: Sequence[bytes], futures: Sequence[asyncio.Future[Any]]) -> None:
         """Write commands as one batch; each future gets its reply, or ``OutcomeUnknown``.
 

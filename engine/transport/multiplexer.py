@@ -26,7 +26,7 @@ from redis.exceptions import RedisError, ResponseError
 from engine.transport.connection import ask
 from engine.transport.errors import NotSent, TransportError
 from engine.transport.link import Link
-from engine.transport.servers import NodeAddress, ServerIdentity, parse_report
+from engine.transport.servers import LinkReport, NodeAddress, ServerIdentity, parse_report
 from engine.transport.wire import pack_command
 
 QUEUE_MAX = 50_000  # waiting commands, about a second of work: past it, refusing is kinder than queueing
@@ -187,6 +187,11 @@ class Multiplexer:
             self._link.retire("no longer in use")
             await asyncio.wait([self._link.closed], timeout=self._reply_timeout_s)
         await self.aclose()
+
+    def report(self) -> LinkReport:
+        """How things stand with the connection."""
+        unanswered = 0 if self._link is None else self._link.unanswered
+        return LinkReport(connected=self._link is not None, waiting=len(self._wires), unanswered=unanswered)
 
     # For the link.
 

@@ -49,6 +49,14 @@ class ServerReport(msgspec.Struct, frozen=True):
     """It is still reading its data from disk and refuses commands."""
 
 
+class LinkReport(msgspec.Struct, frozen=True):
+    """How things stand with the connection to one server: commands not yet sent, and sent without a reply."""
+
+    connected: bool
+    waiting: int
+    unanswered: int
+
+
 class ServerChange(msgspec.Struct, frozen=True):
     """Slots that were served by *old* are now served by *new*: what it remembers of them must be audited."""
 

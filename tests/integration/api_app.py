@@ -18,19 +18,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.app import create_app
 from api.identity import SharedSecret, TokenVerifier
-from api.services import Info, Services
+from api.services import Info, ReadinessCheck, Services
 from engine.catalog import Catalog
+from engine.events import SellableEvent
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
 from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.transport.open import open_transport
+from holdfast.metrics import process_figures
+from persistence.audit import audit_event
 from persistence.bookings import Bookings
 from persistence.database import in_transaction, open_database
 from persistence.events import Events
 from persistence.ledger import PostgresLedger
 from persistence.migrate import migrate
+from persistence.oversight import EventRound, Oversight
 from persistence.schema import metadata
 from persistence.sealing import AesSealer
 
@@ -53,17 +57,27 @@ async def composed(redis_url: str, database_url: str) -> AsyncIterator[Services]
     kernel.load_events_with(loader.load)
     settlement = Settlement(kernel, ledger, catalog, loader)
     reservations = Reservations(kernel, catalog, loader, ledger, sealer, settlement, confirm_timeout_s=5.0)
+    patient = kernel.patient()
+
+    async def look(sellable: SellableEvent) -> EventRound:
+        audit = await audit_event(patient, bookings, sellable)
+        return EventRound(audit.event_id, audit.differences, (), audit.differences)
+
+    oversight = Oversight(patient, bookings, catalog, database, look)
     try:
         yield Services(
             reservations=reservations,
             events=events,
             bookings=bookings,
+            oversight=oversight,
             once=OnceStore(kernel),
             verifier=TokenVerifier([SharedSecret(SECRET)], issuer="holdfast", audience="holdfast"),
             info=Info(name="holdfast", version="0.0.0", partitions=PARTITIONS),
-            checks={"redis": reservations.ping},
+            checks={"redis": ReadinessCheck(reservations.ping, "unready")},
+            scrape=process_figures("test").scrape,
         )
     finally:
+        await oversight.close()
         await settlement.close()
         await ledger.close()
         await transport.aclose()

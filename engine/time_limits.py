@@ -1,0 +1,69 @@
+"""A time limit for each of thousands of short waits, at a cost that a hold does not notice.
+
+``asyncio.timeout`` arms and disarms a timer of the event loop per wait: 12 µs on uvloop, an eighth of a whole hold over
+HTTP. All waits here have the same limit, so they end in the order in which they began: a queue and one timer for all
+of them will do, for about 1 µs.
+"""
+
+import asyncio
+from collections import deque
+
+TICK_S = 0.05  # how late a limit may be noticed
+
+
+class TimeLimit:
+    """Ends waits of one event loop that take longer than *limit_s*."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._waits: deque[Wait] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> "Wait":
+        """A limit for what the current task awaits from now on; it must be told when that is over.
+
+        The task is cancelled when the limit has passed; :meth:`Wait.is_over` tells whether that was why.
+        """
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None  # only tasks await
+        wait = Wait(task, loop.time() + self.limit_s)
+        self._waits.append(wait)
+        if self._timer is None:
+            self._timer = loop.call_later(TICK_S, self._look, loop)
+        return wait
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        waits = self._waits
+        while waits and (waits[0].task is None or waits[0].deadline <= now):
+            waits.popleft().expire()
+        self._timer = loop.call_later(TICK_S, self._look, loop) if waits else None
+
+
+class Wait:
+    """One wait, from :meth:`TimeLimit.begin` until :meth:`end`."""
+
+    __slots__ = ("_cancelling", "_expired", "deadline", "task")
+
+    def __init__(self, task: "asyncio.Task[object]", deadline: float) -> None:
+        self.task: asyncio.Task[object] | None = task
+        self.deadline = deadline
+        self._cancelling = task.cancelling()
+        self._expired = False
+
+    def end(self) -> None:
+        """What was awaited has come, or failed."""
+        self.task = None
+
+    def is_over(self) -> bool:
+        """Whether a cancellation that has arrived is this limit's, and nobody else has asked for one; forgets it."""
+        task = asyncio.current_task()
+        return self._expired and task is not None and task.uncancel() <= self._cancelling
+
+    def expire(self) -> None:
+        """End the wait, unless it has ended."""
+        if self.task is not None:
+            self._expired = True
+            self.task.cancel()
+            self.task = None
