@@ -48,6 +48,10 @@ class OnceStore(Protocol):
         """Forget the claim: the next request with this key runs anew."""
         ...
 
+    def abandon_soon(self, once: Once) -> None:
+        """The same, without waiting for it."""
+        ...
+
 
 def once_for(key: bytes, *, caller: str, route: str, params: Mapping[str, str], body: bytes) -> Once:
     """The digests of a request's scope (caller, route, key) and body.
@@ -80,6 +84,8 @@ async def answer_once(store: OnceStore, once: Once, handle: Callable[[], Awaitab
     try:
         if _is_memorable(answer):
             await store.finish(once, _encode_answer(answer))
+        elif answer.status == 503:  # Redis may be away: who was told so must not be kept waiting for it once more
+            store.abandon_soon(once)
         else:
             await store.abandon(once)
     except StoreUnavailable:

@@ -9,6 +9,7 @@ import msgspec
 from api.answers import Answer, json_answer
 from api.call import Call
 from api.services import Impaired, ReadinessCheck, Severity
+from engine.time_limits import give_up_after
 
 CHECK_TIMEOUT_S = 2.0  # orchestrators ask every few seconds and wait about as long
 
@@ -70,8 +71,7 @@ async def _judge(check: ReadinessCheck) -> Verdict:
     severity: Severity | None = None
     reason = None
     try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S):
-            await check.run()
+        await give_up_after(CHECK_TIMEOUT_S, check.run())
     except Impaired as impairment:
         severity, reason = "degraded", str(impairment)
     except Exception as error:

@@ -1,7 +1,7 @@
 """What the HTTP side is made of: filled once by ``holdfast.compose``, handed to every handler with its call."""
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Literal
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Literal
 
 import msgspec
 
@@ -26,7 +26,7 @@ class ReadinessCheck(msgspec.Struct, frozen=True):
     being. :class:`Impaired` never does more than degrade.
     """
 
-    run: Callable[[], Awaitable[None]]
+    run: Callable[[], Coroutine[Any, Any, None]]
     severity: Severity
 
 

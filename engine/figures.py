@@ -112,7 +112,16 @@ DRIFT_REPAIRED = Counter("holdfast_drift_repaired_total", "Differences repaired,
 REBUILDS = Counter("holdfast_rebuilds_total", "Events built anew because Redis had lost or mistaken their state.")
 REAPED = Counter("holdfast_reaped_total", "Lapsed holds that were ended although nobody asked for their places.")
 DRAINED = Counter("holdfast_drained_total", "Journal entries settled by somebody else than the request that made them.")
-BURIED = Counter("holdfast_dead_letters_total", "Journal entries that can never be written, set aside for a person.")
+UNRESOLVED = Counter(
+    "holdfast_drift_unresolved_total",
+    "Differences found that need a person, by kind; once while it lasts.",
+    "kind",
+)
+ARCHIVED = Counter("holdfast_archived_total", "Events that are over and have left Redis.")
+REGRESSED = Counter("holdfast_regressed_total", "Events that Redis was found to have an older state of.")
+CLOCK_JUMPS = Counter("holdfast_clock_jumps_total", "Times that Redis's clock was found to have jumped.")
+SERVER_CHANGES = Counter("holdfast_server_changes_total", "Times that another Redis, or another life of it, was met.")
+BURIED = Counter("holdfast_buried_total", "Journal entries that can never be written, set aside for a person.")
 
 FIGURES: tuple[Counter | Histogram, ...] = (
     REQUESTS,
@@ -127,6 +136,11 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     REBUILDS,
     REAPED,
     DRAINED,
+    UNRESOLVED,
+    ARCHIVED,
+    REGRESSED,
+    CLOCK_JUMPS,
+    SERVER_CHANGES,
     BURIED,
 )
 

@@ -17,7 +17,7 @@ from engine.transport.errors import NotSent, OutcomeUnknown
 from engine.transport.open import Transport
 from engine.transport.wire import pack_keys
 
-ANSWER_MAX_S = 0.8  # of one call, repetition included: a request is told of an outage within a second, HTTP and all
+ANSWER_MAX_S = 0.7  # of one call, repetition included: a request is told of an outage within a second, HTTP and all
 PATIENT_MAX_S = 5.0  # the same for work nobody waits for: longer than the transport's own limits for both sends
 CONTINUE_MAX_S = 2.0  # how long one request may go on cleaning up after others before it gives up
 LOADS_AGAIN_MAX = 2  # a state may be lost again just after it was loaded, or a load joined that came too early

@@ -1,15 +1,20 @@
 """Idempotency keys: the digests that stand for one, and the store for answers that no script keeps itself."""
 
+import asyncio
 import binascii
 import secrets
 
 import msgspec
+import structlog
 
-from engine.errors import IdempotencyInFlight, IdempotencyKeyReused
+from engine.errors import IdempotencyInFlight, IdempotencyKeyReused, StoreUnavailable
 from engine.kernel import Kernel
 from engine.keys import once_key
 
 ONCE_TTL_MS = 24 * 3600 * 1000  # the contract's 24 hours
+
+
+logger = structlog.get_logger("holdfast.engine")
 
 
 class Once(msgspec.Struct, frozen=True):
@@ -27,6 +32,7 @@ class OnceStore:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        self._abandoning: set[asyncio.Task[None]] = set()
 
     async def begin(self, once: Once, *, in_flight_ttl_s: int) -> bytes | None:
         """Claim the key for a request, or return the first request's answer.
@@ -54,6 +60,18 @@ class OnceStore:
     async def abandon(self, once: Once) -> None:
         """Forget the key: the next request with it runs anew."""
         await self._kernel.command("DEL", self._key(once))
+
+    def abandon_soon(self, once: Once) -> None:
+        """The same, without waiting for it; where it fails, the claim lapses by itself."""
+        task = asyncio.create_task(self._try_to_abandon(once))
+        self._abandoning.add(task)
+        task.add_done_callback(self._abandoning.discard)
+
+    async def _try_to_abandon(self, once: Once) -> None:
+        try:
+            await self.abandon(once)
+        except StoreUnavailable:
+            logger.warning("idempotency_key_left_in_flight")
 
     def _key(self, once: Once) -> bytes:
         return once_key(binascii.crc32(once.scope) % self._kernel.partitions, once.scope)

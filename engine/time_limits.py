@@ -7,8 +7,33 @@ of them will do, for about 1 µs.
 
 import asyncio
 from collections import deque
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 TICK_S = 0.05  # how late a limit may be noticed
+
+
+async def give_up_after(limit_s: float, work: Coroutine[Any, Any, T]) -> T:
+    """The result of *work*; past the limit it is cancelled, and what its cleaning up takes is not waited for.
+
+    A connection to a server that has fallen silent may take seconds to close: longer than whoever asks has time.
+
+    Raises:
+        TimeoutError: The limit has passed.
+    """
+    task = asyncio.create_task(work)
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody may come to look at it
+    try:
+        done, _ = await asyncio.wait([task], timeout=limit_s)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    if not done:
+        task.cancel()
+        raise TimeoutError
+    return task.result()
 
 
 class TimeLimit:

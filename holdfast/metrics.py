@@ -9,7 +9,7 @@ out, never told from memory.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from prometheus_client.utils import floatToGoString
 from api.services import Scrape, Scraped
 from engine.backlog import Backlog
 from engine.figures import FIGURES, Counter, FiguresState, Histogram, read_figures, resume_figures
+from engine.time_limits import give_up_after
 from holdfast.figures_board import ProcessReport, Seat
 
 PUBLISH_EVERY_S = 1.0  # what a killed process has counted since is lost; a write is about 0.1 ms
@@ -48,12 +49,24 @@ PROCESS_UP = ("holdfast_process_up", "1 for a process that has told its figures 
 logger = structlog.get_logger("holdfast.metrics")
 
 
+def metric_labels() -> dict[str, tuple[str, ...]]:
+    """Every metric that ``/metrics`` can tell, with its labels."""
+    told: dict[str, tuple[str, ...]] = {}
+    for figure in FIGURES:
+        labels = figure.labels
+        if isinstance(figure, Histogram) and figure.counted_as is not None:
+            told[figure.counted_as], labels = labels, labels[:-1]
+        told[figure.name] = labels
+    told |= dict.fromkeys((PROCESS_UP[0], *PROCESS_GAUGES), ("process",))
+    return told | dict.fromkeys(INSTALLATION_GAUGES, ())
+
+
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
     """Where states are asked for: of this process, and of the installation."""
 
     gauges: Callable[[], Mapping[str, float]]
-    backlog: Callable[[], Awaitable[Backlog]]
-    reconcilers: Callable[[], Awaitable[int]]
+    backlog: Callable[[], Coroutine[Any, Any, Backlog]]
+    reconcilers: Callable[[], Coroutine[Any, Any, int]]
 
 
 class Figures:
@@ -164,11 +177,10 @@ class _Collected(msgspec.Struct, frozen=True):
         return self.families
 
 
-async def _asked(ask: Callable[[], Awaitable[Any]], what: str) -> Any | None:
+async def _asked(ask: Callable[[], Coroutine[Any, Any, Any]], what: str) -> Any | None:
     """The answer, or ``None`` when there is none in time."""
     try:
-        async with asyncio.timeout(ASKING_MAX_S):
-            return await ask()
+        return await give_up_after(ASKING_MAX_S, ask())
     except Exception as error:  # whatever it is, the other figures are wanted all the more
         logger.debug("not known at the scrape", what=what, error=type(error).__name__)
         return None

@@ -16,6 +16,7 @@ from api.services import Impaired, ReadinessCheck
 from engine.backlog import Backlog, BacklogWatch
 from engine.errors import LedgerUnavailable, StoreUnavailable
 from engine.kernel import Kernel
+from engine.time_limits import give_up_after
 from engine.transport.errors import TransportError
 from engine.transport.servers import NodeAddress
 from persistence.database import fetch_rows
@@ -25,6 +26,7 @@ from persistence.oversight import RECONCILER_LIVE_S, Oversight
 
 JOURNAL_OLD_S = 60.0  # a drained journal is never older than some twenty seconds
 NODE_WAIT_S = 0.8  # for one server's sign of life
+POSTGRES_WAIT_S = 1.5  # less than the checks' own limit: that Postgres is silent must not pass for a wrong schema
 HEAD = head_revision()  # read from the package once: the check runs often
 
 
@@ -48,10 +50,8 @@ def readiness_checks(
 
     async def migrations() -> None:
         try:
-            if await current_revision(database) != HEAD:
-                raise NotMigrated("the database is not at this version's revision")
-            await require_partitions(database, kernel.partitions)
-        except LedgerUnavailable:
+            await give_up_after(POSTGRES_WAIT_S, _require_schema(database, kernel.partitions))
+        except (LedgerUnavailable, TimeoutError):
             raise Impaired("Postgres does not answer: not looked at") from None
 
     async def reconciler() -> None:
@@ -76,6 +76,12 @@ def readiness_checks(
         "journal": ReadinessCheck(journal, "degraded"),
         "dead_letters": ReadinessCheck(dead_letters, "degraded"),
     }
+
+
+async def _require_schema(database: AsyncEngine, partitions: int) -> None:
+    if await current_revision(database) != HEAD:
+        raise NotMigrated("the database is not at this version's revision")
+    await require_partitions(database, partitions)
 
 
 async def _ask_servers(kernel: Kernel) -> None:

@@ -44,7 +44,7 @@ class Served:
         return [child for child in self.processes() if child.cmdline()[-2:] == ["-m", "holdfast.worker"]
                 and "guard.py" not in " ".join(child.cmdline())]  # fmt: skip
 
-    def _token(self, sub: str, role: str) -> str:
+    def token(self, sub: str, role: str = "customer") -> str:
         if (sub, role) not in self._tokens:
             self._tokens[sub, role] = self.cli.ok("token", "--sub", sub, "--role", role).strip()
         return self._tokens[sub, role]
@@ -52,7 +52,7 @@ class Served:
     def call(self, method: str, path: str, body: Any = None, *, sub: str = "ana", role: str = "customer") -> Any:
         headers = {"Content-Type": "application/json"}
         if path.startswith("/v1/"):
-            headers["Authorization"] = f"Bearer {self._token(sub, role)}"
+            headers["Authorization"] = f"Bearer {self.token(sub, role)}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         with urllib.request.urlopen(request, timeout=10) as response:
