@@ -23,9 +23,10 @@ from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.store_checks import require_fit_store
 from engine.transport.open import Transport, open_transport
+from engine.verification import Verification
 from holdfast.figures_board import Seat
 from holdfast.metrics import Figures, Sources
-from holdfast.readiness import HEAD, NotMigrated, readiness_checks
+from holdfast.readiness import NotMigrated, readiness_checks
 from holdfast.settings import Settings, SettingsError, data_key
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
 from persistence.audit import audit_event
@@ -34,11 +35,12 @@ from persistence.database import open_database
 from persistence.events import Events
 from persistence.installation import ensure_partitions
 from persistence.ledger import PostgresLedger
-from persistence.migrate import current_revision
 from persistence.oversight import EventRound, Oversight, RepairEvent
+from persistence.revision import HEAD, current_revision
 from persistence.sealing import AesSealer
+from persistence.verification import LedgerAuditor
 
-COMMIT_CONNECTIONS = 2  # a batch at a time is written, and lookups of its kind go beside it
+COMMIT_CONNECTIONS = 1  # a batch at a time is written
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,12 +93,14 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         # Commits have connections of their own: whatever else asks Postgres, a 201 does not wait in line for it.
         commits = open_database(settings.database_url, pool_size=COMMIT_CONNECTIONS)
         stack.push_async_callback(commits.dispose)
-        ledger = PostgresLedger(commits, sealer)
+        ledger = PostgresLedger(database, sealer, commits=commits)
         stack.push_async_callback(ledger.close)
         settlement = Settlement(kernel, ledger, catalog, loader)
         stack.push_async_callback(settlement.close)
         oversight = Oversight(kernel, bookings, catalog, database, _repair_with(kernel, bookings))
         stack.push_async_callback(oversight.close)
+        verification = Verification(LedgerAuditor(database, kernel, bookings), wait_s=settings.confirm_timeout_s)
+        stack.push_async_callback(verification.close)
         yield Parts(
             database=database,
             kernel=kernel,
@@ -109,7 +113,14 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             settlement=settlement,
             oversight=oversight,
             reservations=Reservations(
-                front, catalog, loader, ledger, sealer, settlement, confirm_timeout_s=settings.confirm_timeout_s
+                front,
+                catalog,
+                loader,
+                ledger,
+                sealer,
+                settlement,
+                verification,
+                confirm_timeout_s=settings.confirm_timeout_s,
             ),
         )
 

@@ -21,13 +21,12 @@ from engine.transport.errors import TransportError
 from engine.transport.servers import NodeAddress
 from persistence.database import fetch_rows
 from persistence.installation import require_partitions
-from persistence.migrate import current_revision, head_revision
 from persistence.oversight import RECONCILER_LIVE_S, Oversight
+from persistence.revision import HEAD, current_revision
 
 JOURNAL_OLD_S = 60.0  # a drained journal is never older than some twenty seconds
 NODE_WAIT_S = 0.8  # for one server's sign of life
 POSTGRES_WAIT_S = 1.5  # less than the checks' own limit: that Postgres is silent must not pass for a wrong schema
-HEAD = head_revision()  # read from the package once: the check runs often
 
 
 class NotMigrated(Exception):

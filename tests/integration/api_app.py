@@ -27,6 +27,7 @@ from engine.once import OnceStore
 from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.transport.open import open_transport
+from engine.verification import Verification
 from holdfast.metrics import process_figures
 from persistence.audit import audit_event
 from persistence.bookings import Bookings
@@ -37,6 +38,7 @@ from persistence.migrate import migrate
 from persistence.oversight import EventRound, Oversight
 from persistence.schema import metadata
 from persistence.sealing import AesSealer
+from persistence.verification import LedgerAuditor
 
 SECRET = "a secret that is long enough for HS256"
 PARTITIONS = 4
@@ -51,13 +53,20 @@ async def composed(redis_url: str, database_url: str) -> AsyncIterator[Services]
     await in_transaction(database, _empty)
     transport = await open_transport(redis_url)
     sealer = AesSealer([b"k" * 32])
-    events, bookings, ledger = Events(database), Bookings(database, sealer), PostgresLedger(database, sealer)
+    events, bookings, ledger = (
+        Events(database),
+        Bookings(database, sealer),
+        PostgresLedger(database, sealer, commits=database),
+    )
     kernel, catalog = Kernel(transport, partitions=PARTITIONS), Catalog(events)
     loader = EventLoader(kernel, events, catalog)
     kernel.load_events_with(loader.load)
     settlement = Settlement(kernel, ledger, catalog, loader)
-    reservations = Reservations(kernel, catalog, loader, ledger, sealer, settlement, confirm_timeout_s=5.0)
     patient = kernel.patient()
+    verification = Verification(LedgerAuditor(database, patient, bookings), wait_s=5.0)
+    reservations = Reservations(
+        kernel, catalog, loader, ledger, sealer, settlement, verification, confirm_timeout_s=5.0
+    )
 
     async def look(sellable: SellableEvent) -> EventRound:
         audit = await audit_event(patient, bookings, sellable)
@@ -78,6 +87,7 @@ async def composed(redis_url: str, database_url: str) -> AsyncIterator[Services]
         )
     finally:
         await oversight.close()
+        await verification.close()
         await settlement.close()
         await ledger.close()
         await transport.aclose()
