@@ -18,8 +18,9 @@ from engine import figures
 from engine.backlog import Backlog
 from engine.errors import StoreUnavailable
 from engine.figures import CounterState, FiguresState, HistogramState, read_figures, resume_figures
+from holdfast.exposition import metric_labels
 from holdfast.figures_board import SLOT_BYTES, FiguresBoard, ProcessReport, Seat, open_board, worker_seat
-from holdfast.metrics import Figures, Sources, metric_labels, process_figures, serve_metrics
+from holdfast.metrics import Figures, Sources, process_figures, serve_metrics
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

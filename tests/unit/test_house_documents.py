@@ -17,7 +17,7 @@ from engine.keys import EVENT_KEYS, PARTITION_KEYS
 from engine.layout import compile_layout
 from engine.loading import state_fields
 from holdfast.cli import LazyGroup
-from holdfast.metrics import metric_labels
+from holdfast.exposition import metric_labels
 from holdfast.readiness import readiness_checks
 from holdfast.settings import load_settings
 
