@@ -45,11 +45,7 @@ class OnceStore(Protocol):
         ...
 
     async def abandon(self, once: Once) -> None:
-        """Forget the claim: the next request with this key runs anew."""
-        ...
-
-    def abandon_soon(self, once: Once) -> None:
-        """The same, without waiting for it."""
+        """Forget the claim, so that the next request with this key runs anew; at once where Redis answers at once."""
         ...
 
 
@@ -84,8 +80,6 @@ async def answer_once(store: OnceStore, once: Once, handle: Callable[[], Awaitab
     try:
         if _is_memorable(answer):
             await store.finish(once, _encode_answer(answer))
-        elif answer.status == 503:  # Redis may be away: who was told so must not be kept waiting for it once more
-            store.abandon_soon(once)
         else:
             await store.abandon(once)
     except StoreUnavailable:

@@ -11,6 +11,7 @@ from engine.errors import IdempotencyInFlight, IdempotencyKeyReused, StoreUnavai
 from engine.kernel import Kernel
 from engine.keys import once_key
 
+ABANDON_WAIT_S = 0.1  # a thousand times what it takes; the rest of a request's second has gone into its failure
 ONCE_TTL_MS = 24 * 3600 * 1000  # the contract's 24 hours
 
 
@@ -58,18 +59,19 @@ class OnceStore:
         await self._kernel.command("SET", self._key(once), once.body + b"|=" + answer, "PX", ONCE_TTL_MS)
 
     async def abandon(self, once: Once) -> None:
-        """Forget the key: the next request with it runs anew."""
-        await self._kernel.command("DEL", self._key(once))
+        """Forget the key: the next request with it runs anew.
 
-    def abandon_soon(self, once: Once) -> None:
-        """The same, without waiting for it; where it fails, the claim lapses by itself."""
-        task = asyncio.create_task(self._try_to_abandon(once))
+        What was asked for has failed, perhaps because Redis is away: that must not be waited for a second time. So it
+        goes on by itself after a moment, and where it fails, the claim lapses.
+        """
+        task = asyncio.create_task(self._forget(once))
         self._abandoning.add(task)
         task.add_done_callback(self._abandoning.discard)
+        await asyncio.wait([task], timeout=ABANDON_WAIT_S)
 
-    async def _try_to_abandon(self, once: Once) -> None:
+    async def _forget(self, once: Once) -> None:
         try:
-            await self.abandon(once)
+            await self._kernel.command("DEL", self._key(once))
         except StoreUnavailable:
             logger.warning("idempotency_key_left_in_flight")
 

@@ -13,6 +13,10 @@ import redis
 from api_app import Person, claim, composed, connected, open_event
 from transport_servers import Proxy, Valkey, eventually, running_valkey, wait_until
 
+from api.idempotency import OnceStore
+from engine.errors import IdempotencyInFlight
+from engine.once import Once
+
 WITHIN_S = 1.0  # promised for an answer, whatever the outage
 RECOVERY_S = 3.0
 
@@ -228,3 +232,36 @@ async def test_short_restart_of_the_server_goes_unnoticed(valkey: Valkey, databa
         valkey.start()
         assert await call
         await eventually(lambda: valkey.stat("total_connections_received") > 0, "nobody is back")
+
+
+async def test_key_of_a_failed_request_is_given_up_without_waiting_for_a_silent_server(
+    valkey: Valkey, database_url: str
+) -> None:
+    async with composed(valkey.url, database_url) as services:
+        once = Once(scope=b"5" * 32, body=b"b" * 32)
+        assert await services.once.begin(once, in_flight_ttl_s=60) is None
+        valkey.freeze()
+        began = time.monotonic()
+        await services.once.abandon(once)
+        assert time.monotonic() - began < 0.3
+        valkey.thaw()
+        while not await _is_free(services.once, once):  # noqa: ASYNC110 - only asking tells
+            await asyncio.sleep(0.02)
+
+
+async def _is_free(store: OnceStore, once: Once) -> bool:
+    try:
+        return await store.begin(once, in_flight_ttl_s=60) is None
+    except IdempotencyInFlight:
+        return False
+
+
+async def test_audit_waits_for_a_server_that_is_slow_and_alive(valkey: Valkey, database_url: str) -> None:
+    async with open_hall(valkey.url, database_url) as hall:
+        root = Person(hall.client, "root", "admin")
+        valkey.freeze()
+        audit = asyncio.create_task(root.get(f"/v1/admin/audit?event_id={hall.event_id}"))
+        await asyncio.sleep(WITHIN_S + 0.2)
+        valkey.thaw()
+        answer = await audit
+        assert (answer.status_code, answer.json()["drift"]) == (200, 0)

@@ -19,7 +19,16 @@ from engine.backlog import Backlog
 from engine.errors import StoreUnavailable
 from engine.figures import CounterState, FiguresState, HistogramState, read_figures, resume_figures
 from holdfast.exposition import metric_labels
-from holdfast.figures_board import SLOT_BYTES, FiguresBoard, ProcessReport, Seat, open_board, worker_seat
+from holdfast.figures_board import (
+    BOARD_VARIABLE,
+    SLOT_BYTES,
+    FiguresBoard,
+    ProcessReport,
+    Seat,
+    open_board,
+    reconciler_seat,
+    worker_seat,
+)
 from holdfast.metrics import Figures, Sources, process_figures, serve_metrics
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -167,7 +176,16 @@ def test_board_leaves_nothing_in_the_file_system(tmp_path: Path, monkeypatch: py
         assert list(tmp_path.iterdir()) == []
 
 
+def test_every_process_of_a_serve_has_a_seat_of_its_own(board: FiguresBoard) -> None:
+    environment = {BOARD_VARIABLE: str(board.descriptor)}
+    seats = [worker_seat({**environment, "HOLDFAST_WORKER": str(number)}) for number in range(2)]
+    taken = [(seat.slot, seat.process) for seat in (*seats, reconciler_seat(environment)) if seat is not None]
+    assert taken == [(0, "worker-0"), (1, "worker-1"), (2, "reconciler")]
+    assert board.slots == 3
+
+
 def test_process_without_a_board_has_no_seat() -> None:
+    assert reconciler_seat({}) is None
     assert worker_seat({"HOLDFAST_WORKER": "3"}) is None
 
 
