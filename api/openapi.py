@@ -15,8 +15,9 @@ _REF = "#/components/schemas/{name}"
 
 _DESCRIPTION = """\
 Holds places atomically and sells each of them once. A hold is a claim with a deadline; a booking is durable before it
-is acknowledged. Errors are `application/problem+json` (RFC 9457) with a stable `code`. Every change takes an
-`Idempotency-Key`: the same key and body get the first answer again, for 24 hours.
+is acknowledged, unless its event's policy says otherwise (`durability: redis`). Errors are `application/problem+json`
+(RFC 9457) with a stable `code`. Every change takes an `Idempotency-Key`: the same key and body get the first answer
+again, for 24 hours.
 """
 
 _PATH_PARAMS: dict[str, dict[str, Any]] = {

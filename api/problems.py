@@ -226,6 +226,14 @@ KINDS: dict[type, Kind] = {
         meaning="Postgres does not answer. With the same idempotency key the request is safe to repeat.",
         headers=_retry_after,
     ),
+    engine.JournalFull: Kind(
+        status=503,
+        code="journal-full",
+        title="Journal full",
+        meaning="As many bookings wait for Postgres as may wait; nothing was changed, and a hold lives on until its "
+        "deadline.",
+        headers=_retry_after,
+    ),
     engine.Overloaded: Kind(
         status=503,
         code="overloaded",

@@ -30,6 +30,7 @@ from engine.errors import (
     HoldReleased,
     InvalidRequest,
     InvalidTransition,
+    JournalFull,
     LimitExceeded,
     PlacesUnavailable,
     VersionConflict,
@@ -149,7 +150,13 @@ _BOOKING_ROUTES = (
         body=bookings.BookingRequest,
         body_example=examples.BOOKING,
         replies=(
-            Reply(201, "The booking is durable.", Booking, headers=("Location", "ETag", *_REPLAYABLE)),
+            Reply(
+                201,
+                "The booking is confirmed. It is `durable`, unless its event has the policy `durability: redis`: then "
+                "the ledger has it, and it has its `reference`, a moment later.",
+                Booking,
+                headers=("Location", "ETag", *_REPLAYABLE),
+            ),
             Reply(
                 202,
                 "The places are taken; whether the ledger has the booking is not known yet. Ask at `Location`.",
@@ -157,7 +164,7 @@ _BOOKING_ROUTES = (
                 headers=("Location", "ETag", "Retry-After", *_REPLAYABLE),
             ),
         ),
-        refusals=(*_CLAIMS, *_ENDED, PaymentUnavailable, ApprovalUnavailable),
+        refusals=(*_CLAIMS, *_ENDED, PaymentUnavailable, ApprovalUnavailable, JournalFull),
     ),
     Route(
         method="GET",

@@ -61,7 +61,7 @@ class JournalEntry(msgspec.Struct, frozen=True):
 
 
 class Booking(msgspec.Struct, frozen=True):
-    """A booking as clients see it; ``reference`` is ``None`` only while it is ``confirming``."""
+    """A booking as clients see it; ``durable`` once the ledger has it, and ``reference`` is ``None`` until then."""
 
     id: BookingId
     reference: str | None
@@ -70,6 +70,7 @@ class Booking(msgspec.Struct, frozen=True):
     status: BookingStatus
     payment_status: PaymentStatus
     version: int
+    durable: bool
     items: tuple[ClaimedItem, ...]
     from_: str | None = msgspec.field(name="from")
     to: str | None

@@ -24,6 +24,7 @@
     └── Unavailable                 nothing was decided: try again
         ├── StoreUnavailable        Redis cannot be reached, or did not answer: the outcome may be unknown
         ├── LedgerUnavailable       Postgres cannot be reached
+        ├── JournalFull             as many bookings wait for Postgres as may wait
         └── Overloaded              more is under way than this process will take
 
 A refusal is named as a fact and carries data, not prose. ``may_succeed_later`` says whether the very same request may
@@ -216,6 +217,12 @@ class StoreUnavailable(Unavailable):
 
 class LedgerUnavailable(Unavailable):
     """Postgres cannot be reached or did not answer in time."""
+
+
+class JournalFull(Unavailable):
+    """As many bookings wait for Postgres as the journal may keep; nothing was changed, a hold lives on."""
+
+    retry_after_s = 5
 
 
 class Overloaded(Unavailable):

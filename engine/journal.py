@@ -40,6 +40,12 @@ async def read_journal(kernel: Kernel, partition: int, *, after: str, until_ms: 
     return list(reply)
 
 
+async def read_entry(kernel: Kernel, partition: int, journal_id: str) -> list[bytes] | None:
+    """The raw fields of one entry, names and values in turn; ``None`` when it is not there (any more)."""
+    found = await kernel.partition_command(partition, "XRANGE", "journal", journal_id, journal_id)
+    return list(found[0][1]) if found else None
+
+
 async def drop_entries(kernel: Kernel, partition: int, journal_ids: list[str]) -> None:
     """Forget entries that are settled."""
     await kernel.partition_command(partition, "XDEL", "journal", *journal_ids)

@@ -95,6 +95,27 @@ class Kernel:
             reply = await self._send_until_done(name, call)
         return reply
 
+    async def run_in_partition(
+        self,
+        name: str,
+        partition: int,
+        args: Sequence[bytes],
+        *,
+        event_id: str | None = None,
+        once: bytes | None = None,
+    ) -> list[Any]:
+        """Run a script that concerns a partition, or an event of it that need not be known otherwise.
+
+        Raises:
+            StoreUnavailable: Redis gave no answer, or cannot write now; repeating the request is safe.
+        """
+        script = lua.load(name)
+        if event_id is None:
+            keys = self._keys.for_partition(script, partition)
+        else:
+            keys = self._keys.for_events(script, [event_id], partition, once)
+        return await self._send_until_done(name, lambda: self.transport.evalsha(script, keys, args))
+
     async def time_ms(self, partition: int) -> int:
         """Redis's clock, on the node that has the partition."""
         slot = pack_keys([partition_key(partition, "journal")]).slot

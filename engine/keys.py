@@ -54,6 +54,10 @@ class KeyRing:
                 self._packed.popitem(last=False)
         return packed if once is None else add_key(packed, once_key(partition, once))
 
+    def for_partition(self, script: Script, partition: int) -> PackedKeys:
+        """The keys of a call that concerns no single event."""
+        return pack_keys([partition_key(partition, name) for name in script.event_keys])
+
     def for_events(
         self, script: Script, event_ids: Sequence[str], partition: int, once: bytes | None = None
     ) -> PackedKeys:

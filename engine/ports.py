@@ -87,6 +87,10 @@ class Refused(msgspec.Struct, frozen=True):
     booking: Booking | None = None
 
 
+class UnwritableEntry(Exception):
+    """The ledger can never take this entry, and not because a customer was too late: a person must look into it."""
+
+
 class Ledger(Protocol):
     """The record of truth of bookings."""
 
@@ -98,6 +102,17 @@ class Ledger(Protocol):
 
         Raises:
             LedgerUnavailable: Postgres does not answer; whether the booking was written is not known.
+            UnwritableEntry: The entry makes no sense, or Postgres will not have it, alone though it was.
+        """
+        ...
+
+    async def commit_all(
+        self, entries: Sequence[tuple[JournalEntry, SellableEvent]]
+    ) -> list[Committed | Refused | UnwritableEntry]:
+        """The same for many at once, as a drain has them, beside the commits that callers wait for.
+
+        Raises:
+            LedgerUnavailable: Postgres does not answer; which of them were written is not known.
         """
         ...
 

@@ -13,6 +13,7 @@ from engine.errors import (
     HoldRefusal,
     HoldReleased,
     IdempotencyKeyReused,
+    JournalFull,
     LimitExceeded,
     PlacesUnavailable,
     StoreUnavailable,
@@ -70,6 +71,8 @@ def booking_refusal(reply: list[Any], event: SellableEvent, booking_id: str) -> 
             return LimitExceeded(limit.decode(), maximum)
         case [b"UNAVAILABLE", held, sold, next_release_ms, *missing]:
             return _unavailable(_missing(missing, event, [event]), held, sold, next_release_ms)
+        case [b"JOURNAL_FULL"]:
+            return JournalFull("too many bookings wait for Postgres")
         case [b"KEY_REUSED"] | [b"NOT_LOADED"] | [b"STALE_LAYOUT"]:
             return claim_refusal(reply, [event])
     return hold_refusal(reply[0], booking_id)

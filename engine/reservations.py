@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
+import structlog
 
 from engine.availability import Availability, SeatMap, Snapshot, needs_cells, section_availability
-from engine.booking_requests import BookingRequest, booking_args, confirming_booking
+from engine.booking_requests import JOURNAL_BYTES_MAX, BookingRequest, accepted_booking, booking_args
 from engine.bookings import Booking, BookingDetails, JournalEntry
 from engine.catalog import Catalog
 from engine.claims import ItemRequest, describe_places, resolve_places
+from engine.dead_letters import parse_letter
 from engine.definition import PlaceName
 from engine.errors import (
     BookingNotFound,
@@ -32,7 +34,7 @@ from engine.loader import EventLoader
 from engine.loading import status_args
 from engine.once import ONCE_TTL_MS, Once
 from engine.places import format_places, parse_places
-from engine.ports import Ledger, Sealer
+from engine.ports import Ledger, Sealer, UnwritableEntry
 from engine.refusals import booking_refusal, claim_refusal, hold_refusal, moment
 from engine.settlement import Settlement
 from engine.verification import Verification
@@ -41,6 +43,8 @@ ITEMS_MAX = 50  # of one request: bounds the work of one script call
 VERIFICATIONS_MAX = 3  # of one call: a server may change again while the first change is looked into
 GROUP_MAX = 20  # events of one all-or-nothing request
 _ONCE_TTL = b"%d" % ONCE_TTL_MS
+
+logger = structlog.get_logger("holdfast.engine")
 
 TtlSeconds = Annotated[int, msgspec.Meta(ge=1, le=604_800)]
 
@@ -62,10 +66,18 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class Booked(msgspec.Struct, frozen=True):
-    """A booking, durable unless its status is ``confirming``."""
+    """A booking, durable or not as it says itself."""
 
     booking: Booking
     replayed: bool = False
+
+
+class _Accepted(msgspec.Struct, frozen=True):
+    """What Redis has of a booking that the ledger is not known to have."""
+
+    entry: JournalEntry
+    event: SellableEvent
+    is_buried: bool = False
 
 
 class Reservations:
@@ -82,6 +94,7 @@ class Reservations:
         verification: Verification,
         *,
         confirm_timeout_s: float,
+        journal_bytes_max: int = JOURNAL_BYTES_MAX,
     ) -> None:
         self._kernel = kernel
         self._catalog = catalog
@@ -91,6 +104,7 @@ class Reservations:
         self._settlement = settlement
         self._verification = verification
         self._confirm_timeout_s = confirm_timeout_s
+        self._journal_bytes_max = journal_bytes_max
 
     async def hold(self, event_id: str, claim: ClaimRequest, *, customer_id: str, once: Once | None = None) -> Held:
         """Claim places of one event for a while, all or nothing.
@@ -173,6 +187,7 @@ class Reservations:
     ) -> Booked:
         """Turn a hold into a booking and wait until it is durable, or, at the time limit, ``confirming``.
 
+        With the policy ``durability: redis`` nobody waits: the booking is ``confirmed``, and not durable yet.
         Safe to repeat with the same *once*.
 
         Raises:
@@ -180,9 +195,14 @@ class Reservations:
             PlacesUnavailable: The ledger, which decides, has another booking for a place.
             EventNotOpen: The event was cancelled.
             IdempotencyKeyReused: The key was used for another request.
+            JournalFull: As many bookings wait for the ledger as may wait; the hold lives on.
         """
         key, event = await self._find_event_of(hold_id)
-        if once is not None and (booked := await self._find_replay(once)) is not None:
+        if (
+            once is not None
+            and not _leaves_it_to_redis(event)
+            and (booked := await self._find_replay(once)) is not None
+        ):
             return booked
         request = self._booking_request(key, details, customer_id, once)
         reply = await self._run_booking("confirm_hold", event, request)
@@ -213,7 +233,7 @@ class Reservations:
         return await self._finish(reply, event, request)
 
     async def find_booking(self, booking_id: str, *, customer_id: str | None) -> Booking:
-        """A booking of the ledger, or of the journal, as ``confirming``, while the ledger has not got it.
+        """A booking of the ledger, or of the journal, which is not durable yet, while the ledger has not got it.
 
         Whose it is, the caller looks at; *customer_id* only says who may hear of a refusal.
 
@@ -232,8 +252,7 @@ class Reservations:
         except LedgerUnavailable as error:
             away = error
         if (found := await self._find_in_journal(key, customer_id)) is not None:
-            entry, event = found
-            return confirming_booking(entry, event, self._sealer.unseal(entry.details, entry.booking_id))
+            return accepted_booking(found.entry, found.event, self._open(found.entry))
         if away is not None:
             raise away
         # Between looking into the ledger and into the journal, it may have moved from one to the other.
@@ -364,7 +383,7 @@ class Reservations:
 
     async def _run_booking(self, script: str, event: SellableEvent, request: BookingRequest, *more: bytes) -> list[Any]:
         """Run a script that books, and have the event audited first when it says that another server has taken over."""
-        args = [*booking_args(request), *more]
+        args = [*booking_args(request, journal_bytes_max=self._journal_bytes_max), *more]
         scope = request.once.scope if request.once else None
         for _ in range(VERIFICATIONS_MAX):
             reply = await self._kernel.run(script, event, args, once=scope)
@@ -403,24 +422,25 @@ class Reservations:
         key = parse_claim_id(booking_id)
         assert key is not None, booking_id
         if (found := await self._find_in_journal(key, request.customer_id)) is not None:
-            entry, event = found
-            settled = await self._settle(entry, event, request.details)
+            if found.is_buried or _leaves_it_to_redis(found.event):
+                return Booked(accepted_booking(found.entry, found.event, request.details), replayed=True)
+            settled = await self._settle(found.entry, found.event, request.details)
             return Booked(settled.booking, replayed=True)
         return Booked(await self.find_booking(booking_id, customer_id=request.customer_id), replayed=True)
 
     async def _settle(self, entry: JournalEntry, event: SellableEvent, details: BookingDetails) -> Booked:
         settling = self._settlement.start(entry, event)
+        if _leaves_it_to_redis(event):
+            return Booked(accepted_booking(entry, event, details))
         try:
             async with asyncio.timeout(self._confirm_timeout_s):
                 settled = await asyncio.shield(settling)
-        except (TimeoutError, LedgerUnavailable, Overloaded):
-            return Booked(confirming_booking(entry, event, details))
+        except (TimeoutError, LedgerUnavailable, Overloaded, UnwritableEntry):
+            return Booked(accepted_booking(entry, event, details))  # the last one is for a person to look into
         return Booked(settled.booking, replayed=settled.replayed)
 
-    async def _find_in_journal(
-        self, key: ClaimKey, customer_id: str | None
-    ) -> tuple[JournalEntry, SellableEvent] | None:
-        """The journal's entry of a booking that is not known to be in the ledger.
+    async def _find_in_journal(self, key: ClaimKey, customer_id: str | None) -> _Accepted | None:
+        """The entry of a booking that is not known to be in the ledger, from the journal or from the dead letters.
 
         Raises:
             BookingRefused: The ledger has refused it, and it is for this customer to know.
@@ -432,7 +452,20 @@ class Reservations:
             return None
         if reply[0] == b"REFUSED":
             raise BookingRefused(claim_id_of(key.key, key.event_id))
-        return (parse_entry(reply[1], reply[2]), event) if reply[0] == b"JOURNALED" else None
+        if reply[0] == b"JOURNALED":
+            return _Accepted(parse_entry(reply[1], reply[2]), event)
+        if reply[0] == b"BURIED":
+            letter = parse_letter(self._kernel.partition_of(event), reply[1], reply[2])
+            return _Accepted(letter.entry, event, is_buried=True)
+        return None
+
+    def _open(self, entry: JournalEntry) -> BookingDetails:
+        """The entry's details; where they cannot be opened, which is for a person to look into, there are none."""
+        try:
+            return self._sealer.unseal(entry.details, entry.booking_id)
+        except ValueError as error:
+            logger.error("details cannot be opened", booking_id=entry.booking_id, reason=str(error))
+            return BookingDetails()
 
     async def _snapshot(self, event: SellableEvent, *, with_cells: bool) -> Snapshot:
         reply = await self._kernel.run("snapshot_event", event, [b"1" if with_cells else b"0"])
@@ -441,6 +474,11 @@ class Reservations:
         seq, epoch, status, next_release_ms, fields, *cells = reply[1:]
         counters = dict(zip(fields[::2], fields[1::2], strict=True))
         return Snapshot(seq, int(epoch), status.decode(), next_release_ms, counters, *cells)
+
+
+def _leaves_it_to_redis(event: SellableEvent) -> bool:
+    """Whether a booking is acknowledged before the ledger has it; looking things up there first would make it wait."""
+    return event.definition.policy.durability == "redis"
 
 
 def _owner(customer_id: str | None) -> bytes:

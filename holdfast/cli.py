@@ -30,6 +30,7 @@ class LazyGroup(click.Group):
         "events": "holdfast.commands.events",
         "inspect": "holdfast.commands.inspect",
         "audit": "holdfast.commands.audit",
+        "dead-letters": "holdfast.commands.dead_letters",
         "doctor": "holdfast.commands.doctor",
         "demo": "holdfast.commands.demo",
     }

@@ -15,6 +15,7 @@ from api.jwks import JwksKeys, fetch_from
 from api.services import Info, Services
 from engine.backlog import BacklogWatch
 from engine.catalog import Catalog
+from engine.draining import Drainer
 from engine.events import SellableEvent
 from engine.kernel import Kernel
 from engine.loader import EventLoader
@@ -40,7 +41,7 @@ from persistence.revision import HEAD, current_revision
 from persistence.sealing import AesSealer
 from persistence.verification import LedgerAuditor
 
-COMMIT_CONNECTIONS = 1  # a batch at a time is written
+COMMIT_CONNECTIONS = 2  # a batch of callers, or two pages of the journal, are written at a time
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +60,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     bookings: Bookings
     ledger: PostgresLedger
     settlement: Settlement
+    drainer: Drainer
     reservations: Reservations
     oversight: Oversight
 
@@ -95,7 +97,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(commits.dispose)
         ledger = PostgresLedger(database, sealer, commits=commits)
         stack.push_async_callback(ledger.close)
-        settlement = Settlement(kernel, ledger, catalog, loader)
+        settlement = Settlement(kernel, ledger, loader)
         stack.push_async_callback(settlement.close)
         oversight = Oversight(kernel, bookings, catalog, database, _repair_with(kernel, bookings))
         stack.push_async_callback(oversight.close)
@@ -111,6 +113,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             bookings=bookings,
             ledger=ledger,
             settlement=settlement,
+            drainer=Drainer(kernel, settlement, catalog, ledger),
             oversight=oversight,
             reservations=Reservations(
                 front,
@@ -121,6 +124,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
                 settlement,
                 verification,
                 confirm_timeout_s=settings.confirm_timeout_s,
+                journal_bytes_max=settings.journal_max_bytes,
             ),
         )
 
@@ -134,7 +138,7 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(open_parts(settings))
         verifier = await stack.enter_async_context(_open_verifier(settings))
-        draining = asyncio.create_task(parts.settlement.drain_for_ever(), name="drain the journal")
+        draining = asyncio.create_task(parts.drainer.drain_for_ever(), name="drain the journal")
         stack.push_async_callback(_end, draining)
         backlog = BacklogWatch(parts.front)
         figures = Figures(_sources(parts, backlog), seat)

@@ -11,12 +11,15 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from engine.booking_requests import JOURNAL_BYTES_MAX
+
 T = TypeVar("T")
 
 WORKERS_DEFAULT_MAX = 8  # past this, more machines help more than more processes beside embedded servers
 WORKERS_MAX = 256
 PARTITIONS_MAX = 16_384  # the slots of a Redis Cluster; more could never spread further
 DATA_KEY_BYTES = 32
+JOURNAL_MAX_BYTES = (1 << 20, 1 << 40)  # less is reached by a dozen large bookings; more is no bound
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster")
 _POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -45,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jwt_audience: str
     jwks_url: str | None
     confirm_timeout_s: float
+    journal_max_bytes: int
     log_level: str
     data_key: bytes | None
 
@@ -77,6 +81,9 @@ def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
         jwt_audience=source.read("jwt_audience", "HOLDFAST_JWT_AUDIENCE", str, "holdfast"),
         jwks_url=source.read("jwks_url", "HOLDFAST_JWKS_URL", _url("https", "http"), None),
         confirm_timeout_s=source.read("confirm_timeout_s", "HOLDFAST_CONFIRM_TIMEOUT", _seconds(0.05, 300.0), 5.0),
+        journal_max_bytes=source.read(
+            "journal_max_bytes", "HOLDFAST_JOURNAL_MAX_BYTES", _integer(*JOURNAL_MAX_BYTES), JOURNAL_BYTES_MAX
+        ),
         log_level=source.read("log_level", "HOLDFAST_LOG_LEVEL", _one_of(*_LOG_LEVELS), "info"),
         data_key=source.read("data_key", "HOLDFAST_DATA_KEY", decode_key, None),
     )

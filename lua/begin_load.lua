@@ -9,10 +9,9 @@
 -- KEYS[6]  expiries  zset    hold id scored by deadline_ms
 -- KEYS[7]  users     hash    customer -> places claimed
 -- KEYS[8]  rows      string  index of neighbours
--- KEYS[9]  ended     hash    how the last holds ended
--- KEYS[10] bookings  hash    booking id -> record
--- KEYS[11] wakeups   zset    event id scored by its earliest deadline
--- KEYS[12] live      set     events whose state is in Redis
+-- KEYS[9]  bookings  hash    booking id -> record
+-- KEYS[10] wakeups   zset    event id scored by its earliest deadline
+-- KEYS[11] live      set     events whose state is in Redis
 --
 -- ARGV[1]  event_id
 -- ARGV[2]  epoch      raised in Postgres for this load
@@ -40,8 +39,9 @@ end
 -- Nothing below refuses.
 -- A load that was left in the middle has removed the state and remembers its seq.
 local seq = tonumber(redis.call('HGET', keys.state, 'seq') or redis.call('HGET', keys.loading, 'seq') or 0)
+-- How holds and refused bookings have ended stays remembered: it is as true as before, and somebody may still ask.
 redis.call('UNLINK', keys.loading, keys.state, keys.held, keys.sold, keys.holds, keys.expiries, keys.users, keys.rows,
-  keys.ended, keys.bookings)
+  keys.bookings)
 redis.call('ZREM', keys.wakeups, event_id)
 redis.call('SREM', keys.live, event_id)
 redis.call('HSET', keys.loading, 'event', event_id, 'epoch', epoch, 'seq', seq + 1, 'audited', server_id())

@@ -21,8 +21,9 @@
 -- ARGV[5] body       digest of the request's body; only looked at with an idempotency key
 -- ARGV[6] scope      digest of the idempotency key, for the ledger; ''
 -- ARGV[7] once_ttl   ms for which the idempotency key is remembered
--- ARGV[8] layout     digest of the layout that the places are numbered by
--- ARGV[9] places     `0:1;0*2;1#100,101;2?3`
+-- ARGV[8] bytes_max  memory of the journal past which it takes no more entries
+-- ARGV[9] layout     digest of the layout that the places are numbered by
+-- ARGV[10] places    `0:1;0*2;1#100,101;2?3`
 --
 -- Returns {'CONFIRMED', epoch, created_ms, confirmed_ms, journal_id, places}
 --         {'REPLAYED', booking_id}         the key's first answer
@@ -33,6 +34,7 @@
 --         {'NOT_OPEN', status}
 --         {'LIMIT', limit, maximum}
 --         {'UNAVAILABLE', held, sold, next_release_ms, missing…}
+--         {'JOURNAL_FULL'}                 too many bookings wait for Postgres
 --         {'CONTINUE'}                     a bounded amount was cleaned up: call again at once
 
 --- @include clock
@@ -48,11 +50,12 @@
 
 --- @keys
 
-local booking_id, owner, attempt, layout = ARGV[1], ARGV[2], ARGV[3], ARGV[8]
+local booking_id, owner, attempt, layout = ARGV[1], ARGV[2], ARGV[3], ARGV[9]
 local request = { details = ARGV[4], body = ARGV[5], scope = ARGV[6], once_ttl = ARGV[7], attempt = attempt }
-local places = parse_places(ARGV[9])
+local bytes_max = tonumber(ARGV[8])
+local places = parse_places(ARGV[10])
 if not places then
-  return redis.error_reply('HF_BADARG places: ' .. ARGV[9])
+  return redis.error_reply('HF_BADARG places: ' .. ARGV[10])
 end
 
 local ev = read_event(keys, read_clock(), places)
@@ -85,6 +88,8 @@ elseif limit then
   return { 'LIMIT', limit, maximum }
 elseif #missing > 0 then
   return { 'UNAVAILABLE', missing.held, missing.sold, next_release(ev), unpack(missing) }
+elseif is_journal_full(keys, bytes_max) then
+  return { 'JOURNAL_FULL' }
 end
 
 -- Nothing below refuses.

@@ -21,6 +21,7 @@
 -- ARGV[5] body       digest of the request's body; only looked at with an idempotency key
 -- ARGV[6] scope      digest of the idempotency key, for the ledger; ''
 -- ARGV[7] once_ttl   ms for which the idempotency key is remembered
+-- ARGV[8] bytes_max  memory of the journal past which it takes no more entries
 --
 -- Returns {'CONFIRMED', epoch, created_ms, confirmed_ms, journal_id, places}
 --         {'REPLAYED', booking_id}         the key's first answer
@@ -30,6 +31,7 @@
 --         {'REFUSED'}                      it was a booking, which the ledger has refused
 --         {'NOT_OPEN', status}             the event was cancelled
 --         {'UNAUDITED', epoch, server}     another server has taken over: hold the state against the ledger first
+--         {'JOURNAL_FULL'}                 too many bookings wait for Postgres; the hold lives on
 --         {'NOT_LOADED'}                   the event's state is not in Redis
 
 --- @include clock
@@ -45,6 +47,7 @@
 
 local hold_id, owner, attempt = ARGV[1], ARGV[2], ARGV[3]
 local request = { details = ARGV[4], body = ARGV[5], scope = ARGV[6], once_ttl = ARGV[7], attempt = attempt }
+local bytes_max = tonumber(ARGV[8])
 
 local ev = read_event(keys, read_clock())
 if not ev then
@@ -72,6 +75,8 @@ elseif hold.deadline <= ev.now then
   return { 'EXPIRED' }
 elseif ev.status == 'cancelled' then
   return { 'NOT_OPEN', ev.status }
+elseif is_journal_full(keys, bytes_max) then
+  return { 'JOURNAL_FULL' }
 end
 local unaudited = refuse_unaudited(ev)
 if unaudited then

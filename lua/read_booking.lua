@@ -5,11 +5,13 @@
 -- KEYS[2]  bookings  hash    booking id -> record
 -- KEYS[3]  journal   stream  bookings not yet known to be in Postgres
 -- KEYS[4]  ended     hash    how the last holds ended
+-- KEYS[5]  dead      hash    journal id -> what could not be written, and why
 --
 -- ARGV[1]  booking_id
 -- ARGV[2]  owner      customer id; '' when the caller may know of any refusal
 --
 -- Returns {'JOURNALED', journal_id, {field, value, …}}   the journal entry
+--         {'BURIED', journal_id, letter}                 Postgres can never take it; a person looks into it
 --         {'RECORDED'}                                   Postgres has it
 --         {'REFUSED'}                                    it was this owner's, and Postgres would not have it
 --         {'NOT_FOUND'}
@@ -31,7 +33,11 @@ if not record then
 end
 local journal_id = parse_booking(record).journal_id
 local entry = journal_id ~= '' and redis.call('XRANGE', keys.journal, journal_id, journal_id)[1]
-if not entry then
-  return { 'RECORDED' }
+if entry then
+  return { 'JOURNALED', journal_id, entry[2] }
 end
-return { 'JOURNALED', journal_id, entry[2] }
+local letter = journal_id ~= '' and redis.call('HGET', keys.dead, journal_id)
+if letter then
+  return { 'BURIED', journal_id, letter }
+end
+return { 'RECORDED' }

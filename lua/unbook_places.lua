@@ -39,11 +39,11 @@ end
 if keys.once and redis.call('GET', keys.once) == body .. '|' .. booking_id then
   redis.call('DEL', keys.once) -- a refusal is not remembered: the same request may succeed later
 end
+if owner ~= '' then
+  remember_end({ keys = keys }, booking_id, 'refused', owner) -- also of an event that is being built anew
+end
 if not ev then
   return { 'NOT_LOADED' }
-end
-if owner ~= '' then
-  remember_end(ev, booking_id, 'refused', owner)
 end
 local record = redis.call('HGET', keys.bookings, booking_id)
 if not record then

@@ -204,6 +204,7 @@ def make_booking(row: Row, booking_id: BookingId, items: tuple[ClaimedItem, ...]
         status=row["status"],
         payment_status=row["payment_status"],
         version=row["version"],
+        durable=True,
         items=items,
         from_=row["from_stop"],
         to=row["to_stop"],

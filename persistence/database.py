@@ -164,7 +164,13 @@ def ledger_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (sa.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (
+        sa.exc.SQLAlchemyError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        OSError,
+    ) as error:
         if not is_unavailable(error):
             raise
         raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
@@ -178,7 +184,16 @@ def is_unavailable(error: Exception) -> bool:
         return state in _TRANSIENT or state.startswith(_UNAVAILABLE)
     # The driver has no code for a connection it finds closed.
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    if _is_confused(cause):
+        return True
     return "closed" in str(cause) or isinstance(getattr(cause, "__cause__", None), OSError)
+
+
+def _is_confused(error: BaseException | None) -> bool:
+    """Whether the driver stumbled over a server's farewell: it came between looking at a connection and using it."""
+    return isinstance(error, asyncpg.InternalClientError) or isinstance(
+        getattr(error, "__cause__", None), asyncpg.InternalClientError
+    )
 
 
 def sqlstate(error: BaseException) -> str | None:
@@ -199,8 +214,12 @@ def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
 
 
 def _abandon_silent(context: sa.engine.ExceptionContext) -> None:
-    """Cut a connection whose answer did not come: a rollback on it would wait for the same answer, without a bound."""
-    if isinstance(context.original_exception, TimeoutError) and context.connection is not None:
+    """Cut a connection whose answer did not come: a rollback on it would wait for the same answer, without a bound.
+
+    One whose driver is confused is of no use either.
+    """
+    error = context.original_exception
+    if (isinstance(error, TimeoutError) or _is_confused(error)) and context.connection is not None:
         silent: Any = context.connection.connection.driver_connection
         silent.terminate()
         context.is_disconnect = True

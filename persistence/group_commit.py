@@ -10,20 +10,28 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 
 import msgspec
+import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from engine import figures
 from engine.bookings import JournalEntry
 from engine.errors import LedgerUnavailable, Overloaded
 from engine.events import SellableEvent
-from engine.ports import Committed, Refused, Sealer
-from persistence.database import driver_connection, retrying
+from engine.ports import Committed, Refused, Sealer, UnwritableEntry
+from persistence.database import driver_connection, retrying, sqlstate
 from persistence.ledger_batch import Outcome, Outcomes, write_batch
-from persistence.ledger_entries import ReadyEntry, UnwritableEntry, ready_entry
+from persistence.ledger_entries import ReadyEntry, ready_entry
 
 BATCH_MAX = 500  # bookings of a transaction: about 10 ms; larger ones gain little and make everybody wait longer
 BATCH_CELLS_MAX = 20_000  # seats x legs of a transaction, unless a single booking has more: about 200 ms
+YIELD_EVERY = 50  # entries made ready at a stretch: about 2 ms
 QUEUE_MAX = 5_000  # waiting bookings: a quarter of a second's work; more would only time out here
+
+# Classes of SQLSTATE that may be one entry's fault: its data, a constraint, a limit, a trigger. With any other (a table
+# that is not there, missing rights) none is to blame. An error without one comes from our own code, handling an entry.
+OF_AN_ENTRY = ("22", "23", "44", "54", "P0")
+
+logger = structlog.get_logger("holdfast.ledger")
 
 
 class _Waiting(msgspec.Struct, eq=False):
@@ -40,6 +48,7 @@ class GroupCommit:
         self._queue: deque[_Waiting] = deque()
         self._writer: asyncio.Task[None] | None = None
         self._is_closed = False
+        self._many = asyncio.Lock()
 
     async def commit(self, entry: JournalEntry, sellable: SellableEvent) -> Committed | Refused:
         """Write the booking, together with all that arrived meanwhile, and wait until it is durable.
@@ -64,6 +73,34 @@ class GroupCommit:
     def waiting(self) -> int:
         """How many bookings wait for their batch."""
         return len(self._queue)
+
+    async def commit_all(
+        self, entries: Sequence[tuple[JournalEntry, SellableEvent]]
+    ) -> list[Committed | Refused | UnwritableEntry]:
+        """Write many bookings that nobody waits for one by one, and say what became of each, in their order.
+
+        They do not queue with :meth:`commit`'s, so that a backlog delays no caller. Of several calls at once one
+        writes while the next makes ready, in the order of the calls.
+
+        Raises:
+            LedgerUnavailable: Postgres does not answer; which of them were written is not known.
+        """
+        loop = asyncio.get_running_loop()
+        many: list[_Waiting | UnwritableEntry] = []
+        for entry, sellable in entries:
+            try:
+                many.append(_Waiting(ready_entry(entry, sellable, self._sealer), loop.create_future()))
+            except UnwritableEntry as error:
+                many.append(error)
+            if len(many) % YIELD_EVERY == 0:
+                await asyncio.sleep(0)  # others have something to do meanwhile, and be it the batch before
+        async with self._many:
+            queue = deque(waiting for waiting in many if isinstance(waiting, _Waiting))
+            while queue:
+                batch = _take_batch(queue)
+                await self._write(batch)
+                _require_outcomes(batch)
+        return [_outcome_of(one) if isinstance(one, _Waiting) else one for one in many]
 
     async def close(self) -> None:
         """Take nothing more, and wait for what is there to be written."""
@@ -105,7 +142,12 @@ class GroupCommit:
             for waiting in batch:
                 _resolve(waiting, error)
         except Exception as error:
-            await self._write_apart(batch, error)
+            if not (sqlstate(error) or OF_AN_ENTRY[0]).startswith(OF_AN_ENTRY):
+                logger.error("the ledger refuses every booking", error=type(error).__name__, reason=str(error))
+                for waiting in batch:
+                    _resolve(waiting, LedgerUnavailable(str(error)))
+            else:
+                await self._write_apart(batch, error)
         else:
             figures.COMMIT_SECONDS.observe(time.perf_counter() - began)
             figures.COMMIT_BOOKINGS.observe(len(batch))
@@ -147,6 +189,24 @@ def _take_batch(queue: deque[_Waiting]) -> list[_Waiting]:
         marks.update(ready.marks)  # of one deferred as well: nobody behind it may take its seats before it
     queue.extendleft(reversed(deferred))
     return taken
+
+
+def _require_outcomes(batch: Sequence[_Waiting]) -> None:
+    """Make sure that something is known of every entry.
+
+    Raises:
+        LedgerUnavailable: Of one at least it is not; trying those behind it would only take longer.
+    """
+    for error in [waiting.outcome.exception() for waiting in batch]:
+        if isinstance(error, LedgerUnavailable):
+            raise error
+
+
+def _outcome_of(waiting: _Waiting) -> Committed | Refused | UnwritableEntry:
+    try:
+        return waiting.outcome.result()
+    except UnwritableEntry as error:
+        return error
 
 
 def _order(waiting: _Waiting) -> tuple[int, ...]:

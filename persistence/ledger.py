@@ -4,12 +4,14 @@ Commits have a pool of their own. Lookups come with every request that carries a
 pool a rush of them would keep the next batch waiting for a connection, and turn 201s into 202s.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from engine.bookings import Booking, JournalEntry
 from engine.events import SellableEvent
 from engine.ids import BookingId
-from engine.ports import Committed, Refused, Sealer
+from engine.ports import Committed, Refused, Sealer, UnwritableEntry
 from persistence.bookings import Bookings
 from persistence.group_commit import GroupCommit
 
@@ -24,6 +26,12 @@ class PostgresLedger:
     async def commit(self, entry: JournalEntry, sellable: SellableEvent) -> Committed | Refused:
         """See :meth:`persistence.group_commit.GroupCommit.commit`."""
         return await self._commits.commit(entry, sellable)
+
+    async def commit_all(
+        self, entries: Sequence[tuple[JournalEntry, SellableEvent]]
+    ) -> list[Committed | Refused | UnwritableEntry]:
+        """See :meth:`persistence.group_commit.GroupCommit.commit_all`."""
+        return await self._commits.commit_all(entries)
 
     async def find_booking(self, booking_id: BookingId) -> Booking | None:
         """See :meth:`persistence.bookings.Bookings.find_booking`."""

@@ -21,9 +21,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from engine.ports import Committed, Refused, Sealer
+from engine.ports import Committed, Refused, Sealer, UnwritableEntry
 from persistence.bookings import IDEMPOTENCY_TIME, make_booking, open_booking
-from persistence.ledger_entries import ReadyEntry, UnwritableEntry
+from persistence.ledger_entries import ReadyEntry
 
 Outcome = Committed | Refused | UnwritableEntry
 Outcomes = dict[uuid.UUID, Outcome]

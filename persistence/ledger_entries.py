@@ -13,7 +13,7 @@ from engine.events import SellableEvent
 from engine.ids import parse_claim_id
 from engine.layout import Layout
 from engine.places import CountedPlaces, NumberedPlaces, Places, format_places
-from engine.ports import Sealer
+from engine.ports import Sealer, UnwritableEntry
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _encode_items = msgspec.json.Encoder().encode
@@ -36,10 +36,6 @@ _NEW_BOOKING: dict[str, Any] = {
     "actual_pickup_time": None,
     "actual_dropoff_time": None,
 }
-
-
-class UnwritableEntry(Exception):
-    """The ledger can never take this entry, and not because a customer was too late: a person must look into it."""
 
 
 class ReadyEntry(msgspec.Struct, frozen=True, eq=False):
@@ -73,7 +69,7 @@ def ready_entry(entry: JournalEntry, sellable: SellableEvent, sealer: Sealer) ->
     """
     try:
         return _ready(entry, sellable, sealer)
-    except (ValueError, IndexError, OverflowError) as error:
+    except Exception as error:  # nothing but the entry is looked at here, so whatever it is, it is the entry's
         raise UnwritableEntry(f"journal entry {entry.journal_id} of booking {entry.booking_id}: {error}") from error
 
 

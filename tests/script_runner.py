@@ -15,6 +15,7 @@ import redis
 from redis.exceptions import NoScriptError
 
 import lua
+from engine.booking_requests import JOURNAL_BYTES_MAX
 from engine.definition import EventDefinition
 from engine.events import Event, SellableEvent
 from engine.ids import claim_id, parse_claim_id
@@ -187,8 +188,9 @@ class Venue:
         attempt: str = "a1",
         once: str = "",
         body: str = "b1",
+        journal_max: int = JOURNAL_BYTES_MAX,
     ) -> list[Any]:
-        args = (hold_id, owner, attempt, b"sealed", body, once, ONCE_TTL_MS)
+        args = (hold_id, owner, attempt, b"sealed", body, once, ONCE_TTL_MS, journal_max)
         return self._run("confirm_hold", *args, once=once)
 
     def book(
@@ -201,8 +203,9 @@ class Venue:
         once: str = "",
         body: str = "b1",
         layout: str | None = None,
+        journal_max: int = JOURNAL_BYTES_MAX,
     ) -> list[Any]:
-        args = (booking_id or new_id(), owner, attempt, b"sealed", body, once, ONCE_TTL_MS)
+        args = (booking_id or new_id(), owner, attempt, b"sealed", body, once, ONCE_TTL_MS, journal_max)
         return self._run("book_places", *args, layout or self.layout.digest, places, once=once)
 
     def booked(self, places: str, **options: Any) -> str:
@@ -220,6 +223,15 @@ class Venue:
 
     def read_booking(self, booking_id: str, *, owner: str = "") -> list[Any]:
         return self._run("read_booking", booking_id, owner)
+
+    def bury(self, journal_id: str, letter: str = "letter") -> list[Any]:
+        return self._run("bury_entry", journal_id, letter)
+
+    def revive(self, journal_id: str, booking_id: str, letter: str = "letter", **fields: str) -> list[Any]:
+        return self._run("revive_entry", journal_id, letter, booking_id, *itertools.chain.from_iterable(fields.items()))
+
+    def discard(self, journal_id: str, letter: str = "letter") -> list[Any]:
+        return self._run("discard_entry", journal_id, letter)
 
     def reap(self) -> list[Any]:
         return self._run("reap_event")
@@ -276,6 +288,9 @@ class Venue:
 
     def advance(self, ms: int) -> None:
         self.redis.hincrby(self.key("state"), "clock", ms)
+
+    def _run_in_partition(self, name: str, *args: object) -> list[Any]:
+        return self.runner.run(name, [self.event], args)
 
     def _run(self, name: str, *args: object, once: str = "") -> list[Any]:
         return self.runner.run(name, [self.event], args, once=once)

@@ -10,6 +10,7 @@ from script_runner import PARTITIONS
 
 from engine.catalog import Catalog
 from engine.claims import ItemRequest
+from engine.draining import Drainer
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.reservations import ClaimRequest, Reservations
@@ -41,7 +42,8 @@ class Shop:
         self.catalog = catalog
         self.loader = loader
         self.bookings = bookings
-        self.settlement = Settlement(kernel, ledger, catalog, loader)
+        self.settlement = Settlement(kernel, ledger, loader)
+        self.drainer = Drainer(kernel, self.settlement, catalog, ledger, grace_ms=0)
         self.verification = Verification(LedgerAuditor(bookings.engine, kernel, bookings), wait_s=10.0)
         self.reservations = Reservations(
             kernel, catalog, loader, ledger, lab.sealer, self.settlement, self.verification, confirm_timeout_s=10.0

@@ -1,5 +1,10 @@
 -- Entering a booking: its record, its journal entry, the idempotency key. Needs event, server.
 
+-- Bytes that one entry, with the block of the stream that it alone keeps alive, takes at most: its details are bounded
+-- (DETAILS_BYTES_MAX in engine/booking_requests.py), and so are the places of one booking.
+local JOURNAL_ENTRY_MAX = 81920
+local JOURNAL_SAMPLES = 100 -- blocks looked at to estimate the bytes of all; about four microseconds
+
 -- `confirmed_ms|created_ms|journal_id|attempt|quantity|places|owner`; the owner may contain anything.
 local function parse_booking(record)
   local confirmed, created, journal_id, attempt, quantity, places, owner =
@@ -22,6 +27,13 @@ local function refuse_unaudited(ev)
   if redis.call('HGET', ev.keys.state, 'audited') ~= server then
     return { 'UNAUDITED', ev.epoch, server }
   end
+end
+
+local function format_booking(booking)
+  return table.concat({
+    booking.confirmed, booking.created, booking.journal_id, booking.attempt, booking.quantity, booking.places,
+    booking.owner,
+  }, '|')
 end
 
 -- The answer when the idempotency key was used before, or nil.
@@ -52,14 +64,20 @@ local function find_booking(ev, booking_id, owner, attempt)
   return { 'CONFIRMED', ev.epoch, booking.created, booking.confirmed, booking.journal_id, booking.places }
 end
 
+-- Whether the journal takes more than `bytes_max` bytes of memory. While there are too few entries for that whatever
+-- they say, the answer costs one XLEN: it is asked for at every booking.
+local function is_journal_full(keys, bytes_max)
+  return redis.call('XLEN', keys.journal) * JOURNAL_ENTRY_MAX > bytes_max
+    and redis.call('MEMORY', 'USAGE', keys.journal, 'SAMPLES', JOURNAL_SAMPLES) > bytes_max
+end
+
 local function write_booking(ev, booking_id, booking, request, once)
   local event_id = redis.call('HGET', ev.keys.state, 'event')
   local journal_id = redis.call('XADD', ev.keys.journal, '*', 'event', event_id, 'epoch', ev.epoch, 'booking', booking_id,
     'owner', booking.owner, 'places', booking.places, 'created', booking.created, 'confirmed', ev.now,
     'details', request.details, 'once', request.scope, 'body', request.body)
-  redis.call('HSET', ev.keys.bookings, booking_id, table.concat({
-    ev.now, booking.created, journal_id, request.attempt, booking.quantity, booking.places, booking.owner,
-  }, '|'))
+  booking.confirmed, booking.journal_id, booking.attempt = ev.now, journal_id, request.attempt
+  redis.call('HSET', ev.keys.bookings, booking_id, format_booking(booking))
   if once then
     redis.call('SET', once, request.body .. '|' .. booking_id, 'PX', request.once_ttl)
   end

@@ -19,7 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.app import create_app
 from api.identity import SharedSecret, TokenVerifier
 from api.services import Info, ReadinessCheck, Services
+from engine.booking_requests import JOURNAL_BYTES_MAX
 from engine.catalog import Catalog
+from engine.draining import Drained, Drainer
 from engine.events import SellableEvent
 from engine.kernel import Kernel
 from engine.loader import EventLoader
@@ -42,17 +44,20 @@ from persistence.verification import LedgerAuditor
 
 SECRET = "a secret that is long enough for HS256"
 PARTITIONS = 4
+DATA_KEY = b"k" * 32
 _numbers = itertools.count(1)
 
 
 @contextlib.asynccontextmanager
-async def composed(redis_url: str, database_url: str) -> AsyncIterator[Services]:
+async def composed(
+    redis_url: str, database_url: str, *, journal_bytes_max: int = JOURNAL_BYTES_MAX
+) -> AsyncIterator[Services]:
     """The services over running servers; the database gets its tables, and they are empty."""
     database = open_database(database_url)
     await migrate(database)
     await in_transaction(database, _empty)
     transport = await open_transport(redis_url)
-    sealer = AesSealer([b"k" * 32])
+    sealer = AesSealer([DATA_KEY])
     events, bookings, ledger = (
         Events(database),
         Bookings(database, sealer),
@@ -61,11 +66,19 @@ async def composed(redis_url: str, database_url: str) -> AsyncIterator[Services]
     kernel, catalog = Kernel(transport, partitions=PARTITIONS), Catalog(events)
     loader = EventLoader(kernel, events, catalog)
     kernel.load_events_with(loader.load)
-    settlement = Settlement(kernel, ledger, catalog, loader)
+    settlement = Settlement(kernel, ledger, loader)
     patient = kernel.patient()
     verification = Verification(LedgerAuditor(database, patient, bookings), wait_s=5.0)
     reservations = Reservations(
-        kernel, catalog, loader, ledger, sealer, settlement, verification, confirm_timeout_s=5.0
+        kernel,
+        catalog,
+        loader,
+        ledger,
+        sealer,
+        settlement,
+        verification,
+        confirm_timeout_s=5.0,
+        journal_bytes_max=journal_bytes_max,
     )
 
     async def look(sellable: SellableEvent) -> EventRound:
@@ -88,6 +101,21 @@ async def composed(redis_url: str, database_url: str) -> AsyncIterator[Services]
     finally:
         await oversight.close()
         await verification.close()
+        await settlement.close()
+        await ledger.close()
+        await transport.aclose()
+        await database.dispose()
+
+
+async def drain(redis_url: str, database_url: str) -> Drained:
+    """Drain the journal as another process would, without waiting for the grace."""
+    database, transport = open_database(database_url), await open_transport(redis_url)
+    ledger = PostgresLedger(database, AesSealer([DATA_KEY]))
+    kernel, catalog = Kernel(transport, partitions=PARTITIONS), Catalog(Events(database))
+    settlement = Settlement(kernel, ledger, EventLoader(kernel, Events(database), catalog))
+    try:
+        return await Drainer(kernel, settlement, catalog, ledger, grace_ms=0).drain_all()
+    finally:
         await settlement.close()
         await ledger.close()
         await transport.aclose()

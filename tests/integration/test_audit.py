@@ -155,7 +155,7 @@ async def test_audit_does_not_end_holds_that_have_lapsed(scene: Scene) -> None:
 async def test_booking_that_is_only_in_the_journal_is_accounted_for(scene: Scene) -> None:
     key = new_claim_id(scene.id).partition("~")[0]
     places = b"0:1;1#12"
-    args = [key, "eve", "attempt", "sealed", "", "", "1000", scene.event.layout.digest, places]
+    args = [key, "eve", "attempt", "sealed", "", "", "1000", "67108864", scene.event.layout.digest, places]
     reply = await scene.parts.kernel.run("book_places", scene.event, [_bytes(arg) for arg in args])
     assert reply[0] == b"CONFIRMED"
     audit = await scene.audit()

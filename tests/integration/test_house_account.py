@@ -83,7 +83,7 @@ async def sell(parts: Parts) -> None:
     assert booked.booking.status == "confirmed"
     await one.book(event.id, best, BookingDetails(), customer_id="cy")
     await one.seats(event.id)
-    await parts.settlement.drain()
+    await parts.drainer.drain_all()
     for script in lua.names():
         (known,) = await parts.kernel.transport.command("SCRIPT", "EXISTS", lua.load(script).sha)
         assert known in (0, 1)
@@ -126,7 +126,8 @@ def commands_of_the_code() -> set[str]:
     """What scripts and transport are seen to send, as an ACL calls it."""
     sent: set[str] = set()
     for name in lua.names():
-        sent.update(re.findall(r"redis\.call\('([A-Z_]+)'", lua.load(name).source.decode()))
+        calls = re.findall(r"redis\.call\('([A-Z_]+)'(?:, '([A-Z]+)')?", lua.load(name).source.decode())
+        sent.update(f"{verb}|{other}" if verb == "MEMORY" else verb for verb, other in calls)
     for package in ("engine", "persistence", "api", "holdfast"):
         for file in (ROOT / package).rglob("*.py"):
             for verb, other in re.findall(

@@ -317,3 +317,63 @@ def test_server_out_of_memory_refuses_claims_before_the_first_write_and_still_gi
         runner.redis.config_set("maxmemory", "0")
     stored = consistent(venue)
     assert (stored.users, stored.held, stored.sold) == ({}, set(), set())
+
+
+# --- the journal's bound, and dead letters ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("details", [b"x" * 100, b"x" * 60_000])
+def test_journal_takes_no_more_than_its_bound_and_one_entry(runner: Runner, details: bytes) -> None:
+    venue = Venue(runner, {"id": "floor", "price": 1, "capacity": 10_000}, policy={"max_places_per_customer": 10_000})
+    journal, bound = venue.partition_key("journal"), 1 << 20
+    entry = dict.fromkeys(("event", "booking", "owner", "places", "once", "body"), "x" * 26) | {"details": details}
+    for _ in range(100):
+        pipeline = runner.redis.pipeline()
+        for _ in range(1 if len(details) > 1_000 else 100):
+            pipeline.xadd(journal, entry)  # type: ignore[arg-type]
+        pipeline.execute()
+        answer = venue.book("0:1;0*1", journal_max=bound)
+        is_full = runner.redis.memory_usage(journal, samples=0) > bound  # type: ignore[operator]
+        assert answer[0] == ("JOURNAL_FULL" if is_full else "CONFIRMED")
+        if is_full:
+            break
+    else:
+        raise AssertionError("the journal was never full")
+    runner.redis.xtrim(journal, 0)  # as a drain would, once Postgres is back
+    assert venue.book("0:1;0*1", journal_max=bound)[0] == "CONFIRMED"
+
+
+def test_answers_of_before_come_again_when_the_journal_is_full(runner: Runner) -> None:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*2")
+    first = venue.confirm(hold_id, attempt="a1", once="k")
+    venue.redis.delete(f"hf:{{{venue.partition}}}:once:k")
+    assert venue.confirm(hold_id, attempt="a1", journal_max=1) == first
+    other = venue.booked("0:1;0*2", once="k2")
+    assert venue.book("0:1;0*2", once="k2", journal_max=1) == ["REPLAYED", other]
+
+
+def test_revived_entry_is_the_one_that_the_booking_names(runner: Runner) -> None:
+    venue = Venue(runner)
+    booking_id = new_id()
+    first = venue.book("0:1;0*2", booking_id=booking_id)
+    [(journal_id, fields)] = venue.journal()
+    venue.bury(journal_id)
+    assert venue.read_booking(booking_id) == ["BURIED", journal_id, "letter"]
+    status, revived_id = venue.revive(journal_id, booking_id, **fields)
+    assert (status, venue.journal()) == ("REVIVED", [(revived_id, fields)])
+    assert venue.read_booking(booking_id)[:2] == ["JOURNALED", revived_id]
+    assert venue.book("0:1;0*2", booking_id=booking_id) == [*first[:4], revived_id, first[5]]
+    assert not runner.redis.exists(venue.partition_key("dead"))
+    consistent(venue)
+
+
+def test_revived_entry_of_a_booking_that_redis_has_forgotten_is_in_the_journal_alone(runner: Runner) -> None:
+    venue = Venue(runner)
+    booking_id = venue.booked("0:1;0*2")
+    [(journal_id, fields)] = venue.journal()
+    venue.bury(journal_id)
+    venue.load(epoch=2)
+    assert venue.revive(journal_id, booking_id, **fields)[0] == "REVIVED"
+    assert (len(venue.journal()), venue.read_booking(booking_id)) == (1, ["NOT_FOUND"])
+    consistent(venue)

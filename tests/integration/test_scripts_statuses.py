@@ -27,6 +27,9 @@ DONE = {
     "LOADING",
     "LOADED",
     "READY",
+    "BURIED",
+    "REVIVED",
+    "DISCARDED",
 }
 DECLARED = [(name, status) for name in lua.names() for status in sorted(lua.load(name).statuses)]
 
@@ -257,6 +260,21 @@ def _confirmed_on_another_server(runner: Runner) -> tuple[Venue, Act]:
     return venue, lambda: venue.confirm(hold_id)
 
 
+@situation("confirm_hold", "JOURNAL_FULL")
+def _confirmed_when_too_many_wait(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.booked("0:1;0*2")
+    hold_id = venue.held("0:1;0*2")
+    return venue, lambda: venue.confirm(hold_id, journal_max=1)
+
+
+@situation("book_places", "JOURNAL_FULL")
+def _booked_when_too_many_wait(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.booked("0:1;0*2")
+    return venue, lambda: venue.book("0:1;0*2", journal_max=1)
+
+
 @situation("book_places", "CONFIRMED")
 def _booked(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
@@ -365,6 +383,58 @@ def _journaled(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
     booking_id = venue.booked("0:1;0*2")
     return venue, lambda: venue.read_booking(booking_id)
+
+
+def _buried(runner: Runner) -> tuple[Venue, str, str]:
+    """A booking that the ledger can never take, and the id of its entry."""
+    venue = Venue(runner)
+    booking_id = venue.booked("0:1;0*2")
+    journal_id = venue.journal()[0][0]
+    assert venue.bury(journal_id) == ["BURIED"]
+    return venue, booking_id, journal_id
+
+
+@situation("read_booking", "BURIED")
+def _known_though_buried(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id, _ = _buried(runner)
+    return venue, lambda: venue.read_booking(booking_id)
+
+
+@situation("bury_entry", "BURIED")
+def _buried_once(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.booked("0:1;0*2")
+    return venue, lambda: venue.bury(venue.journal()[0][0])
+
+
+@situation("bury_entry", "NOT_FOUND")
+def _buried_twice(runner: Runner) -> tuple[Venue, Act]:
+    venue, _, journal_id = _buried(runner)
+    return venue, lambda: venue.bury(journal_id, "another letter")
+
+
+@situation("revive_entry", "REVIVED")
+def _revived(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id, journal_id = _buried(runner)
+    return venue, lambda: venue.revive(journal_id, booking_id, event="gig")
+
+
+@situation("revive_entry", "NOT_FOUND")
+def _revived_after_it_was_buried_again(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id, journal_id = _buried(runner)
+    return venue, lambda: venue.revive(journal_id, booking_id, "another letter", event="gig")
+
+
+@situation("discard_entry", "DISCARDED")
+def _discarded(runner: Runner) -> tuple[Venue, Act]:
+    venue, _, journal_id = _buried(runner)
+    return venue, lambda: venue.discard(journal_id)
+
+
+@situation("discard_entry", "NOT_FOUND")
+def _discarded_after_it_was_buried_again(runner: Runner) -> tuple[Venue, Act]:
+    venue, _, journal_id = _buried(runner)
+    return venue, lambda: venue.discard(journal_id, "another letter")
 
 
 @situation("read_booking", "RECORDED")

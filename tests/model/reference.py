@@ -134,10 +134,10 @@ class Reference:
         """A new epoch: the ledger's bookings are all that is left, and nothing is known of how they were made."""
         self.epoch += 1
         self.holds.clear()
-        self.ended.clear()
         for booking in self.bookings.values():
             booking.attempt, booking.journaled = "", booking.journaled and not flushed
         if flushed:
+            self.ended.clear()
             self.answers.clear()
 
     # --- what follows from the claims ---------------------------------------------------------------------------------

@@ -95,6 +95,24 @@ def rows_fill_and_empty(venue: Venue) -> None:
     assert venue.hold("0:1;1?10")[0] == "HELD"
 
 
+def journal_is_full(venue: Venue) -> None:
+    venue.booked("0:1;0*1")
+    hold_id = venue.held("0:1;0*2;1#3")
+    with venue.runner.writes_nothing():
+        assert venue.confirm(hold_id, journal_max=1) == ["JOURNAL_FULL"]
+        assert venue.book("0:1;0*2", journal_max=1) == ["JOURNAL_FULL"]
+    assert venue.confirm(hold_id)[0] == "CONFIRMED"
+
+
+def letter_is_revived_twice(venue: Venue) -> None:
+    booking_id = venue.booked("0:1;0*2")
+    ((journal_id, _),) = venue.journal()
+    venue.bury(journal_id)
+    assert venue.revive(journal_id, booking_id, event="gig")[0] == "REVIVED"
+    assert venue.revive(journal_id, booking_id, event="gig") == ["NOT_FOUND"]
+    assert len(venue.journal()) == 1
+
+
 def booking_is_undone_twice(venue: Venue) -> None:
     booking_id = venue.booked("0:1;0*2;1#3")
     venue.unbook(booking_id)
@@ -135,6 +153,15 @@ MUTANTS = {
     "anybody confirms": Mutant("confirm_hold", "hold.owner ~= owner", "false", stranger_takes_over),
     "any attempt is taken for the first": Mutant(
         "confirm_hold", "booking.attempt ~= attempt", "false", lost_reply_is_asked_for_by_somebody_else
+    ),
+    "a confirmation ignores the journal's bound": Mutant(
+        "confirm_hold", "if is_journal_full(keys, bytes_max)", "if false", journal_is_full
+    ),
+    "a booking ignores the journal's bound": Mutant(
+        "book_places", "if is_journal_full(keys, bytes_max)", "if false", journal_is_full
+    ),
+    "a dead letter is revived and stays": Mutant(
+        "revive_entry", "redis.call('HDEL', keys.dead, journal_id)", "", letter_is_revived_twice
     ),
     "the body of a key is not compared": Mutant(
         "hold_places", "first_body ~= body", "false", key_is_used_for_another_request

@@ -40,6 +40,7 @@ EXAMPLES: list[Exception] = [
     engine.IdempotencyInFlight(),
     engine.StoreUnavailable("redis://user:secret@host"),
     engine.LedgerUnavailable("postgresql://user:secret@host"),
+    engine.JournalFull(),
     engine.Overloaded(),
     http.Unauthenticated("The token has expired."),
     http.Forbidden(),

@@ -222,7 +222,7 @@ def test_every_file_that_is_named_exists(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
 def test_every_command_that_is_shown_exists(document: Path) -> None:
-    shown = re.findall(r"(?:^|`|bin/)holdfast ([a-z]+)\b", read(document), re.MULTILINE)
+    shown = re.findall(r"(?:^|`|bin/)holdfast ([a-z]+(?:-[a-z]+)*)\b", read(document), re.MULTILINE)
 
     assert set(shown) <= set(LazyGroup.modules)
 

@@ -1,0 +1,136 @@
+"""Draining: what processes have left behind in the journal goes into the ledger, or to the dead letters."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import structlog
+
+from engine import figures
+from engine.bookings import JournalEntry
+from engine.catalog import Catalog
+from engine.dead_letters import bury
+from engine.errors import EventNotFound, EventNotOpen, LedgerUnavailable
+from engine.events import SellableEvent
+from engine.journal import drop_entries, parse_entry, read_journal
+from engine.kernel import Kernel
+from engine.ports import Committed, Ledger, Refused, UnwritableEntry
+from engine.settlement import Settlement
+
+GRACE_MS = 10_000  # an entry this old is no longer being committed by the process that made it
+DRAIN_PAUSE_S = 2.0
+PAGE = 500  # entries read at once, and written in one transaction: see BATCH_MAX of the group commit
+PAGES_AHEAD = 2  # one is being written while the next is made ready; this bounds memory whatever the backlog
+
+logger = structlog.get_logger("holdfast.engine")
+
+
+class Drained(msgspec.Struct, frozen=True):
+    """What one round did: entries settled (written or refused), entries buried, and entries ``left``.
+
+    ``left`` is 0 unless the ledger stopped answering; then it counts all that the journal still has, those included
+    that are too young to be drained.
+    """
+
+    settled: int = 0
+    buried: int = 0
+    left: int = 0
+
+    def __add__(self, other: "Drained") -> "Drained":
+        """Both together."""
+        return Drained(self.settled + other.settled, self.buried + other.buried, self.left + other.left)
+
+
+class Drainer:
+    """Drains partitions of the journal. Several of them, in several processes, get along: every step is idempotent."""
+
+    def __init__(
+        self, kernel: Kernel, settlement: Settlement, catalog: Catalog, ledger: Ledger, *, grace_ms: int = GRACE_MS
+    ) -> None:
+        self._kernel = kernel
+        self._settlement = settlement
+        self._catalog = catalog
+        self._ledger = ledger
+        self._grace_ms = grace_ms
+
+    async def drain(self, partition: int) -> Drained:
+        """Settle what has been in the partition's journal for longer than the grace, the oldest first.
+
+        Bounded in memory, not in time: it ends when it has seen what was old enough when it began.
+
+        Raises:
+            StoreUnavailable: Redis does not answer; what was settled is settled.
+        """
+        until_ms = await self._kernel.time_ms(partition) - self._grace_ms
+        if not await self._kernel.partition_command(partition, "XLEN", "journal"):
+            return Drained()
+        pages: list[asyncio.Task[Drained]] = []
+        total, after = Drained(), "0-0"
+        try:
+            while raw := await read_journal(self._kernel, partition, after=after, until_ms=until_ms, limit=PAGE):
+                after = raw[-1][0].decode()
+                pages.append(asyncio.create_task(self._settle_page(partition, raw)))
+                if len(pages) == PAGES_AHEAD:
+                    total += await pages[0]
+                    del pages[0]
+            while pages:
+                total += await pages[0]
+                del pages[0]
+        except LedgerUnavailable:
+            left = int(await self._kernel.partition_command(partition, "XLEN", "journal"))
+            return total + Drained(left=left)
+        finally:
+            await asyncio.gather(*pages, return_exceptions=True)  # also when one before them has failed
+        return total
+
+    async def drain_all(self) -> Drained:
+        """Drain one partition after another, until the ledger stops answering."""
+        total = Drained()
+        for partition in range(self._kernel.partitions):
+            total += await self.drain(partition)
+            if total.left:
+                break
+        return total
+
+    async def drain_for_ever(self) -> None:
+        """Drain again and again; whatever is away comes back."""
+        while True:
+            await asyncio.sleep(DRAIN_PAUSE_S)
+            try:
+                drained = await self.drain_all()
+                if drained.left:
+                    logger.warning("journal not drained", reason="the ledger does not answer", left=drained.left)
+            except Exception as error:  # whatever it was, the next round is needed all the more
+                logger.warning("journal not drained", error=type(error).__name__, reason=str(error))
+
+    async def _settle_page(self, partition: int, raw: Sequence[Any]) -> Drained:
+        """Write a page together; refusals and poison, which are few, are seen to one by one."""
+        known: list[tuple[JournalEntry, SellableEvent]] = []
+        poison: list[tuple[str, str]] = []
+        for journal_id, fields in raw:
+            try:
+                entry = parse_entry(journal_id, fields)
+                known.append((entry, await self._catalog.get(entry.event_id)))
+            except (ValueError, IndexError) as error:
+                poison.append((journal_id.decode(), f"it cannot be read: {error}"))
+            except (EventNotFound, EventNotOpen) as error:
+                poison.append((journal_id.decode(), f"the ledger has no event {error.event_id!r} on sale"))
+        outcomes = await self._ledger.commit_all(known)
+        written: list[str] = []
+        for (entry, event), outcome in zip(known, outcomes, strict=True):
+            match outcome:
+                case Committed():
+                    written.append(entry.journal_id)
+                case Refused():
+                    await self._settlement.undo(entry, event, outcome)
+                case UnwritableEntry():
+                    poison.append((entry.journal_id, str(outcome)))
+        if written:
+            await drop_entries(self._kernel, partition, written)
+        for journal_id, reason in poison:
+            await bury(self._kernel, partition, journal_id, reason=reason)
+        settled, buried = len(raw) - len(poison), len(poison)
+        figures.DRAINED.add(count=settled)
+        figures.BURIED.add(count=buried)
+        return Drained(settled=settled, buried=buried)
