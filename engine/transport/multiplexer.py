@@ -190,8 +190,10 @@ class Multiplexer:
 
     def report(self) -> LinkReport:
         """How things stand with the connection."""
-        unanswered = 0 if self._link is None else self._link.unanswered
-        return LinkReport(connected=self._link is not None, waiting=len(self._wires), unanswered=unanswered)
+        link, waiting = self._link, len(self._wires)
+        if link is None:
+            return LinkReport(connected=False, waiting=waiting, unanswered=0, silent_s=0.0)
+        return LinkReport(connected=True, waiting=waiting, unanswered=link.unanswered, silent_s=link.silent_s)
 
     # For the link.
 

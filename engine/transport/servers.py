@@ -50,11 +50,15 @@ class ServerReport(msgspec.Struct, frozen=True):
 
 
 class LinkReport(msgspec.Struct, frozen=True):
-    """How things stand with the connection to one server: commands not yet sent, and sent without a reply."""
+    """How things stand with the connection to one server.
+
+    Commands not yet sent, commands sent without a reply, and for how long one has been owed and nothing came at all.
+    """
 
     connected: bool
     waiting: int
     unanswered: int
+    silent_s: float
 
 
 class ServerChange(msgspec.Struct, frozen=True):

@@ -15,10 +15,12 @@ from transport_servers import Proxy, Valkey, eventually, running_valkey, wait_un
 
 from api.idempotency import OnceStore
 from engine.errors import IdempotencyInFlight
+from engine.kernel import ANSWER_MAX_S
 from engine.once import Once
 
 WITHIN_S = 1.0  # promised for an answer, whatever the outage
 RECOVERY_S = 3.0
+BURST = 4_000  # of calls at once: a second or two of one process
 
 
 @pytest.fixture
@@ -265,3 +267,15 @@ async def test_audit_waits_for_a_server_that_is_slow_and_alive(valkey: Valkey, d
         valkey.thaw()
         answer = await audit
         assert (answer.status_code, answer.json()["drift"]) == (200, 0)
+
+
+async def test_burst_that_keeps_the_process_busy_for_longer_than_the_limit_is_served(
+    valkey: Valkey, database_url: str
+) -> None:
+    """Redis answers all the while: to call it away would turn a burst into an outage."""
+    async with open_hall(valkey.url, database_url) as hall:
+        answers = await asyncio.gather(
+            *[_timed(hall.ana.post(f"/v1/holds/{hall.hold_id}/extend", {"ttl": 60})) for _ in range(BURST)]
+        )
+        assert {response.status_code for response, _ in answers} == {200}
+        assert max(took_s for _, took_s in answers) > ANSWER_MAX_S

@@ -1,6 +1,7 @@
 """Time limits for many short waits: who is late is told, who is not is left alone, and a cancellation stays one."""
 
 import asyncio
+import socket
 import time
 
 import pytest
@@ -37,7 +38,46 @@ async def test_only_the_wait_that_is_late_is_ended() -> None:
         Late,
         "in time",
     ]
-    assert 0.1 <= time.monotonic() - began < 0.1 + TICK_S + 0.3
+    assert 0.1 <= time.monotonic() - began < 0.1 + 2 * TICK_S + 0.3
+
+
+async def test_late_wait_is_excused_as_long_as_there_is_an_excuse() -> None:
+    excused = True
+    limit = TimeLimit(0.02, is_excused=lambda: excused, excused_max_s=5)
+    assert await wait_within(limit, 0.3) == "in time"
+    late = asyncio.create_task(wait_within(limit, 5))
+    await asyncio.sleep(0.2)
+    assert not late.done()
+    excused = False
+    with pytest.raises(Late):
+        await late
+
+
+async def test_excuse_has_a_limit_too() -> None:
+    limit = TimeLimit(0.02, is_excused=lambda: True, excused_max_s=0.2)
+    with pytest.raises(Late):
+        await wait_within(limit, 5)
+
+
+async def test_answer_that_lies_there_after_a_long_turn_of_the_loop_is_not_late() -> None:
+    limit = TimeLimit(0.05)
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    loop = asyncio.get_running_loop()
+
+    async def read() -> bytes:
+        wait = limit.begin()
+        try:
+            return await loop.sock_recv(reader, 1)
+        finally:
+            wait.end()
+
+    with reader, writer:
+        reading = asyncio.create_task(read())
+        await asyncio.sleep(0.01)
+        writer.send(b"x")
+        time.sleep(0.2)  # noqa: ASYNC251 - the loop is to be busy with something else
+        assert await reading == b"x"
 
 
 async def test_task_can_be_limited_again_after_it_was_late() -> None:
