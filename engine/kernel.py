@@ -18,9 +18,6 @@ from engine.transport.open import Transport
 from engine.transport.wire import pack_keys
 
 ANSWER_MAX_S = 0.7  # of one call, repetition included: a request is told of an outage within a second, HTTP and all
-SILENT_S = (
-    0.5  # a server that owes replies and has sent nothing for so long is away, not busy: scripts take milliseconds
-)
 PATIENT_MAX_S = 5.0  # the same for work nobody waits for: longer than the transport's own limits for both sends
 CONTINUE_MAX_S = 2.0  # how long one request may go on cleaning up after others before it gives up
 LOADS_AGAIN_MAX = 2  # a state may be lost again just after it was loaded, or a load joined that came too early
@@ -41,7 +38,8 @@ class Kernel:
     def __init__(self, transport: Transport, *, partitions: int, answer_max_s: float = ANSWER_MAX_S) -> None:
         self.transport = transport
         self.partitions = partitions
-        self._limit = TimeLimit(answer_max_s, is_excused=self._is_answering, excused_max_s=PATIENT_MAX_S)
+        self._limit = TimeLimit(answer_max_s, stands_still=self._any_server_is_silent, late_max_s=PATIENT_MAX_S)
+        self._heard: list[int] = []
         self._keys = KeyRing()
         self._load: Callable[[str], Awaitable[None]] | None = None
 
@@ -159,9 +157,16 @@ class Kernel:
         finally:
             figures.SCRIPTS.observe(time.perf_counter() - began, name, status)
 
-    def _is_answering(self) -> bool:
-        """Whether every server answers what it is sent: then a call that is late waits for this very process."""
-        return all(link.connected and link.silent_s < SILENT_S for link in self.transport.reports())
+    def _any_server_is_silent(self) -> bool:
+        """Whether a server is away, or has owed replies and sent nothing since this was asked last."""
+        links = self.transport.reports()
+        before, self._heard = self._heard, [link.heard_count for link in links]
+        if len(before) != len(links):
+            before = [-1] * len(links)
+        return any(
+            not link.connected or (link.unanswered and link.heard_count == heard)
+            for link, heard in zip(links, before, strict=True)
+        )
 
     async def _send(self, call: Callable[[], Awaitable[Any]]) -> Any:
         wait = self._limit.begin()

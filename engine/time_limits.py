@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-TICK_S = 0.05  # a limit is noticed after one or two of these
+TICK_S = 0.05  # how late a limit may be noticed
+MOST_OF_IT = 0.6  # of a limit: for so much of it nothing may have come
 
 
 async def give_up_after(limit_s: float, work: Coroutine[Any, Any, T]) -> T:
@@ -37,21 +38,23 @@ async def give_up_after(limit_s: float, work: Coroutine[Any, Any, T]) -> T:
 
 
 class TimeLimit:
-    """Ends waits of one event loop that take longer than *limit_s*.
+    """Ends waits of one event loop that take longer than *limit_s*, if what they wait for has come to a standstill.
 
-    While *is_excused* says so, they may take longer, *excused_max_s* at most: what is waited for does answer, and it is
-    this process that has so much to do.
+    *stands_still* is asked at every look whether nothing has come since the one before. While something has, in most
+    of the limit, a wait may be late, up to *late_max_s*: then it is this process that has so much to do. Looks are
+    counted rather than seconds, because an answer may lie there unread for as long as a turn of the loop takes.
     """
 
     def __init__(
-        self, limit_s: float, *, is_excused: Callable[[], bool] = lambda: False, excused_max_s: float = 0.0
+        self, limit_s: float, *, stands_still: Callable[[], bool] = lambda: True, late_max_s: float = 0.0
     ) -> None:
         self.limit_s = limit_s
-        self._is_excused = is_excused
-        self._grace_s = max(0.0, excused_max_s - limit_s)
+        self._stands_still = stands_still
+        self._grace_s = max(0.0, late_max_s - limit_s)
+        self._looks_needed = max(2, int(MOST_OF_IT * limit_s / TICK_S))
+        self._still_looks = 0
         self._waits: deque[Wait] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._looked_before = False
 
     def begin(self) -> "Wait":
         """A limit for what the current task awaits from now on; it must be told when that is over.
@@ -64,24 +67,18 @@ class TimeLimit:
         wait = Wait(task, loop.time() + self.limit_s)
         self._waits.append(wait)
         if self._timer is None:
+            self._still_looks = 0
             self._timer = loop.call_later(TICK_S, self._look, loop)
         return wait
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         waits = self._waits
+        self._still_looks = self._still_looks + 1 if self._stands_still() else 0
         late_at = loop.time()
-        while waits and waits[0].task is None:
-            waits.popleft()
-        if not waits or waits[0].deadline > late_at:
-            self._looked_before = False
-        elif not self._looked_before:
-            # After a long turn of the loop, timers come before the answers that lie there: let those be read first.
-            self._looked_before = True
-        else:
-            if self._is_excused():
-                late_at -= self._grace_s
-            while waits and (waits[0].task is None or waits[0].deadline <= late_at):
-                waits.popleft().expire()
+        if self._still_looks < self._looks_needed:
+            late_at -= self._grace_s
+        while waits and (waits[0].task is None or waits[0].deadline <= late_at):
+            waits.popleft().expire()
         self._timer = loop.call_later(TICK_S, self._look, loop) if waits else None
 
 

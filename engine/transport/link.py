@@ -1,7 +1,6 @@
 """One live connection: writes batches of commands, gives replies to their callers in order, notices silence."""
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -40,7 +39,7 @@ class Link(asyncio.Protocol):
         self._sent_count = 0
         self._batches: deque[tuple[int, float]] = deque()  # number of its last command, deadline
         self._watchdog: asyncio.TimerHandle | None = None
-        self._heard_at = -math.inf
+        self.heard_count = 0  # how often anything has come
         self._paused = False
         self._retirement: str | None = None
         self._lost = False
@@ -59,14 +58,6 @@ class Link(asyncio.Protocol):
     def unanswered(self) -> int:
         """How many commands are without a reply."""
         return len(self._in_flight)
-
-    @property
-    def silent_s(self) -> float:
-        """For how long the server has owed a reply and sent nothing at all."""
-        if not self._batches:
-            return 0.0
-        oldest_sent_at = self._batches[0][1] - self._reply_timeout_s
-        return self._loop.time() - max(oldest_sent_at, self._heard_at)
 
     def send(self, wires: Sequence[bytes], futures: Sequence[asyncio.Future[Any]]) -> None:
         """Write commands as one batch; each future gets its reply, or ``OutcomeUnknown``.
@@ -107,7 +98,7 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._lost:
             return
-        self._heard_at = self._loop.time()
+        self.heard_count += 1
         next_reply = self._replies.gets
         next_future = self._in_flight.popleft
         try:

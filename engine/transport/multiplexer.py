@@ -192,8 +192,8 @@ class Multiplexer:
         """How things stand with the connection."""
         link, waiting = self._link, len(self._wires)
         if link is None:
-            return LinkReport(connected=False, waiting=waiting, unanswered=0, silent_s=0.0)
-        return LinkReport(connected=True, waiting=waiting, unanswered=link.unanswered, silent_s=link.silent_s)
+            return LinkReport(connected=False, waiting=waiting, unanswered=0, heard_count=0)
+        return LinkReport(connected=True, waiting=waiting, unanswered=link.unanswered, heard_count=link.heard_count)
 
     # For the link.
 

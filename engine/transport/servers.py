@@ -52,13 +52,13 @@ class ServerReport(msgspec.Struct, frozen=True):
 class LinkReport(msgspec.Struct, frozen=True):
     """How things stand with the connection to one server.
 
-    Commands not yet sent, commands sent without a reply, and for how long one has been owed and nothing came at all.
+    Commands not yet sent, commands sent without a reply, and how often anything has come over this connection.
     """
 
     connected: bool
     waiting: int
     unanswered: int
-    silent_s: float
+    heard_count: int
 
 
 class ServerChange(msgspec.Struct, frozen=True):
