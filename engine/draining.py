@@ -15,7 +15,7 @@ from engine.errors import EventNotFound, EventNotOpen, LedgerUnavailable
 from engine.events import SellableEvent
 from engine.journal import drop_entries, parse_entry, read_journal
 from engine.kernel import Kernel
-from engine.ports import Committed, Ledger, Refused, UnwritableEntry
+from engine.ports import Ledger, Refused, UnwritableEntry
 from engine.settlement import Settlement
 
 GRACE_MS = 10_000  # an entry this old is no longer being committed by the process that made it
@@ -120,7 +120,7 @@ class Drainer:
         written: list[str] = []
         for (entry, event), outcome in zip(known, outcomes, strict=True):
             match outcome:
-                case Committed():
+                case None:
                     written.append(entry.journal_id)
                 case Refused():
                     await self._settlement.undo(entry, event, outcome)

@@ -2,10 +2,14 @@
 
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from engine.bookings import JournalEntry
 from engine.ids import BookingId, claim_id_of
 from engine.kernel import Kernel
 from engine.places import parse_places
+
+FIRST_ID = "0-0"  # before every entry
 
 
 def parse_entry(journal_id: bytes, fields: list[bytes]) -> JournalEntry:
@@ -44,6 +48,28 @@ async def read_entry(kernel: Kernel, partition: int, journal_id: str) -> list[by
     """The raw fields of one entry, names and values in turn; ``None`` when it is not there (any more)."""
     found = await kernel.partition_command(partition, "XRANGE", "journal", journal_id, journal_id)
     return list(found[0][1]) if found else None
+
+
+async def journal_tail(kernel: Kernel, partition: int) -> tuple[str, int]:
+    """The id of the last entry ever made, whether or not it is still there, and how many there are now."""
+    try:
+        reply = await kernel.partition_subcommand(partition, "XINFO", "STREAM", "journal")
+    except ResponseError as error:
+        if "no such key" not in str(error):
+            raise
+        return FIRST_ID, 0
+    facts = dict(zip(reply[::2], reply[1::2], strict=True))
+    return facts[b"last-generated-id"].decode(), facts[b"length"]
+
+
+def entry_order(journal_id: str) -> tuple[int, int]:
+    """What sorts ids of entries by when they were made.
+
+    Raises:
+        ValueError: It is no such id.
+    """
+    made_ms, number = journal_id.split("-")
+    return int(made_ms), int(number)
 
 
 async def drop_entries(kernel: Kernel, partition: int, journal_ids: list[str]) -> None:

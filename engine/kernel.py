@@ -124,9 +124,9 @@ class Kernel:
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def epoch_in_store(self, event: SellableEvent) -> int | None:
-        """The epoch of the event's state in Redis; ``None`` when there is none."""
+        """The epoch of the event's state in Redis; ``None`` when there is none, or none that can be read."""
         epoch = await self.event_command(event, "HGET", "state", "epoch")
-        return None if epoch is None else int(epoch)
+        return int(epoch) if epoch is not None and epoch.isdigit() else None
 
     async def event_command(self, event: SellableEvent, verb: str, key: str, *args: bytes | str | int) -> Any:
         """A plain command on one key of an event."""
@@ -136,6 +136,12 @@ class Kernel:
     async def partition_command(self, partition: int, verb: str, key: str, *args: bytes | str | int) -> Any:
         """A plain command on one key of a partition."""
         return await self.command(verb, partition_key(partition, key), *args)
+
+    async def partition_subcommand(self, partition: int, verb: str, about: str, key: str) -> Any:
+        """A plain command of two words (``XINFO STREAM``) on one key of a partition."""
+        name = partition_key(partition, key)
+        slot = pack_keys([name]).slot
+        return await self._send(lambda: self.transport.command(verb, about, name, slot=slot))
 
     async def command(self, verb: str, key: bytes, *args: bytes | str | int) -> Any:
         """A plain command whose first argument is its key; it must be one that may safely run twice."""

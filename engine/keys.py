@@ -4,6 +4,7 @@ Everything of one partition carries one hash tag, so that every script is single
 """
 
 import binascii
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -13,7 +14,8 @@ from lua import Script
 EVENT_KEYS = frozenset(
     ("state", "loading", "held", "sold", "holds", "expiries", "users", "rows", "ended", "bookings")
 )  # fmt: skip
-PARTITION_KEYS = frozenset(("journal", "dead", "wakeups", "live"))
+PARTITION_KEYS = frozenset(("journal", "dead", "wakeups", "live", "trail", "stored"))
+_EVENT_KEY = re.compile(r"hf:\{\d+\}:([^:]+):[a-z]+")
 PACKED_MAX = 20_000  # packed key lists kept by a process, about half a kilobyte each
 
 
@@ -26,6 +28,18 @@ def event_key(partition: int, event_id: str, name: str) -> bytes:
     """The key *name* of an event."""
     assert name in EVENT_KEYS, name
     return f"hf:{{{partition}}}:{event_id}:{name}".encode()
+
+
+def event_of_key(key: bytes) -> str:
+    """The event that a key of an event belongs to.
+
+    Raises:
+        ValueError: It is no such key.
+    """
+    match = _EVENT_KEY.fullmatch(key.decode())
+    if match is None:
+        raise ValueError(f"not a key of an event: {key!r}")
+    return match[1]
 
 
 def partition_key(partition: int, name: str) -> bytes:

@@ -9,7 +9,7 @@ from engine.events import Event, SellableEvent
 from engine.ids import parse_claim_id
 from engine.kernel import Kernel
 from engine.loading import booking_record, pack_rows, state_fields, status_args
-from engine.ports import EventSource, LoadedEvent
+from engine.ports import EventSource, LoadedEvent, LoadingTurn
 
 LOADS_MAX = 3  # at once in this process: each keeps a connection of the pool, which others need too
 BATCH_SIZE = 500  # bookings in one script call, about 2 ms of the server's time
@@ -18,7 +18,9 @@ BATCH_SIZE = 500  # bookings in one script call, about 2 ms of the server's time
 class EventLoader:
     """Loads events, one loader at a time over all processes, and one at a time per event in this one."""
 
-    def __init__(self, kernel: Kernel, source: EventSource, catalog: Catalog) -> None:
+    def __init__(self, kernel: Kernel, source: EventSource, catalog: Catalog, *, keeps_history: bool = True) -> None:
+        """With *keeps_history*, what becomes of holds is written to the partition's trail from the first load on."""
+        self._history = b"1" if keeps_history else b"0"
         self._kernel = kernel
         self._source = source
         self._catalog = catalog
@@ -48,16 +50,53 @@ class EventLoader:
             # of a Redis that has lost some of it since, and nothing sold under it could ever be committed.
             if await self._kernel.epoch_in_store(sellable) == event.epoch:
                 return
-            loaded = await turn.begin()
-            await self._fill(loaded, sellable)
-            await self._catch_up(await turn.find_event(), loaded.event)
+            await self._build(turn, sellable)
+
+    async def rebuild(self, event_id: str, *, seen_epoch: int | None) -> bool:
+        """Build the event's state anew, whatever Redis has, unless somebody has since *seen_epoch* was read there.
+
+        Live holds end, and bookings that are not in the ledger yet are refused by it. Returns whether it was this call
+        that did it.
+
+        Raises:
+            EventNotFound: The ledger has no such event.
+            LedgerUnavailable: Postgres does not answer.
+            StoreUnavailable: Redis does not answer, or has a later epoch than the ledger.
+        """
+        async with self._turns, self._source.loading(event_id) as turn:
+            event = await turn.find_event()
+            sellable = await self._catalog.keep(event)
+            epoch = await self._kernel.epoch_in_store(sellable)
+            if epoch is not None and epoch > event.epoch:
+                raise StoreUnavailable(f"event {event_id} has epoch {epoch} in Redis and {event.epoch} in the ledger")
+            if epoch == event.epoch and epoch != seen_epoch:
+                return False
+            await self._build(turn, sellable)
+            return True
+
+    async def tell_status(self, event_id: str) -> None:
+        """Bring Redis to the status that the ledger says, where it was not told: a process died in between, perhaps.
+
+        Raises:
+            EventNotFound: The ledger has no such event.
+            LedgerUnavailable: Postgres does not answer.
+            StoreUnavailable: Redis does not answer.
+        """
+        await self._tell(await self._source.find_event(event_id))
+
+    async def _build(self, turn: LoadingTurn, sellable: SellableEvent) -> None:
+        loaded = await turn.begin()
+        await self._fill(loaded, sellable)
+        now = await turn.find_event()
+        if now.version != loaded.event.version:
+            await self._tell(now)  # what was said of the event meanwhile may have been told to the state before this
 
     async def _fill(self, loaded: LoadedEvent, sellable: SellableEvent) -> None:
         layout, event_id = sellable.layout, sellable.event.id
         epoch = b"%d" % loaded.event.epoch
         cells = len(layout.seats) * layout.legs
         fields = state_fields(loaded.event, layout)
-        begin = [event_id.encode(), epoch, pack_rows(layout), b"%d" % cells, *fields]
+        begin = [event_id.encode(), epoch, pack_rows(layout), b"%d" % cells, self._history, *fields]
         await self._step("begin_load", sellable, begin)
         async for batch in loaded.active_bookings(batch_size=BATCH_SIZE):
             records = []
@@ -69,11 +108,8 @@ class EventLoader:
         await self._step("finish_load", sellable, [event_id.encode(), epoch])
         figures.LOADS.add()
 
-    async def _catch_up(self, now: Event, loaded: Event) -> None:
-        """Tell Redis what was said of the event while it was being loaded: it may have been told to the old state."""
-        if now.version != loaded.version:
-            sellable = await self._catalog.keep(now)
-            await self._kernel.run("set_status", sellable, status_args(now), load=False)
+    async def _tell(self, event: Event) -> None:
+        await self._kernel.run("set_status", await self._catalog.keep(event), status_args(event), load=False)
 
     async def _step(self, script: str, sellable: SellableEvent, args: list[bytes]) -> None:
         reply = await self._kernel.run(script, sellable, args, load=False)

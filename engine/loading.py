@@ -31,6 +31,8 @@ def state_fields(event: Event, layout: Layout) -> list[bytes]:
         "version": event.version,
         "clock": 0,
         "due": NEVER_MS,
+        "undone": 0,
+        "repairs": 0,
         "closes": closes_at_ms(event.definition),
         "layout": layout.digest,
         "legs": layout.legs,

@@ -108,8 +108,10 @@ class Ledger(Protocol):
 
     async def commit_all(
         self, entries: Sequence[tuple[JournalEntry, SellableEvent]]
-    ) -> list[Committed | Refused | UnwritableEntry]:
+    ) -> list[Refused | UnwritableEntry | None]:
         """The same for many at once, as a drain has them, beside the commits that callers wait for.
+
+        ``None`` is said of what is written.
 
         Raises:
             LedgerUnavailable: Postgres does not answer; which of them were written is not known.

@@ -1,9 +1,11 @@
 """The records of holds and bookings in an event's hashes, as ``lua/include/hold.lua`` and ``book.lua`` write them.
 
 Scripts read and write these by themselves; whoever looks from outside (the audit, ``holdfast inspect``) reads them
-here. Nothing in Python writes them.
+here, and is as strict as the scripts are: what passes here they can read. A repair writes the record of a booking that
+Redis has lost.
 """
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -11,8 +13,11 @@ import msgspec
 
 from engine.events import SellableEvent
 from engine.kernel import Kernel
-from engine.places import Places, parse_places
+from engine.places import Places, format_places, parse_places
 
+_PLACES = r"\d+:\d+(?:;\d+(?:\*\d+|#\d+(?:,\d+)*))+"
+_HOLD = re.compile(rf"[A-Za-z]+\|(\d+)\|(\d+)\|(\d+)\|({_PLACES})\|(.*)", re.ASCII | re.DOTALL)
+_BOOKING = re.compile(rf"(\d+)\|(\d+)\|((?:\d+-\d+)?)\|[^|]*\|(\d+)\|({_PLACES})\|(.*)", re.ASCII | re.DOTALL)
 SCAN_COUNT = 500  # members of a hash that one step asks for; well under a millisecond of the server's time
 
 
@@ -48,8 +53,8 @@ def parse_hold_record(key: bytes, record: bytes) -> HoldRecord:
     Raises:
         ValueError: No script wrote this.
     """
-    _, created, deadline, quantity, places, owner = record.decode().split("|", 5)
-    return HoldRecord(key.decode(), int(created), int(deadline), int(quantity), parse_places(places), owner)
+    created, deadline, quantity, places, owner = _fields(_HOLD, record)
+    return HoldRecord(key.decode(), int(created), int(deadline), int(quantity), _named(quantity, places), owner)
 
 
 def parse_booking_record(key: bytes, record: bytes) -> BookingRecord:
@@ -58,10 +63,17 @@ def parse_booking_record(key: bytes, record: bytes) -> BookingRecord:
     Raises:
         ValueError: No script wrote this.
     """
-    confirmed, created, journal_id, _, quantity, places, owner = record.decode().split("|", 6)
+    confirmed, created, journal_id, quantity, places, owner = _fields(_BOOKING, record)
     return BookingRecord(
-        key.decode(), int(confirmed), int(created), journal_id, int(quantity), parse_places(places), owner
+        key.decode(), int(confirmed), int(created), journal_id, int(quantity), _named(quantity, places), owner
     )
+
+
+def booking_text(record: BookingRecord) -> bytes:
+    """The record as ``lua/include/book.lua`` writes it, of no attempt that could be repeated."""
+    places = format_places(record.places)
+    fields = (record.confirmed_ms, record.created_ms, record.journal_id, "", record.quantity, places, record.owner)
+    return "|".join(map(str, fields)).encode()
 
 
 async def scan_hash(kernel: Kernel, event: SellableEvent, key: str) -> AsyncIterator[Sequence[tuple[bytes, bytes]]]:
@@ -76,6 +88,20 @@ async def scan_hash(kernel: Kernel, event: SellableEvent, key: str) -> AsyncIter
             yield pairs(flat)
         if cursor == b"0":
             return
+
+
+def _fields(pattern: re.Pattern[str], record: bytes) -> Sequence[str]:
+    match = pattern.fullmatch(record.decode())
+    if match is None:
+        raise ValueError(f"no script wrote this: {record[:80]!r}")
+    return match.groups()
+
+
+def _named(quantity: str, text: str) -> Places:
+    places = parse_places(text)
+    if int(quantity) != places.quantity:
+        raise ValueError(f"it says {quantity} places and names {places.quantity}")
+    return places
 
 
 def pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:

@@ -16,7 +16,6 @@ from api.services import Info, Services
 from engine.backlog import BacklogWatch
 from engine.catalog import Catalog
 from engine.draining import Drainer
-from engine.events import SellableEvent
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
@@ -30,13 +29,12 @@ from holdfast.metrics import Figures, Sources
 from holdfast.readiness import NotMigrated, readiness_checks
 from holdfast.settings import Settings, SettingsError, data_key
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
-from persistence.audit import audit_event
 from persistence.bookings import Bookings
 from persistence.database import open_database
 from persistence.events import Events
 from persistence.installation import ensure_partitions
 from persistence.ledger import PostgresLedger
-from persistence.oversight import EventRound, Oversight, RepairEvent
+from persistence.oversight import Oversight, repair_with
 from persistence.revision import HEAD, current_revision
 from persistence.sealing import AesSealer
 from persistence.verification import LedgerAuditor
@@ -89,7 +87,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         kernel = front.patient()
         events, bookings = Events(database), Bookings(database, sealer)
         catalog = Catalog(events)
-        loader = EventLoader(kernel, events, catalog)
+        loader = EventLoader(kernel, events, catalog, keeps_history=settings.hold_history_days > 0)
         front.load_events_with(loader.load)
         kernel.load_events_with(loader.load)
         # Commits have connections of their own: whatever else asks Postgres, a 201 does not wait in line for it.
@@ -99,9 +97,14 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(ledger.close)
         settlement = Settlement(kernel, ledger, loader)
         stack.push_async_callback(settlement.close)
-        oversight = Oversight(kernel, bookings, catalog, database, _repair_with(kernel, bookings))
+        drainer = Drainer(kernel, settlement, catalog, ledger)
+        oversight = Oversight(
+            kernel, bookings, catalog, database, repair_with(kernel, bookings, loader, drain=drainer.drain)
+        )
         stack.push_async_callback(oversight.close)
-        verification = Verification(LedgerAuditor(database, kernel, bookings), wait_s=settings.confirm_timeout_s)
+        verification = Verification(
+            LedgerAuditor(database, kernel, bookings, loader), wait_s=settings.confirm_timeout_s
+        )
         stack.push_async_callback(verification.close)
         yield Parts(
             database=database,
@@ -113,7 +116,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             bookings=bookings,
             ledger=ledger,
             settlement=settlement,
-            drainer=Drainer(kernel, settlement, catalog, ledger),
+            drainer=drainer,
             oversight=oversight,
             reservations=Reservations(
                 front,
@@ -173,16 +176,6 @@ def _sources(parts: Parts, backlog: BacklogWatch) -> Sources:
         return sum(seen.live for seen in await parts.oversight.reconcilers())
 
     return Sources(gauges=gauges, backlog=backlog.read, reconcilers=reconcilers)
-
-
-def _repair_with(kernel: Kernel, bookings: Bookings) -> RepairEvent:
-    """How an administrator's round deals with one event."""
-
-    async def repair(sellable: SellableEvent) -> EventRound:
-        audit = await audit_event(kernel, bookings, sellable)
-        return EventRound(audit.event_id, audit.differences, (), audit.differences)
-
-    return repair
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from holdfast.children import GRACEFUL, Child, Stage, describe_exit, start_child
 
 LISTEN_BACKLOG = 2048
 INSTANT_S = 3.0  # a worker that ends sooner than this after its start has failed to start
-INSTANT_FAILURES_MAX = 5  # in a row, of one worker; then the fault is not passing
+INSTANT_FAILURES_MAX = 5  # in a row, of one worker, while none has ever worked; then the fault is not passing
 RESTART_DELAY_MIN_S = 0.1
 RESTART_DELAY_MAX_S = 2.0
 
@@ -32,7 +32,7 @@ class ListenFailed(Exception):
 
 
 class WorkersFailed(Exception):
-    """A worker keeps ending as soon as it is started; carries its last exit status."""
+    """A worker keeps ending as soon as it is started, and none has ever worked; carries its last exit status."""
 
     def __init__(self, index: int, exit_code: int) -> None:
         self.index = index
@@ -74,7 +74,7 @@ async def supervise(
     kills them. They end with this process, whatever ends it. Must run in the main thread, which receives the signals.
 
     Raises:
-        WorkersFailed: One keeps failing as it starts; the others have been stopped.
+        WorkersFailed: One keeps failing as it starts, and none has ever worked; all have been stopped.
         Exception: Whatever *ready* raised; the workers have been stopped.
     """
     crew = _Crew(argv, env=os.environ if env is None else env, pass_fds=pass_fds, stages=stages)
@@ -100,9 +100,15 @@ class _Crew:
         self._pass_fds = pass_fds
         self._stages = stages
         self._running: dict[int, Child] = {}
+        self._began: dict[int, float] = {}  # when those that run were started, on the monotonic clock
+        self._has_worked = False
 
     async def keep_running(self, index: int) -> None:
-        """Run one worker, again and again, until cancelled; then stop it."""
+        """Run one worker, again and again, until cancelled; then stop it.
+
+        Once any worker has worked, the program and its settings are sound: what fails then is a server that is away
+        for a while, and giving up would take down the workers that are well.
+        """
         failures = 0
         delay_s = RESTART_DELAY_MIN_S
         while True:
@@ -111,8 +117,8 @@ class _Crew:
             if time.monotonic() - began < INSTANT_S:
                 failures += 1
             else:
-                failures, delay_s = 0, RESTART_DELAY_MIN_S
-            if failures == INSTANT_FAILURES_MAX:
+                failures, delay_s, self._has_worked = 0, RESTART_DELAY_MIN_S, True
+            if failures >= INSTANT_FAILURES_MAX and not self._any_has_worked():
                 raise WorkersFailed(index, code)
             log.error("worker died", worker=index, how=describe_exit(code), restart_in_s=delay_s)
             await asyncio.sleep(delay_s)
@@ -122,11 +128,17 @@ class _Crew:
         env = {**self._env, "HOLDFAST_WORKER": str(index)}
         child = await start_child(self._argv, stages=self._stages, env=env, pass_fds=self._pass_fds)
         self._running[index] = child
+        self._began[index] = time.monotonic()
         try:
             return await child.wait()
         finally:
             await child.stop()
-            del self._running[index]
+            del self._running[index], self._began[index]
+
+    def _any_has_worked(self) -> bool:
+        now = time.monotonic()
+        self._has_worked = self._has_worked or any(now - began >= INSTANT_S for began in self._began.values())
+        return self._has_worked
 
     def kill(self) -> None:
         for child in self._running.values():

@@ -20,6 +20,7 @@ WORKERS_MAX = 256
 PARTITIONS_MAX = 16_384  # the slots of a Redis Cluster; more could never spread further
 DATA_KEY_BYTES = 32
 JOURNAL_MAX_BYTES = (1 << 20, 1 << 40)  # less is reached by a dozen large bookings; more is no bound
+HOLD_HISTORY_DAYS_MAX = 3_650  # a table of ten years is past what it is for: settling what happened in a sale
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster")
 _POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -49,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jwks_url: str | None
     confirm_timeout_s: float
     journal_max_bytes: int
+    hold_history_days: int
     log_level: str
     data_key: bytes | None
 
@@ -83,6 +85,9 @@ def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
         confirm_timeout_s=source.read("confirm_timeout_s", "HOLDFAST_CONFIRM_TIMEOUT", _seconds(0.05, 300.0), 5.0),
         journal_max_bytes=source.read(
             "journal_max_bytes", "HOLDFAST_JOURNAL_MAX_BYTES", _integer(*JOURNAL_MAX_BYTES), JOURNAL_BYTES_MAX
+        ),
+        hold_history_days=source.read(
+            "hold_history_days", "HOLDFAST_HOLD_HISTORY_DAYS", _integer(0, HOLD_HISTORY_DAYS_MAX), 30
         ),
         log_level=source.read("log_level", "HOLDFAST_LOG_LEVEL", _one_of(*_LOG_LEVELS), "info"),
         data_key=source.read("data_key", "HOLDFAST_DATA_KEY", decode_key, None),

@@ -15,7 +15,7 @@ import lua
 from engine.definition import EventDefinition
 from engine.events import Event, SellableEvent
 from engine.ids import new_claim_id
-from engine.keys import KeyRing, event_key, partition_of
+from engine.keys import KeyRing, event_key, partition_key, partition_of
 from engine.layout import compile_layout
 from engine.loading import pack_rows, state_fields
 from engine.once import ONCE_TTL_MS
@@ -84,7 +84,7 @@ class Venue:
         event_id = self.event.event.id.encode()
         cells = b"%d" % (len(layout.seats) * layout.legs)
         fields = state_fields(self.event.event, layout)
-        self._pipe.send([self._wire("begin_load", [event_id, epoch, pack_rows(layout), cells, *fields])])
+        self._pipe.send([self._wire("begin_load", [event_id, epoch, pack_rows(layout), cells, b"1", *fields])])
         for start in range(0, len(sold), BATCH_SIZE):
             records = [f"{new_key()}|1|{places}|past".encode() for places in sold[start : start + BATCH_SIZE]]
             self._pipe.send([self._wire("load_bookings", [epoch, *records])])
@@ -94,6 +94,10 @@ class Venue:
     def forget(self) -> None:
         """Remove the event from Valkey."""
         self._client.flushall()
+
+    def drop_trail(self) -> None:
+        """Forget the lines that holds have left for their history, as if they had been stored in Postgres."""
+        self._client.xtrim(partition_key(self._partition, "trail"), maxlen=0, approximate=False)
 
     def hold_arguments(self, places: str, *, owner: bytes = OWNER, hold_id: str | None = None) -> list[bytes]:
         """The arguments of ``hold_places`` for a claim without an idempotency key."""

@@ -12,23 +12,27 @@
 -- KEYS[9]  bookings  hash    booking id -> record
 -- KEYS[10] wakeups   zset    event id scored by its earliest deadline
 -- KEYS[11] live      set     events whose state is in Redis
+-- KEYS[12] trail     stream  what became of holds, for the history in Postgres
 --
 -- ARGV[1]  event_id
 -- ARGV[2]  epoch      raised in Postgres for this load
 -- ARGV[3]  rows       the index of neighbours, packed
 -- ARGV[4]  cells      seats x legs
--- ARGV[5]  fields     the state's fields and values, from here on
+-- ARGV[5]  history    '1' where the history of holds is kept: begins the trail if there is none; else '0'
+-- ARGV[6]  fields     the state's fields and values, from here on
 --
 -- Returns {'LOADING'}
 --         {'STALE'}   this epoch or a later one is there, or is being loaded
 
+--- @include clock
 --- @include server
 --- @keys
 
 local event_id, epoch, rows, cells = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
-local FIRST_FIELD, FIELDS_PER_COMMAND = 5, 2000
+local keeps_history = ARGV[5] == '1'
+local FIRST_FIELD, FIELDS_PER_COMMAND = 6, 2000
 
-local known = tonumber(redis.call('HGET', keys.state, 'epoch') or 0)
+local known = tonumber(redis.call('HGET', keys.state, 'epoch') or 0) or 0 -- what is no number is damage: build anew
 local loading = tonumber(redis.call('HGET', keys.loading, 'epoch') or 0)
 if known >= epoch or loading > epoch then
   return { 'STALE' }
@@ -38,8 +42,16 @@ end
 
 -- Nothing below refuses.
 -- A load that was left in the middle has removed the state and remembers its seq.
-local seq = tonumber(redis.call('HGET', keys.state, 'seq') or redis.call('HGET', keys.loading, 'seq') or 0)
+local seq = tonumber(redis.call('HGET', keys.state, 'seq') or redis.call('HGET', keys.loading, 'seq') or 0) or 0
 -- How holds and refused bookings have ended stays remembered: it is as true as before, and somebody may still ask.
+-- Whatever was held is held no longer. Told with the time that the event's own clock has come to, as its holds are.
+local now = math.max(read_clock(), tonumber(redis.call('HGET', keys.state, 'clock') or 0) or 0)
+local line = '|rebuilt|' .. now .. '|' .. now .. '|0||'
+if keeps_history then
+  redis.call('XADD', keys.trail, '*', keys.state, line)
+else
+  redis.call('XADD', keys.trail, 'NOMKSTREAM', '*', keys.state, line)
+end
 redis.call('UNLINK', keys.loading, keys.state, keys.held, keys.sold, keys.holds, keys.expiries, keys.users, keys.rows,
   keys.bookings)
 redis.call('ZREM', keys.wakeups, event_id)

@@ -12,7 +12,8 @@
 -- KEYS[9] bookings  hash    booking id -> record
 -- KEYS[10] journal  stream  bookings not yet known to be in Postgres
 -- KEYS[11] wakeups  zset    event id scored by its earliest deadline
--- KEYS[12] once     string  optional: what the idempotency key was answered
+-- KEYS[12] trail    stream  what became of holds, for the history in Postgres
+-- KEYS[13] once     string  optional: what the idempotency key was answered
 --
 -- ARGV[1] booking_id chosen by the caller: running the same call twice books once
 -- ARGV[2] owner      customer id
@@ -44,7 +45,7 @@
 --- @include move
 --- @include rows, best for choose_seats
 --- @include claim
---- @include hold, release, reap for reap_due
+--- @include hold, trail, release, reap for reap_due
 --- @include server
 --- @include book
 

@@ -12,7 +12,8 @@
 -- KEYS[9] bookings  hash    booking id -> record
 -- KEYS[10] journal  stream  bookings not yet known to be in Postgres
 -- KEYS[11] wakeups  zset    event id scored by its earliest deadline
--- KEYS[12] once     string  optional: what the idempotency key was answered
+-- KEYS[12] trail    stream  what became of holds, for the history in Postgres
+-- KEYS[13] once     string  optional: what the idempotency key was answered
 --
 -- ARGV[1] hold_id    also the booking's id
 -- ARGV[2] owner      customer id
@@ -40,6 +41,7 @@
 --- @include rows for loosen_rows
 --- @include move
 --- @include hold
+--- @include trail
 --- @include release
 --- @include server
 --- @include book
@@ -90,5 +92,6 @@ redis.call('ZREM', keys.expiries, hold_id)
 if hold.deadline <= ev.due then
   move_due(ev, earliest_deadline(ev))
 end
+note_end(ev, hold_id, 'confirmed', ev.now, hold)
 local booking = { owner = owner, quantity = hold.quantity, created = hold.created, places = hold.places }
 return write_booking(ev, hold_id, booking, request, keys.once)

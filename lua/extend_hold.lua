@@ -10,6 +10,7 @@
 -- KEYS[7]  ended     hash    how the last holds ended
 -- KEYS[8]  bookings  hash    booking id -> record
 -- KEYS[9]  wakeups   zset    event id scored by its earliest deadline
+-- KEYS[10] trail     stream  what became of holds, for the history in Postgres
 --
 -- ARGV[1]  hold_id
 -- ARGV[2]  owner      customer id; '' when the caller may extend any hold
@@ -25,6 +26,7 @@
 --- @include rows
 --- @include move
 --- @include hold
+--- @include trail
 --- @include release
 --- @keys
 
@@ -50,9 +52,9 @@ end
 
 -- Nothing below refuses.
 local deadline = math.min(ev.now + ttl, hold.created + ev.ttl_max)
-redis.call('HSET', keys.holds, hold_id, table.concat({
-  'active', hold.created, deadline, hold.quantity, hold.places, hold.owner,
-}, '|'))
+local extended = table.concat({ 'active', hold.created, deadline, hold.quantity, hold.places, hold.owner }, '|')
+redis.call('HSET', keys.holds, hold_id, extended)
+note_hold(ev, hold_id, extended)
 redis.call('ZADD', keys.expiries, deadline, hold_id)
 if hold.deadline <= ev.due or deadline < ev.due then
   move_due(ev, earliest_deadline(ev))

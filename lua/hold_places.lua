@@ -12,7 +12,8 @@
 -- KEYS[8] ended     hash    how the last holds ended
 -- Then:
 -- KEYS[9] wakeups   zset    event id scored by its earliest deadline
--- KEYS[10] once     string  optional: what the idempotency key was answered
+-- KEYS[10] trail    stream  what became of holds, for the history in Postgres
+-- KEYS[11] once     string  optional: what the idempotency key was answered
 --
 -- ARGV[1] owner      customer id
 -- ARGV[2] body       digest of the request's body; only looked at with an idempotency key
@@ -40,7 +41,7 @@
 local time = redis.call('TIME') -- once: on Redis 7.0 it moves on while a script runs
 time = time[1] * 1000 + math.floor(time[2] / 1000)
 local leg, last, section, kind, amount
-if #ARGV == 7 and not (KEYS[10] and redis.call('EXISTS', KEYS[10]) == 1) then
+if #ARGV == 7 and not (KEYS[11] and redis.call('EXISTS', KEYS[11]) == 1) then
   leg, last, section, kind, amount = string.match(ARGV[6], '^(%d+):(%d+);(%d+)([*#])(%d+)$')
 end
 if leg and last - leg == 1 then
@@ -67,8 +68,10 @@ if leg and last - leg == 1 then
       redis.call('ZADD', KEYS[5], deadline, hold_id)
       redis.call('HINCRBY', KEYS[6], owner, quantity)
       redis.call('HSET', KEYS[1], 'seq', seq + 1, 'clock', now, free_field, free - quantity, held_field, held + quantity)
-      if KEYS[10] then
-        redis.call('SET', KEYS[10], string.format('%s|%s/%d/%d/%s', ARGV[2], hold_id, now, deadline, text), 'PX', ARGV[3])
+      -- Nothing is trimmed here: that is done by the line that ends a hold, and every hold has one.
+      redis.call('XADD', KEYS[10], 'NOMKSTREAM', '*', KEYS[1], hold_id .. '|' .. record)
+      if KEYS[11] then
+        redis.call('SET', KEYS[11], string.format('%s|%s/%d/%d/%s', ARGV[2], hold_id, now, deadline, text), 'PX', ARGV[3])
       end
       return { 'HELD', { seq + 1, now, deadline, text } }
     end
@@ -83,12 +86,14 @@ end
 --- @include rows, best for choose_seats
 --- @include claim
 --- @include hold for parse_hold
+--- @include trail
 --- @include hold, release, reap for reap_due
 
 local KEYS_PER_EVENT, ARGS_PER_EVENT, SHARED_ARGS = 8, 4, 3
 local event_count = (#ARGV - SHARED_ARGS) / ARGS_PER_EVENT
 local wakeups = KEYS[KEYS_PER_EVENT * event_count + 1]
-local once = KEYS[KEYS_PER_EVENT * event_count + 2]
+local trail = KEYS[KEYS_PER_EVENT * event_count + 2]
+local once = KEYS[KEYS_PER_EVENT * event_count + 3]
 local owner, body, once_ttl = ARGV[1], ARGV[2], ARGV[3]
 
 local function keys_of(n)
@@ -103,6 +108,7 @@ local function keys_of(n)
     rows = KEYS[base + 7],
     ended = KEYS[base + 8],
     wakeups = wakeups,
+    trail = trail,
   }
 end
 
@@ -163,13 +169,14 @@ local function write_claim(claim)
   local ev, places = claim.ev, claim.places
   local text = places.chosen and format_places(places) or claim.text
   move_places(ev, places, 'free', 'held')
-  redis.call('HSET', ev.keys.holds, claim.hold_id,
-    'active|' .. ev.now .. '|' .. claim.deadline .. '|' .. places.quantity .. '|' .. text .. '|' .. owner)
+  local record = 'active|' .. ev.now .. '|' .. claim.deadline .. '|' .. places.quantity .. '|' .. text .. '|' .. owner
+  redis.call('HSET', ev.keys.holds, claim.hold_id, record)
   redis.call('ZADD', ev.keys.expiries, claim.deadline, claim.hold_id)
   redis.call('HINCRBY', ev.keys.users, owner, places.quantity)
   if claim.deadline < ev.due then
     move_due(ev, claim.deadline)
   end
+  note_hold(ev, claim.hold_id, record)
   ev.seq = ev.seq + 1
   write_event(ev)
   return { ev.seq, ev.now, claim.deadline, text }

@@ -9,6 +9,7 @@
 -- KEYS[6]  rows      string  index of neighbours
 -- KEYS[7]  ended     hash    how the last holds ended
 -- KEYS[8]  wakeups   zset    event id scored by its earliest deadline
+-- KEYS[9]  trail     stream  what became of holds, for the history in Postgres
 --
 -- Returns {'REAPED', count, due_ms}    due_ms of the next deadline, 0 without one; call again while it lies in the past
 --         {'NOT_LOADED'}               the event's state is not in Redis
@@ -19,6 +20,7 @@
 --- @include rows
 --- @include move
 --- @include hold
+--- @include trail
 --- @include release
 --- @include reap
 --- @keys

@@ -10,6 +10,7 @@
 -- KEYS[7]  ended     hash    how the last holds ended
 -- KEYS[8]  bookings  hash    booking id -> record
 -- KEYS[9]  wakeups   zset    event id scored by its earliest deadline
+-- KEYS[10] trail     stream  what became of holds, for the history in Postgres
 --
 -- ARGV[1]  hold_id
 -- ARGV[2]  owner      customer id; '' when the caller may release any hold
@@ -24,6 +25,7 @@
 --- @include rows
 --- @include move
 --- @include hold
+--- @include trail
 --- @include release
 --- @keys
 

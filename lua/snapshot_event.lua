@@ -10,6 +10,7 @@
 -- KEYS[7]  rows      string  index of neighbours
 -- KEYS[8]  ended     hash    how the last holds ended
 -- KEYS[9]  wakeups   zset    event id scored by its earliest deadline
+-- KEYS[10] trail     stream  what became of holds, for the history in Postgres
 --
 -- ARGV[1]  cells      '1' to have the bitmaps too, '0' for the counters alone
 --
@@ -24,6 +25,7 @@
 --- @include rows
 --- @include move
 --- @include hold
+--- @include trail
 --- @include release
 --- @include reap
 --- @keys

@@ -8,7 +8,8 @@
 -- KEYS[5]  bookings  hash    booking id -> record
 -- KEYS[6]  journal   stream  bookings not yet known to be in Postgres
 -- KEYS[7]  ended     hash    how the last holds ended
--- KEYS[8]  once      string  optional: the idempotency key that the booking was made with
+-- KEYS[8]  trail     stream  what became of holds, for the history in Postgres
+-- KEYS[9]  once      string  optional: the idempotency key that the booking was made with
 --
 -- ARGV[1]  booking_id
 -- ARGV[2]  journal_id  '' when there is no entry to drop
@@ -25,6 +26,7 @@
 --- @include rows
 --- @include move
 --- @include hold
+--- @include trail
 --- @include release
 --- @include server
 --- @include book
@@ -53,6 +55,10 @@ local booking = parse_booking(record)
 move_places(ev, parse_places(booking.places), 'sold', 'free')
 redis.call('HDEL', keys.bookings, booking_id)
 forget_user_places(ev, booking.owner, booking.quantity)
+if owner ~= '' then
+  note_end(ev, booking_id, 'refused', ev.now, booking)
+end
 ev.seq = ev.seq + 1
 write_event(ev)
+redis.call('HINCRBY', keys.state, 'undone', 1) -- who is counting bookings meanwhile must know that one is gone
 return { 'UNBOOKED', ev.seq }

@@ -1,14 +1,15 @@
 """The audit: Redis against ledger and journal, event by event, while the sale goes on.
 
 A difference is reported when two readings a moment apart have both found it: what one of them caught in the middle of a
-change is gone, or another, by the next. Nothing is written. Work is proportional to an event's bookings;
-memory to its seats and live holds.
+change is gone, or another, by the next. Nothing is written. Work is proportional to an event's bookings; memory to its
+seats, and to a bounded number of its live holds.
 """
 
 import asyncio
 import datetime as dt
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 import msgspec
 
@@ -17,24 +18,27 @@ from engine.catalog import Catalog
 from engine.errors import EventNotFound, StoreUnavailable
 from engine.events import SellableEvent
 from engine.kernel import Kernel
-from persistence.audit_reading import Reading, read_event
+from persistence.audit_journal import JournalWatch
+from persistence.audit_reading import DIFFERENCES_MAX, Reading, read_event
 from persistence.bookings import Bookings
 from persistence.differences import Difference
 
 SETTLE_S = 0.25  # between two readings: longer than anything that is half done stays so
-STEADY_ATTEMPTS_MAX = 4  # readings in the hope of one during which nothing changed
+EXACT_ATTEMPTS_MAX = 4  # readings in the hope of one whose sums are of one moment; nearly always the first is
 LIVE_BATCH = 500
 
 
 class EventAudit(msgspec.Struct, frozen=True):
     """What was found of one event; ``loaded`` says whether Redis has it.
 
-    Unless ``steady``, it changed all the while, and customers' totals were not compared.
+    Unless ``steady``, it changed meanwhile, and customers' totals were not compared. Unless ``exact``, bookings were
+    undone all the while (or there are more live holds than can be read at once): some sums were not compared either.
     """
 
     event_id: str
     loaded: bool
     steady: bool
+    exact: bool
     epoch: int | None
     seq: int | None
     holds: int
@@ -79,15 +83,14 @@ async def audit_events(
         EventNotFound: One of those named does not exist.
         StoreUnavailable, LedgerUnavailable: A server does not answer.
     """
-    audited = []
-    if event_ids is None:
-        for event_id in await live_events(kernel):
-            try:
-                audited.append(await audit_event(kernel, bookings, await catalog.get(event_id)))
-            except EventNotFound:
-                audited.append(_unknown(event_id))
-    else:
-        audited = [await audit_event(kernel, bookings, await catalog.get(event_id)) for event_id in event_ids]
+    audited, journals = [], JournalWatch(kernel)
+    for event_id in await live_events(kernel) if event_ids is None else event_ids:
+        try:
+            audited.append(await audit_event(kernel, bookings, await catalog.get(event_id), journals=journals))
+        except EventNotFound:
+            if event_ids is not None:
+                raise
+            audited.append(unknown_event(event_id))
     differences = tuple(difference for event in audited for difference in event.differences)
     return Audit(
         events=len(audited),
@@ -99,54 +102,80 @@ async def audit_events(
     )
 
 
-async def audit_event(kernel: Kernel, bookings: Bookings, sellable: SellableEvent) -> EventAudit:
-    """Audit one event.
+async def audit_event(
+    kernel: Kernel, bookings: Bookings, sellable: SellableEvent, *, journals: JournalWatch | None = None
+) -> EventAudit:
+    """Audit one event; *journals* are shared with others that are audited at about the same time.
 
     Raises:
         StoreUnavailable, LedgerUnavailable: A server does not answer.
     """
-    reading = await _read_steadily(kernel, bookings, sellable)
-    found = reading.differences
-    if found:
+    reader = EventReader(kernel, bookings, sellable, journals or JournalWatch(kernel))
+    audit, _ = await reader.confirmed(await reader.read())
+    return audit
+
+
+class EventReader:
+    """Readings of one event; *turns* bounds how many are under way at once in the process."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        bookings: Bookings,
+        sellable: SellableEvent,
+        journals: JournalWatch,
+        turns: AbstractAsyncContextManager[object] | None = None,
+    ) -> None:
+        self._kernel = kernel
+        self._bookings = bookings
+        self._sellable = sellable
+        self._journals = journals
+        self._turns = turns or nullcontext()
+
+    async def confirmed(self, first: Reading) -> tuple[EventAudit, Reading]:
+        """What a second reading finds as well, if *first* has found anything; and the last reading."""
+        if not first.differences:
+            return self._audit(first, first.differences), first
         await asyncio.sleep(SETTLE_S)
-        reading = await _read_steadily(kernel, bookings, sellable)
-        before = {difference.identity for difference in found}
-        found = frozenset(difference for difference in reading.differences if difference.identity in before)
-    return EventAudit(
-        event_id=sellable.event.id,
-        loaded=reading.loaded,
-        steady=reading.steady,
-        epoch=reading.epoch,
-        seq=reading.seq,
-        holds=reading.hold_count,
-        bookings=reading.booking_count,
-        differences=tuple(sorted(found, key=_order)),
-    )
+        second = await self.read(again=True)
+        before = {difference.identity for difference in first.differences}
+        return self._audit(second, [one for one in second.differences if one.identity in before]), second
 
+    async def read(self, *, again: bool = False) -> Reading:
+        """The first exact reading, or the last of a few."""
+        reading: Reading | None = None
+        for attempt in range(EXACT_ATTEMPTS_MAX):
+            try:
+                async with self._turns:
+                    reading = await read_event(
+                        self._kernel, self._bookings, self._sellable, journals=self._journals, again=again
+                    )
+            except StoreUnavailable:  # loaded anew meanwhile, perhaps: that takes a moment
+                if attempt == EXACT_ATTEMPTS_MAX - 1:
+                    raise
+                await asyncio.sleep(SETTLE_S)
+                continue
+            if reading.exact or len(reading.differences) >= DIFFERENCES_MAX:
+                break
+        assert reading is not None  # the last attempt raises or returns
+        return reading
 
-async def _read_steadily(kernel: Kernel, bookings: Bookings, sellable: SellableEvent) -> Reading:
-    """The first reading during which the event stood still, or the last of a few."""
-    reading: Reading | None = None
-    for attempt in range(STEADY_ATTEMPTS_MAX):
-        try:
-            reading = await read_event(kernel, bookings, sellable)
-        except StoreUnavailable:  # loaded anew meanwhile, perhaps: that takes a moment
-            if attempt == STEADY_ATTEMPTS_MAX - 1:
-                raise
-            await asyncio.sleep(SETTLE_S)
-            continue
-        if reading.steady:
-            break
-    assert reading is not None  # the last attempt raises or returns
-    return reading
+    def _audit(self, reading: Reading, differences: Collection[Difference]) -> EventAudit:
+        return EventAudit(
+            event_id=self._sellable.event.id,
+            loaded=reading.loaded,
+            steady=reading.steady,
+            exact=reading.exact,
+            epoch=reading.epoch,
+            seq=reading.seq,
+            holds=reading.hold_count,
+            bookings=reading.booking_count,
+            differences=tuple(sorted(differences, key=_order)),
+        )
 
 
 async def live_events(kernel: Kernel) -> list[str]:
-    """The ids of all events whose state is in Redis.
-
-    Raises:
-        StoreUnavailable: Redis does not answer.
-    """
+    """The ids of all events whose state is in Redis, sorted."""
     found: set[str] = set()
     for partition in range(kernel.partitions):
         cursor = b"0"
@@ -163,8 +192,14 @@ async def _journal_state(kernel: Kernel) -> JournalState:
     return JournalState(entries=backlog.entries, oldest_age=backlog.oldest_age_s)
 
 
-def _unknown(event_id: str) -> EventAudit:
-    return EventAudit(event_id, True, True, None, None, 0, 0, (Difference(event_id, "event_unknown"),))
+def unknown_event(event_id: str) -> EventAudit:
+    """The audit of an event that Redis has and the ledger does not know."""
+    return EventAudit(event_id, True, True, True, None, None, 0, 0, (Difference(event_id, "event_unknown"),))
+
+
+def unread_event(event_id: str) -> EventAudit:
+    """The audit of an event that could not be read."""
+    return EventAudit(event_id, True, False, False, None, None, 0, 0, ())
 
 
 def _order(difference: Difference) -> tuple[str, ...]:

@@ -2,30 +2,37 @@
 
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Literal
 
-import sqlalchemy as sa
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from engine.errors import EventNotFound
 from engine.events import SellableEvent
 from engine.ids import BookingId, claim_id, parse_claim_id
 from engine.places import CountedPlaces, NumberedPlaces, Places, parse_places
 from engine.ports import ActiveBooking
 from persistence.bookings import OWNING_STATUSES
-from persistence.database import driver_connection, fetch_rows, ledger_errors
+from persistence.database import driver_connection, ledger_errors
 from persistence.differences import Difference, name_seat
-from persistence.schema import bookings, events
 
-PAGE = 1_000  # bookings read by one statement, which then takes a few milliseconds
+PAGE = 500  # bookings read by one statement, which then takes a few milliseconds
 ORPHANS_MAX = 1_000  # rows of claims without a booking that are named one by one
+GUARD_DIFFERENCES_MAX = 10_000  # of one event; the rest is found when these are repaired
 
-_PAGE_OF_BOOKINGS = """
-    SELECT number, id, places FROM bookings
+_ACTIVE_COLUMNS = "number, id, customer_id, COALESCE(confirmed_at, created_at) AS confirmed_at, places"
+_PAGE_OF_BOOKINGS = f"""
+    SELECT {_ACTIVE_COLUMNS} FROM bookings
      WHERE event_id = $1 AND number > $2 AND status = ANY($3::text[]) ORDER BY number LIMIT $4
-"""
+"""  # noqa: S608 - made of the constant above
+_OWNING_OF = f"""
+    SELECT {_ACTIVE_COLUMNS} FROM bookings WHERE id = ANY($1::uuid[]) AND event_id = $2 AND status = ANY($3::text[])
+"""  # noqa: S608 - made of the constant above
 _CLAIMS_OF = "SELECT booking_id, seat, leg FROM claims WHERE booking_id = ANY($1::uuid[]) AND event_id = $2"
-_COUNT_CLAIMS = "SELECT count(*) FROM claims WHERE event_id = $1"
+_TOTALS = """
+    SELECT epoch, version, status, (SELECT count(*) FROM claims WHERE event_id = $1) AS claims FROM events WHERE id = $1
+"""
 _ORPHANS = """
     SELECT seat, leg, booking_id FROM claims
      WHERE event_id = $1
@@ -35,82 +42,128 @@ _ORPHANS = """
 _USAGE = "SELECT section, leg, sold FROM usage WHERE event_id = $1 ORDER BY section, leg"
 
 
-async def epoch_in_ledger(engine: AsyncEngine, event_id: str) -> int:
-    """The event's epoch now."""
-    rows = await fetch_rows(engine, sa.select(events.c.epoch).where(events.c.id == event_id))
-    return int(rows[0]["epoch"])
-
-
 async def find_owning(engine: AsyncEngine, event_id: str, keys: Iterable[str]) -> dict[str, ActiveBooking]:
     """Those of an event's bookings *keys* that own places, by key."""
     wanted = {claim.uuid: key for key in keys if (claim := parse_claim_id(f"{key}~{event_id}")) is not None}
-    query = sa.select(bookings.c.id, bookings.c.customer_id, bookings.c.created_at, bookings.c.places).where(
-        bookings.c.id.in_(wanted), bookings.c.event_id == event_id, bookings.c.status.in_(OWNING_STATUSES)
-    )
-    return {
-        wanted[row["id"]]: ActiveBooking(
-            BookingId(claim_id(row["id"].int, event_id)),
-            row["customer_id"],
-            round(row["created_at"].timestamp() * 1000),
-            parse_places(row["places"]),
-        )
-        for row in await fetch_rows(engine, query)
-    }
+    if not wanted:
+        return {}
+    async with driver_connection(engine) as connection:
+        with ledger_errors():
+            rows = await connection.fetch(_OWNING_OF, list(wanted), event_id, OWNING_STATUSES)
+    return {wanted[row["id"]]: _active(row, event_id) for row in rows}
 
 
-async def check_guards(engine: AsyncEngine, sellable: SellableEvent) -> list[Difference]:
-    """Compare ``claims`` and ``usage`` with the bookings that own places, all of it as one snapshot shows it.
+class LedgerEvent(msgspec.Struct, frozen=True):
+    """What the ledger says of an event itself."""
 
-    The statements are short; the snapshot lasts for a few seconds per million bookings.
+    epoch: int
+    version: int
+    status: str
+
+
+async def read_ledger(
+    engine: AsyncEngine, sellable: SellableEvent, compare: Callable[[Sequence[ActiveBooking]], Awaitable[None]]
+) -> tuple[LedgerEvent, list[Difference]]:
+    """Hand the bookings that own places to *compare*, in batches, and hold ``claims`` and ``usage`` against them.
+
+    All of it is as one snapshot shows it: a few seconds long per million bookings. Returns what the event is
+    now, and what is wrong with the guards: the first ``GUARD_DIFFERENCES_MAX``. *compare* must not wait for another
+    connection of the pool: everybody here has one already.
+
+    Raises:
+        EventNotFound: The ledger has no such event.
     """
     async with driver_connection(engine) as connection:
         with ledger_errors():
             snapshot = connection.transaction(isolation="repeatable_read", readonly=True)
             await snapshot.start()
-            found = await _compare(connection, sellable)
+        guards = _Guards(sellable)
+        async for page in _owning_bookings(connection, sellable.event.id):
+            with ledger_errors():
+                await guards.compare(connection, page)
+            await compare([booking for _, booking in page])
+        with ledger_errors():
+            event = await guards.finish(connection)
             await snapshot.rollback()  # it has written nothing
-    return found
+    return event, guards.found[:GUARD_DIFFERENCES_MAX]
 
 
-async def _compare(connection: Any, sellable: SellableEvent) -> list[Difference]:
-    event_id, layout = sellable.event.id, sellable.layout
-    found: list[Difference] = []
-    sold: Counter[tuple[int, int]] = Counter()
-    claimed_count = 0
-    async for page in _owning_bookings(connection, event_id):
-        claims: dict[Any, set[tuple[int, int]]] = {number: set() for number in page}
-        for row in await connection.fetch(_CLAIMS_OF, list(page), event_id):
+class _Guards:
+    """The two tables that keep places from being sold twice, held against the bookings."""
+
+    def __init__(self, sellable: SellableEvent) -> None:
+        self.found: list[Difference] = []
+        self._sellable = sellable
+        self._event_id = sellable.event.id
+        self._sold: Counter[tuple[int, int]] = Counter()
+        self._claimed_count = 0
+
+    async def compare(self, connection: Any, page: Sequence[tuple[Any, ActiveBooking]]) -> None:
+        claims: dict[Any, set[tuple[int, int]]] = {number: set() for number, _ in page}
+        for row in await connection.fetch(_CLAIMS_OF, list(claims), self._event_id):
             claims[row["booking_id"]].add((row["seat"], row["leg"]))
-        for number, places in page.items():
-            _count_sold(places, sold)
-            cells, claimed = set(cells_of(places)), claims[number]
-            claimed_count += len(claimed)
-            found += [_claim(sellable, "claim_missing", cell, number) for cell in sorted(cells - claimed)]
-            found += [_claim(sellable, "claim_not_owned", cell, number) for cell in sorted(claimed - cells)]
-    if await connection.fetchval(_COUNT_CLAIMS, event_id) != claimed_count:
-        orphans = await connection.fetch(_ORPHANS, event_id, OWNING_STATUSES, ORPHANS_MAX)
-        found += [_claim(sellable, "claim_not_owned", (row["seat"], row["leg"]), row["booking_id"]) for row in orphans]
-    for row in await connection.fetch(_USAGE, event_id):
-        expected = sold[row["section"], row["leg"]]
-        if row["sold"] != expected:
-            section = layout.sections[row["section"]].id
-            found.append(
-                Difference(
-                    event_id, "usage_wrong", section=section, leg=row["leg"], ledger=row["sold"], expected=expected
+        for number, booking in page:
+            count_sold(booking.places, self._sold)
+            cells, claimed = set(cells_of(booking.places)), claims[number]
+            self._claimed_count += len(claimed)
+            if cells != claimed and len(self.found) < GUARD_DIFFERENCES_MAX:
+                self._note("claim_missing", sorted(cells - claimed), number)
+                self._note("claim_not_owned", sorted(claimed - cells), number)
+
+    async def finish(self, connection: Any) -> LedgerEvent:
+        """What concerns all bookings together; returns what the event is now."""
+        totals = await connection.fetchrow(_TOTALS, self._event_id)
+        if totals is None:
+            raise EventNotFound(self._event_id)
+        if totals["claims"] != self._claimed_count:
+            for row in await connection.fetch(_ORPHANS, self._event_id, OWNING_STATUSES, ORPHANS_MAX):
+                self._note("claim_not_owned", [(row["seat"], row["leg"])], row["booking_id"])
+        for row in await connection.fetch(_USAGE, self._event_id):
+            expected = self._sold[row["section"], row["leg"]]
+            if row["sold"] != expected:
+                section = self._sellable.layout.sections[row["section"]].id
+                self.found.append(
+                    Difference(
+                        self._event_id,
+                        "usage_wrong",
+                        section=section,
+                        leg=row["leg"],
+                        ledger=row["sold"],
+                        expected=expected,
+                    )
                 )
-            )
-    return found
+        return LedgerEvent(totals["epoch"], totals["version"], totals["status"])
+
+    def _note(
+        self, kind: Literal["claim_missing", "claim_not_owned"], cells: Iterable[tuple[int, int]], booking: Any
+    ) -> None:
+        for seat, leg in cells:
+            section, label = name_seat(self._sellable.layout, seat)
+            subject = claim_id(booking.int, self._event_id)
+            self.found.append(Difference(self._event_id, kind, section=section, seat=label, leg=leg, subject=subject))
 
 
-async def _owning_bookings(connection: Any, event_id: str) -> AsyncIterator[dict[Any, Places]]:
+async def _owning_bookings(connection: Any, event_id: str) -> AsyncIterator[list[tuple[Any, ActiveBooking]]]:
     last_number = -1
     while True:
-        rows: Sequence[Any] = await connection.fetch(_PAGE_OF_BOOKINGS, event_id, last_number, OWNING_STATUSES, PAGE)
+        with ledger_errors():
+            rows: Sequence[Any] = await connection.fetch(
+                _PAGE_OF_BOOKINGS, event_id, last_number, OWNING_STATUSES, PAGE
+            )
         if rows:
-            yield {row["id"]: parse_places(row["places"]) for row in rows}
+            yield [(row["id"], _active(row, event_id)) for row in rows]
             last_number = rows[-1]["number"]
         if len(rows) < PAGE:
             return
+
+
+def _active(row: Any, event_id: str) -> ActiveBooking:
+    return ActiveBooking(
+        BookingId(claim_id(row["id"].int, event_id)),
+        row["customer_id"],
+        round(row["confirmed_at"].timestamp() * 1000),
+        parse_places(row["places"]),
+    )
 
 
 def cells_of(places: Places) -> Iterable[tuple[int, int]]:
@@ -120,16 +173,9 @@ def cells_of(places: Places) -> Iterable[tuple[int, int]]:
             yield from itertools.product(item.seats, range(places.first_leg, places.last_leg))
 
 
-def _count_sold(places: Places, sold: Counter[tuple[int, int]]) -> None:
+def count_sold(places: Places, sold: Counter[tuple[int, int]]) -> None:
+    """Add the counted ones of *places* to what is sold by section and leg."""
     for item in places.items:
         if isinstance(item, CountedPlaces):
             for leg in range(places.first_leg, places.last_leg):
                 sold[item.section, leg] += item.quantity
-
-
-def _claim(
-    sellable: SellableEvent, kind: Literal["claim_missing", "claim_not_owned"], cell: tuple[int, int], booking: Any
-) -> Difference:
-    section, label = name_seat(sellable.layout, cell[0])
-    subject = claim_id(booking.int, sellable.event.id)
-    return Difference(sellable.event.id, kind, section=section, seat=label, leg=cell[1], subject=subject)

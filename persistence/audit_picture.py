@@ -1,7 +1,8 @@
 """One event's state in Redis at one moment, without stopping anybody.
 
 All commands of a picture travel in one batch over one connection, so the server runs them back to back; that nothing
-came in between is proved by ``seq``, which counts every change, read first and last.
+came in between is proved by ``seq``, which counts every change, read first and last. The journal's last id is in the
+picture too: it tells the bookings that were in Redis then (their records carry their journal's id) from later ones.
 """
 
 import asyncio
@@ -12,42 +13,73 @@ import msgspec
 
 from engine.errors import StoreUnavailable
 from engine.events import SellableEvent
+from engine.journal import journal_tail
 from engine.kernel import Kernel
-from engine.records import pairs, scan_hash
+from engine.records import pairs
 
 ATTEMPTS_MAX = 20  # of a picture; on a server shared by other clients the first one nearly always succeeds
-HOLDS_AT_ONCE_MAX = 20_000  # holds read by one command, some 5 ms; more are read in steps, while they change
+# Holds read at one moment: with all commands of the picture some 4 ms of the server's time. More are read in steps,
+# while they change, and never kept.
+HOLDS_AT_ONCE_MAX = 4_000
 
-Mark = tuple[bytes | None, bytes | None]  # epoch and seq; of an event whose state is not there, nothing
+
+class Mark(msgspec.Struct, frozen=True):
+    """What changes with an event: ``seq`` with whatever changes, ``undone`` and ``repairs`` when a booking is gone.
+
+    Of an event whose state is not there, nothing.
+    """
+
+    epoch: bytes | None
+    seq: bytes | None
+    undone: bytes | None
+    repairs: bytes | None
+
+
+class SeenRecord(msgspec.Struct, frozen=True):
+    """A member of one of the event's hashes that something is wrong with, as it was read."""
+
+    key: bytes
+    text: bytes
 
 
 class Picture(msgspec.Struct, frozen=True):
-    """An event's state but for its bookings; ``holds_exact`` says that holds and deadlines are of the same moment.
+    """An event's state but for its bookings; ``holds`` and ``deadlines`` are ``None`` where they are too many.
 
-    The live holds are kept in memory, a few hundred bytes each.
+    The live holds are kept in memory, a few hundred bytes each. ``journal_id`` is that of the partition's last entry,
+    ``journal_length`` how many entries there are.
     """
 
     mark: Mark
     state: Mapping[str, str]
-    counters: Mapping[str, int]
     held: bytes
     sold: bytes
-    holds: Mapping[bytes, bytes]
-    deadlines: Mapping[bytes, int]
+    holds: Mapping[bytes, bytes] | None
+    deadlines: Mapping[bytes, int] | None
+    hold_count: int
     wakeup_ms: int | None
     booking_count: int
-    holds_exact: bool
+    journal_id: str
+    journal_length: int
 
     @property
     def loaded(self) -> bool:
         """Whether Redis has the event."""
         return bool(self.state)
 
+    @property
+    def repairs(self) -> int:
+        """How often this state has been repaired."""
+        return int(self.state.get("repairs", 0))
+
+    def counter(self, field: str) -> int:
+        """One of the counters of free, held and sold, by its field of the state."""
+        return int(self.state[field])
+
 
 async def read_mark(kernel: Kernel, event: SellableEvent) -> Mark:
     """What changes with every change of the event."""
-    epoch, seq = await kernel.event_command(event, "HMGET", "state", "epoch", "seq")
-    return epoch, seq
+    fields = ("epoch", "seq", "undone", "repairs")
+    return Mark(*await kernel.event_command(event, "HMGET", "state", *fields))
 
 
 async def take_picture(kernel: Kernel, event: SellableEvent) -> Picture:
@@ -58,49 +90,28 @@ async def take_picture(kernel: Kernel, event: SellableEvent) -> Picture:
     """
     for _ in range(ATTEMPTS_MAX):
         hold_count = await kernel.event_command(event, "HLEN", "holds")
-        at_once = hold_count <= HOLDS_AT_ONCE_MAX
-        before, state, held, sold, wakeup, booking_count, holds, deadlines, after = await _read(kernel, event, at_once)
+        before, *parts, after = await _read(kernel, event, at_once=hold_count <= HOLDS_AT_ONCE_MAX)
         if before == after:
             break
     else:
         raise StoreUnavailable(f"event {event.event.id} changes too fast to be read")
-    if not at_once:
-        holds = dict([member async for batch in scan_hash(kernel, event, "holds") for member in batch])
-        deadlines = await _scan_deadlines(kernel, event)
-    texts = {name.decode(): value.decode() for name, value in pairs(state)}
+    state, held, sold, wakeup, hold_count, booking_count, tail, holds, deadlines = parts
     return Picture(
         mark=after,
-        state=texts,
-        counters=_counters(texts),
+        state={name.decode(): value.decode() for name, value in pairs(state)},
         held=held or b"",
         sold=sold or b"",
         holds=holds,
         deadlines=deadlines,
-        wakeup_ms=None if wakeup is None else int(wakeup),
+        hold_count=hold_count,
+        wakeup_ms=None if wakeup is None else deadline_of(wakeup),
         booking_count=booking_count,
-        holds_exact=at_once,
+        journal_id=tail[0],
+        journal_length=tail[1],
     )
 
 
-async def read_counters(kernel: Kernel, event: SellableEvent) -> Mapping[str, int]:
-    """The counters of free, held and sold now, by field of the state."""
-    state = await kernel.event_command(event, "HGETALL", "state")
-    return _counters({name.decode(): value.decode() for name, value in pairs(state)})
-
-
-async def read_bitmaps(kernel: Kernel, event: SellableEvent) -> tuple[bytes, bytes]:
-    """The bitmaps of held and sold cells now."""
-    held, sold = await asyncio.gather(
-        kernel.event_command(event, "GET", "held"), kernel.event_command(event, "GET", "sold")
-    )
-    return held or b"", sold or b""
-
-
-def _counters(state: Mapping[str, str]) -> dict[str, int]:
-    return {name: int(value) for name, value in state.items() if name.startswith(("free:", "held:", "sold:"))}
-
-
-async def _read(kernel: Kernel, event: SellableEvent, at_once: bool) -> tuple[Any, ...]:
+async def _read(kernel: Kernel, event: SellableEvent, *, at_once: bool) -> tuple[Any, ...]:
     partition = kernel.partition_of(event)
     commands = [
         read_mark(kernel, event),
@@ -108,9 +119,11 @@ async def _read(kernel: Kernel, event: SellableEvent, at_once: bool) -> tuple[An
         kernel.event_command(event, "GET", "held"),
         kernel.event_command(event, "GET", "sold"),
         kernel.partition_command(partition, "ZSCORE", "wakeups", event.event.id),
+        kernel.event_command(event, "HLEN", "holds"),
         kernel.event_command(event, "HLEN", "bookings"),
-        _holds_at_once(kernel, event) if at_once else _nothing(),
-        _deadlines_at_once(kernel, event) if at_once else _nothing(),
+        journal_tail(kernel, partition),
+        _holds_at_once(kernel, event) if at_once else _too_many(),
+        _deadlines_at_once(kernel, event) if at_once else _too_many(),
         read_mark(kernel, event),
     ]
     return tuple(await asyncio.gather(*commands))
@@ -122,18 +135,13 @@ async def _holds_at_once(kernel: Kernel, event: SellableEvent) -> dict[bytes, by
 
 async def _deadlines_at_once(kernel: Kernel, event: SellableEvent) -> dict[bytes, int]:
     flat = await kernel.event_command(event, "ZRANGE", "expiries", 0, -1, "WITHSCORES")
-    return {hold: int(score) for hold, score in pairs(flat)}
+    return {hold: deadline_of(score) for hold, score in pairs(flat)}
 
 
-async def _scan_deadlines(kernel: Kernel, event: SellableEvent) -> dict[bytes, int]:
-    found: dict[bytes, int] = {}
-    cursor = b"0"
-    while True:
-        cursor, flat = await kernel.event_command(event, "ZSCAN", "expiries", cursor, "COUNT", 1_000)
-        found.update((hold, int(score)) for hold, score in pairs(flat))
-        if cursor == b"0":
-            return found
+async def _too_many() -> None:
+    return None
 
 
-async def _nothing() -> dict[bytes, Any]:
-    return {}
+def deadline_of(score: bytes) -> int:
+    """A deadline in ms, of the score that the server writes out."""
+    return int(float(score))

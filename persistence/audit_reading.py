@@ -7,71 +7,119 @@ What concerns a single booking is settled at once, by asking in an order that no
     the ledger has it; Redis has not; the ledger still has it
         it is in Redis before it comes to the ledger, and stops owning places in the ledger before it leaves Redis
 
-What concerns sums is exact if the event's ``seq`` stood still meanwhile (``steady``). Otherwise holds are still exact,
-being read at one moment; bitmaps and counters of bookings are held against what they were before and after; and
-customers' totals are left out.
+What concerns sums is *exact*: records are counted as they were at the moment of the picture, and its bitmaps and
+counters must be what they add up to. Holds are in the picture themselves. Bookings are read after it, in steps, but
+each carries the id of its journal's entry, so that later ones are told from those that were there; and that none of
+these is gone, or was seen twice, is proved by two numbers: ``undone``, which counts bookings that were removed, stood
+still, and as many were read as the picture says there were. Otherwise the reading is not exact, and is repeated.
+Customers' totals are compared when nothing at all changed meanwhile (``steady``).
 """
 
-import asyncio
+import time
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from engine.bookings import JournalEntry
 from engine.errors import StoreUnavailable
 from engine.events import SellableEvent
 from engine.ids import claim_id_of, parse_claim_id
-from engine.journal import parse_entry, read_journal
+from engine.journal import entry_order, journal_tail
 from engine.kernel import Kernel
-from engine.places import CountedPlaces, NumberedPlaces, Places, format_places
+from engine.loading import NEVER_MS, state_fields
+from engine.places import Places, format_places
 from engine.ports import ActiveBooking
-from engine.records import BookingRecord, parse_booking_record, scan_hash
+from engine.records import BookingRecord, pairs, parse_booking_record, scan_hash
+from persistence.audit_accounts import are_journaled, present
 from persistence.audit_customers import CustomerSums
-from persistence.audit_holds import deadline_differences, hold_differences
-from persistence.audit_ledger import check_guards, epoch_in_ledger, find_owning
-from persistence.audit_picture import Picture, read_bitmaps, read_counters, read_mark, take_picture
-from persistence.audit_tally import Tally
+from persistence.audit_holds import HoldsSide
+from persistence.audit_journal import KEPT_S, JournalWatch
+from persistence.audit_ledger import find_owning, read_ledger
+from persistence.audit_picture import Picture, SeenRecord, deadline_of, read_mark, take_picture
+from persistence.audit_tally import Exact, Tally
 from persistence.bookings import Bookings
-from persistence.differences import Difference, Kind, name_seat
+from persistence.differences import Difference, Kind, name_places
 
-BATCH = 500  # bookings compared at once
 DIFFERENCES_MAX = 10_000  # of one event; past this, more would tell nobody anything
-_EVER_MS = 2**53
+# What every state has the same, as long as its layout stands; and what it must have.
+_OF_THE_LAYOUT = ("event", "legs", "seats", "blocks", "stride")
+_NUMBERS = ("epoch", "seq", "clock", "due", "closes", "version", "max_hold", "max_customer", "ttl_max")
+_LATER = ("undone", "repairs")  # 0 where a state was made by a version that did not know them
+
+
+class Dispute(msgspec.Struct, frozen=True):
+    """A booking that the two sides do not agree on: its record as it was read, and what ledger or journal say."""
+
+    difference: Difference
+    key: str
+    text: bytes | None
+    record: BookingRecord | None
+    wanted: BookingRecord | None
+
+    @property
+    def places(self) -> list[Places]:
+        """Those of both sides."""
+        return [side.places for side in (self.record, self.wanted) if side is not None]
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """What a reading has seen, for a repair to begin with."""
+
+    picture: Picture
+    tally: Tally
+    exact: Exact
+    disputes: tuple[Dispute, ...]
+    wrong_bookings: tuple[SeenRecord, ...]
+    wrong_holds: tuple[SeenRecord, ...]
+    unindexed: tuple[SeenRecord, ...]
+    lost: tuple[bytes, ...]
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """What one reading found; ``steady`` when nothing changed meanwhile, ``loaded`` when Redis has the event at all."""
+    """What one reading found; ``loaded`` when Redis has the event at all.
+
+    ``steady`` when nothing changed meanwhile. ``evidence`` is ``None`` where nothing is left to be repaired in place:
+    Redis does not have the event, or has another than the ledger's.
+    """
 
     loaded: bool
     steady: bool
+    exact: bool
     epoch: int | None
     seq: int | None
     hold_count: int
     booking_count: int
     differences: frozenset[Difference]
+    evidence: Evidence | None = None
 
 
-async def read_event(kernel: Kernel, bookings: Bookings, event: SellableEvent) -> Reading:
-    """Read *event* once.
+async def read_event(
+    kernel: Kernel, bookings: Bookings, event: SellableEvent, *, journals: JournalWatch, again: bool = False
+) -> Reading:
+    """Read *event* once; *again* to confirm what was found, with nothing that was read before.
 
     Raises:
         StoreUnavailable: Redis does not answer, or was loaded anew meanwhile.
         LedgerUnavailable: Postgres does not answer.
+        EventNotFound: The ledger has no such event.
     """
+    begun_at = time.monotonic()
     picture = await take_picture(kernel, event)
-    reader = _Reader(kernel, bookings, event)
+    reader = _Reader(kernel, bookings, event, picture)
     try:
-        reader.note_all(await check_guards(bookings.engine, event))
-        steady = await reader.compare(picture) if picture.loaded else True
+        evidence = await reader.read(journals, begun_after=begun_at if again else begun_at - KEPT_S)
     except _EnoughFound:
-        steady = False
+        evidence = None
     return Reading(
         loaded=picture.loaded,
-        steady=steady,
-        epoch=int(picture.state["epoch"]) if picture.loaded else None,
-        seq=int(picture.state["seq"]) if picture.loaded else None,
-        hold_count=len(picture.holds),
+        steady=reader.steady,
+        exact=reader.exact.held and reader.exact.sold,
+        epoch=_number(picture.state.get("epoch")),
+        seq=_number(picture.state.get("seq")),
+        hold_count=picture.hold_count,
         booking_count=picture.booking_count,
         differences=frozenset(reader.found),
+        evidence=evidence,
     )
 
 
@@ -80,197 +128,269 @@ class _EnoughFound(Exception):
 
 
 class _Reader:
-    def __init__(self, kernel: Kernel, bookings: Bookings, event: SellableEvent) -> None:
+    def __init__(self, kernel: Kernel, bookings: Bookings, event: SellableEvent, picture: Picture) -> None:
         self.found: set[Difference] = set()
+        self.steady = True
+        self.exact = Exact(held=True, sold=True)
+        self._in_redis = 0  # of what was found, that is not Postgres's own
         self._kernel = kernel
-        self._bookings = bookings
+        self._engine = bookings.engine
         self._event = event
         self._event_id = event.event.id
+        self._partition = kernel.partition_of(event)
+        self._picture = picture
         self._tally = Tally(self._event_id, event.layout)
         self._customers = CustomerSums()
-        self._disputed_customers: set[str] = set()
+        self._holds = HoldsSide(event, self._tally, self._customers)
+        self._disputes: list[Dispute] = []
+        self._wrong_bookings: list[SeenRecord] = []
+        self._lacking: dict[str, ActiveBooking] = {}
+        self._journal_seen = True  # whether all that it has and Redis has not is known
+        self._counted = 0  # bookings that were there at the moment of the picture
 
-    def note_all(self, differences: Iterable[Difference]) -> None:
-        for difference in differences:
-            self.found.add(difference)
-            if len(self.found) >= DIFFERENCES_MAX:
-                raise _EnoughFound
-
-    async def compare(self, picture: Picture) -> bool:
-        """Everything but Postgres's own guards; returns whether the event stood still."""
-        ledger_epoch = await epoch_in_ledger(self._bookings.engine, self._event_id)
-        if (epoch := int(picture.state["epoch"])) != ledger_epoch:
-            self.note_all([Difference(self._event_id, "epoch_wrong", redis=epoch, ledger=ledger_epoch)])
-        if (digest := picture.state["layout"]) != self._event.layout.digest:
-            self.note_all([Difference(self._event_id, "layout_wrong", redis=digest, ledger=self._event.layout.digest)])
-            return True
-        self.note_all(hold_differences(self._event, picture, self._tally, self._customers))
-        self.note_all(deadline_differences(self._event_id, picture))
+    async def read(self, journals: JournalWatch, *, begun_after: float) -> Evidence | None:
+        """Everything; returns what a repair may begin with."""
+        is_readable = self._picture.loaded and self._note_state()
+        ledger, guards = await read_ledger(
+            self._engine, self._event, self._compare_ledger if is_readable else _no_comparison
+        )
+        self.found.update(guards)
+        if not is_readable:
+            return None
+        epoch = int(self._picture.state["epoch"])
+        if epoch != ledger.epoch:
+            self._note([Difference(self._event_id, "epoch_wrong", redis=epoch, ledger=ledger.epoch)])
+        if int(self._picture.state["version"]) < ledger.version:
+            said = self._picture.state["status"]
+            self._note([Difference(self._event_id, "status_wrong", redis=said, ledger=ledger.status)])
+        await self._compare_holds()
         async for batch in scan_hash(self._kernel, self._event, "bookings"):
             await self._compare_redis(batch)
-        async for page in self._bookings.ledger_claims(self._event_id, batch_size=BATCH):
-            await self._compare_ledger(page)
-        await self._compare_journal(epoch)
-        return await self._compare_sums(picture)
-
-    async def _compare_sums(self, picture: Picture) -> bool:
-        bitmaps, counters = (
-            await read_bitmaps(self._kernel, self._event),
-            await read_counters(self._kernel, self._event),
-        )
-        now = await read_mark(self._kernel, self._event)
-        if now[0] != picture.mark[0]:
-            raise StoreUnavailable(f"event {self._event_id} was loaded anew while it was read")
-        steady = now == picture.mark
-        self.note_all(self._tally.compare_cells((picture.held, bitmaps[0]), (picture.sold, bitmaps[1])))
-        if steady or picture.holds_exact:
-            self.note_all(self._tally.compare_counters(picture.counters, None if steady else counters))
-        if steady:
-            wrong = await self._customers.compare(
-                self._kernel, self._event, holds=picture.holds, leave_out=self._disputed_customers
+        await self._find_lacking()
+        if self._picture.journal_length:
+            lost, self._journal_seen = await journals.lost_entries(
+                self._partition, self._event_id, epoch=epoch, begun_after=begun_after
             )
-            steady = await read_mark(self._kernel, self._event) == picture.mark
-            self.note_all(wrong if steady else ())
-        return steady
+            for entry in lost:
+                await self._compare_journaled(entry)
+        await self._compare_sums()
+        return Evidence(
+            picture=self._picture,
+            tally=self._tally,
+            exact=self.exact,
+            disputes=tuple(self._disputes),
+            wrong_bookings=tuple(self._wrong_bookings),
+            wrong_holds=tuple(self._holds.wrong),
+            unindexed=tuple(self._holds.unindexed),
+            lost=tuple(self._holds.lost),
+        )
+
+    def _note(self, differences: Iterable[Difference]) -> None:
+        for difference in differences:
+            self.found.add(difference)
+            self._in_redis += 1
+            if self._in_redis >= DIFFERENCES_MAX:
+                self.steady, self.exact = False, Exact(held=False, sold=False)
+                raise _EnoughFound
+
+    def _note_state(self) -> bool:
+        """Whether the state numbers places as the event does, and has all that scripts need of it."""
+        state, layout = self._picture.state, self._event.layout
+        if state.get("layout") != layout.digest:
+            self._note([Difference(self._event_id, "layout_wrong", redis=state.get("layout"), ledger=layout.digest)])
+            return False
+        fields = dict(pairs([part.decode() for part in state_fields(self._event.event, layout)]))
+        for name, value in {"event": self._event_id, "epoch": None, "seq": None, **fields}.items():
+            said = state.get(name)
+            fixed = name in _OF_THE_LAYOUT or name.startswith("section:")
+            counts = name in _NUMBERS or name.startswith(("free:", "held:", "sold:"))
+            if (said is None and name not in _LATER) or (fixed and said != value) or (counts and _number(said) is None):
+                self._note([Difference(self._event_id, "layout_wrong", subject=name, redis=said, ledger=value)])
+                return False
+        return True
+
+    async def _compare_holds(self) -> None:
+        if self._picture.holds is not None:
+            self._note(self._holds.of_picture(self._picture))
+            return
+        async for differences in self._holds.in_steps(self._kernel):
+            self._note(differences)
+        first = await self._kernel.event_command(self._event, "ZRANGE", "expiries", 0, 0, "WITHSCORES")
+        if await self._stood_still():
+            self._note(self._holds.due(self._picture, deadline_of(first[1]) if first else NEVER_MS))
+
+    async def _stood_still(self) -> bool:
+        return await read_mark(self._kernel, self._event) == self._picture.mark
+
+    async def _compare_sums(self) -> None:
+        picture, now = self._picture, await read_mark(self._kernel, self._event)
+        if now.epoch != picture.mark.epoch:
+            raise StoreUnavailable(f"event {self._event_id} was loaded anew while it was read")
+        self.steady = now == picture.mark
+        removed = (now.undone, now.repairs) != (picture.mark.undone, picture.mark.repairs)
+        self.exact = Exact(
+            held=self.steady or picture.holds is not None,
+            sold=not removed and self._journal_seen and self._counted == picture.booking_count,
+        )
+        self._note(self._tally.compare_cells(picture.held, picture.sold, self.exact))
+        self._note(self._tally.compare_counters(picture.counter, self.exact))
+        if self.steady:
+            disputed = {side.owner for one in self._disputes for side in (one.record, one.wanted) if side is not None}
+            wrong = await self._customers.compare(self._kernel, self._event, leave_out=disputed)
+            self.steady = await self._stood_still()
+            self._note(wrong if self.steady else ())
 
     async def _compare_redis(self, batch: Sequence[tuple[bytes, bytes]]) -> None:
         """Bookings of Redis, and whether ledger or journal account for them."""
+        texts: dict[str, bytes] = {}
         records: dict[str, BookingRecord] = {}
         for name, text in batch:
             try:
-                record = _checked(parse_booking_record(name, text))
+                record = parse_booking_record(name, text)
             except ValueError as error:
-                self._note("record_wrong", _id(name.decode(), self._event_id), redis=str(error))
+                self._note_wrong(name, text, str(error))
                 continue
-            records[record.key] = record
-            self._customers.add(record.owner, record.quantity)
-        owning = await find_owning(self._bookings.engine, self._event_id, records)
+            texts[record.key], records[record.key] = text, record
+        young = await self._set_apart(records, texts)
+        owning = await find_owning(self._engine, self._event_id, records)
         unknown = []
         for key, record in records.items():
+            self._customers.add(record.owner, record.quantity)
+            self._counted += key not in young
             known = owning.get(key)
             if known is None:
                 unknown.append(record)
             elif (known.places, known.customer_id) == (record.places, record.owner):
-                self._count(record)
+                self._count(record, texts[key], young)
             else:
-                self._dispute("booking_differs", key, record=record, known=known)
+                self._dispute("booking_differs", key, text=texts[key], record=record, wanted=_record_of(known))
         unaccounted = await self._unaccounted(unknown)
         for record in unknown:
             if record.key in unaccounted:
-                self._dispute("missing_in_ledger", record.key, record=record)
+                self._dispute("missing_in_ledger", record.key, text=texts[record.key], record=record)
             else:
-                self._count(record)
+                self._count(record, texts[record.key], young)
+
+    async def _set_apart(self, records: dict[str, BookingRecord], texts: dict[str, bytes]) -> set[str]:
+        """Those made after the picture; takes out of *records* what is from a future that no journal has seen."""
+        mark = entry_order(self._picture.journal_id)
+        later = {
+            key: at for key, one in records.items() if one.journal_id and (at := entry_order(one.journal_id)) > mark
+        }
+        if later:
+            last_id, _ = await journal_tail(self._kernel, self._partition)
+            for key in [key for key, at in later.items() if at > entry_order(last_id)]:
+                self._note_wrong(key.encode(), texts[key], f"the journal has not come to {records[key].journal_id} yet")
+                del records[key], later[key]
+        return set(later)
 
     async def _unaccounted(self, records: Sequence[BookingRecord]) -> set[str]:
         """Those that neither journal nor ledger have, and Redis still has."""
-        journaled = await asyncio.gather(*[self._is_journaled(record.journal_id) for record in records])
-        left = [record.key for record, known in zip(records, journaled, strict=True) if not known]
-        owning = await find_owning(self._bookings.engine, self._event_id, left) if left else {}
-        return await self._present(key for key in left if key not in owning)
+        journaled = await are_journaled(self._kernel, self._partition, [record.journal_id for record in records])
+        left = [record.key for record in records if record.journal_id not in journaled]
+        owning = await find_owning(self._engine, self._event_id, left)
+        return await present(self._kernel, self._event, [key for key in left if key not in owning])
 
     async def _compare_ledger(self, page: Sequence[ActiveBooking]) -> None:
-        """Bookings of the ledger, and whether Redis has them."""
+        """Remember those bookings of the ledger that Redis does not have."""
         known = {claim.key: booking for booking in page if (claim := parse_claim_id(booking.booking_id)) is not None}
-        lacking = known.keys() - await self._present(known)
-        if lacking:
-            still_owning = await find_owning(self._bookings.engine, self._event_id, lacking)
-            for key, booking in still_owning.items():
-                self._dispute("missing_in_redis", key, known=booking)
+        there = await present(self._kernel, self._event, list(known))
+        self._lacking.update((key, booking) for key, booking in known.items() if key not in there)
+        if len(self._lacking) >= DIFFERENCES_MAX:
+            raise _EnoughFound
 
-    async def _compare_journal(self, epoch: int) -> None:
-        """Bookings of the journal, and whether Redis has them; those of another epoch will be refused anyway."""
-        partition = self._kernel.partition_of(self._event)
-        after = "0-0"
-        while True:
-            entries = await read_journal(self._kernel, partition, after=after, until_ms=_EVER_MS, limit=BATCH)
-            if not entries:
-                return
-            after = entries[-1][0].decode()
-            for journal_id, fields in entries:
-                try:
-                    entry = parse_entry(journal_id, fields)
-                except ValueError:
-                    continue  # of no event that could be told; the drain reports it
-                if entry.event_id != self._event_id or entry.epoch != epoch:
-                    continue
-                key = entry.booking_id.partition("~")[0]
-                if await self._present([key]) or not await self._is_journaled(entry.journal_id):
-                    continue
-                booking = ActiveBooking(entry.booking_id, entry.customer_id, entry.confirmed_at_ms, entry.places)
-                self._dispute("missing_in_redis", key, known=booking)
+    async def _find_lacking(self) -> None:
+        if not self._lacking:
+            return
+        still_owning = await find_owning(self._engine, self._event_id, self._lacking)
+        for key, booking in still_owning.items():
+            self._dispute("missing_in_redis", key, wanted=_record_of(booking))
 
-    async def _is_journaled(self, journal_id: str) -> bool:
-        if not journal_id:
-            return False
-        partition = self._kernel.partition_of(self._event)
-        return bool(await self._kernel.partition_command(partition, "XRANGE", "journal", journal_id, journal_id))
+    async def _compare_journaled(self, entry: JournalEntry) -> None:
+        """An entry whose booking Redis did not have; those of another epoch will be refused anyway."""
+        key = entry.booking_id.partition("~")[0]
+        if (
+            key in self._lacking
+            or await present(self._kernel, self._event, [key])
+            or not await are_journaled(self._kernel, self._partition, [entry.journal_id])
+        ):
+            return
+        self._dispute(
+            "missing_in_redis",
+            key,
+            wanted=BookingRecord(
+                key=key,
+                confirmed_ms=entry.confirmed_at_ms,
+                created_ms=entry.created_at_ms,
+                journal_id=entry.journal_id,
+                quantity=entry.places.quantity,
+                places=entry.places,
+                owner=entry.customer_id,
+            ),
+        )
 
-    async def _present(self, keys: Iterable[str]) -> set[str]:
-        """Those bookings that Redis has now."""
-        asked = list(keys)
-        if not asked:
-            return set()
-        values = await self._kernel.event_command(self._event, "HMGET", "bookings", *asked)
-        return {key for key, value in zip(asked, values, strict=True) if value is not None}
-
-    def _count(self, record: BookingRecord) -> None:
+    def _count(self, record: BookingRecord, text: bytes, young: set[str]) -> None:
+        if record.key in young:
+            return
         try:
             self._tally.add("sold", record.places)
         except ValueError as error:
-            self._note("record_wrong", _id(record.key, self._event_id), redis=str(error))
+            self._note_wrong(record.key.encode(), text, str(error), counted=True)
+
+    def _note_wrong(self, key: bytes, text: bytes, reason: str, *, counted: bool = False) -> None:
+        self._counted += not counted
+        self._wrong_bookings.append(SeenRecord(key, text))
+        subject = claim_id_of(key.decode(errors="replace"), self._event_id)
+        self._note([Difference(self._event_id, "record_wrong", subject=subject, redis=reason)])
 
     def _dispute(
-        self, kind: Kind, key: str, *, record: BookingRecord | None = None, known: ActiveBooking | None = None
-    ) -> None:
-        """Note a booking, and that what follows from it is no difference of its own."""
-        sides = [(record.places, record.owner)] if record else []
-        sides += [(known.places, known.customer_id)] if known else []
-        for places, customer in sides:
-            self._disputed_customers.add(customer)
-            self._tally.add("disputed", places)
-        section, seat = _name_places(self._event, sides[0][0])
-        self._note(
-            kind,
-            _id(key, self._event_id),
-            section=section,
-            seat=seat,
-            redis=f"{format_places(record.places)} {record.owner}" if record else None,
-            ledger=f"{format_places(known.places)} {known.customer_id}" if known else None,
-        )
-
-    def _note(
         self,
         kind: Kind,
-        subject: str,
+        key: str,
         *,
-        section: str | None = None,
-        seat: str | None = None,
-        redis: str | None = None,
-        ledger: str | None = None,
+        text: bytes | None = None,
+        record: BookingRecord | None = None,
+        wanted: BookingRecord | None = None,
     ) -> None:
-        self.note_all(
-            [Difference(self._event_id, kind, section=section, seat=seat, subject=subject, redis=redis, ledger=ledger)]
+        """Note a booking, and that what follows from it is no difference of its own."""
+        sides = [side for side in (record, wanted) if side is not None]
+        known = True
+        for side in sides:
+            try:
+                self._tally.add("disputed", side.places)
+            except ValueError as error:
+                if side is record and text is not None:
+                    self._note_wrong(key.encode(), text, str(error), counted=True)
+                    return
+                known = False  # the ledger's own places are none of this layout: a person must look
+        section, seat = name_places(self._event.layout, sides[0].places)
+        difference = Difference(
+            self._event_id,
+            kind,
+            section=section,
+            seat=seat,
+            subject=claim_id_of(key, self._event_id),
+            redis=f"{format_places(record.places)} {record.owner}" if record else None,
+            ledger=f"{format_places(wanted.places)} {wanted.owner}" if wanted else None,
         )
+        if known:
+            self._disputes.append(Dispute(difference, key, text, record, wanted))
+        self._note([difference])
 
 
-def _id(key: str, event_id: str) -> str:
-    return claim_id_of(key, event_id)
+async def _no_comparison(_: Sequence[ActiveBooking]) -> None:
+    """For an event that Redis does not have."""
 
 
-def _checked(record: BookingRecord) -> BookingRecord:
-    if record.quantity != record.places.quantity:
-        raise ValueError(f"it says {record.quantity} places and names {record.places.quantity}")
-    return record
+def _record_of(booking: ActiveBooking) -> BookingRecord:
+    """The record that the loader would make of a booking."""
+    key = booking.booking_id.partition("~")[0]
+    places, confirmed_ms = booking.places, booking.confirmed_at_ms
+    return BookingRecord(key, confirmed_ms, confirmed_ms, "", places.quantity, places, booking.customer_id)
 
 
-def _name_places(event: SellableEvent, places: Places) -> tuple[str | None, str | None]:
-    """Section and seat where they are one; a reader finds the rest in the places."""
-    match places.items:
-        case (NumberedPlaces(seats=(seat,)),):
-            return name_seat(event.layout, seat)
-        case (NumberedPlaces(section=section) | CountedPlaces(section=section),) if section < len(
-            event.layout.sections
-        ):
-            return event.layout.sections[section].id, None
-        case _:
-            return None, None
+def _number(text: str | None) -> int | None:
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        return None

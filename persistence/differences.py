@@ -5,10 +5,12 @@ from typing import Literal
 import msgspec
 
 from engine.layout import Layout
+from engine.places import CountedPlaces, NumberedPlaces, Places
 
 Kind = Literal[
     "epoch_wrong",  # Redis's state was built under another epoch than the ledger's: nothing sold in it can be committed
     "layout_wrong",  # Redis numbers places by another layout; nothing else was compared
+    "status_wrong",  # Redis was not told the event's latest status: it sells what was closed, say
     "event_unknown",  # Redis has an event that the ledger does not know
     "missing_in_redis",  # a booking of the ledger or the journal
     "missing_in_ledger",  # a booking that is in neither ledger nor journal
@@ -27,6 +29,8 @@ Kind = Literal[
     "claim_not_owned",  # Postgres: a row in claims without a booking that owns it
     "usage_wrong",  # Postgres: places sold of a counted section's leg
 ]
+
+GUARD_KINDS = frozenset(("claim_missing", "claim_not_owned", "usage_wrong"))  # that concern Postgres alone
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -59,3 +63,14 @@ def name_seat(layout: Layout, seat: int) -> tuple[str | None, str]:
     if not 0 <= seat < len(layout.seats):
         return None, f"#{seat}"
     return layout.section_of_seat(seat).id, layout.seats[seat].label
+
+
+def name_places(layout: Layout, places: Places) -> tuple[str | None, str | None]:
+    """Section and seat where they are one; a reader finds the rest in the places."""
+    match places.items:
+        case (NumberedPlaces(seats=(seat,)),):
+            return name_seat(layout, seat)
+        case (NumberedPlaces(section=section) | CountedPlaces(section=section),) if section < len(layout.sections):
+            return layout.sections[section].id, None
+        case _:
+            return None, None

@@ -36,7 +36,7 @@ logger = structlog.get_logger("holdfast.ledger")
 
 class _Waiting(msgspec.Struct, eq=False):
     ready: ReadyEntry
-    outcome: asyncio.Future[Committed | Refused]
+    outcome: asyncio.Future[Committed | Refused | None]
 
 
 class GroupCommit:
@@ -67,7 +67,9 @@ class GroupCommit:
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_all(), name="group commit")
             self._writer.add_done_callback(self._clear_unstarted)
-        return await waiting.outcome
+        outcome = await waiting.outcome
+        assert outcome is not None  # it was asked to be described
+        return outcome
 
     @property
     def waiting(self) -> int:
@@ -76,9 +78,10 @@ class GroupCommit:
 
     async def commit_all(
         self, entries: Sequence[tuple[JournalEntry, SellableEvent]]
-    ) -> list[Committed | Refused | UnwritableEntry]:
-        """Write many bookings that nobody waits for one by one, and say what became of each, in their order.
+    ) -> list[Refused | UnwritableEntry | None]:
+        """Write many bookings that nobody waits for one by one, and say what is wrong with each, in their order.
 
+        ``None`` is said of what is written.
         They do not queue with :meth:`commit`'s, so that a backlog delays no caller. Of several calls at once one
         writes while the next makes ready, in the order of the calls.
 
@@ -98,7 +101,7 @@ class GroupCommit:
             queue = deque(waiting for waiting in many if isinstance(waiting, _Waiting))
             while queue:
                 batch = _take_batch(queue)
-                await self._write(batch)
+                await self._write(batch, describe=False)
                 _require_outcomes(batch)
         return [_outcome_of(one) if isinstance(one, _Waiting) else one for one in many]
 
@@ -130,10 +133,11 @@ class GroupCommit:
             _resolve(waiting, stopped)
         self._queue.clear()
 
-    async def _write(self, batch: Sequence[_Waiting]) -> None:
+    async def _write(self, batch: Sequence[_Waiting], *, describe: bool = True) -> None:
         async def attempt() -> Outcomes:
             async with driver_connection(self._engine) as connection:
-                return await write_batch(connection, [waiting.ready for waiting in batch], self._sealer)
+                ready = [waiting.ready for waiting in batch]
+                return await write_batch(connection, ready, self._sealer, describe=describe)
 
         began = time.perf_counter()
         try:
@@ -147,14 +151,14 @@ class GroupCommit:
                 for waiting in batch:
                     _resolve(waiting, LedgerUnavailable(str(error)))
             else:
-                await self._write_apart(batch, error)
+                await self._write_apart(batch, error, describe=describe)
         else:
             figures.COMMIT_SECONDS.observe(time.perf_counter() - began)
             figures.COMMIT_BOOKINGS.observe(len(batch))
             for waiting in batch:
                 _resolve(waiting, outcomes[waiting.ready.id])
 
-    async def _write_apart(self, batch: Sequence[_Waiting], error: Exception) -> None:
+    async def _write_apart(self, batch: Sequence[_Waiting], error: Exception, *, describe: bool) -> None:
         """Find the entry that Postgres will not have by halving the batch, so that it fails alone."""
         if len(batch) == 1:
             entry = batch[0].ready.entry
@@ -163,8 +167,8 @@ class GroupCommit:
             _resolve(batch[0], poison)
             return
         middle = len(batch) // 2
-        await self._write(batch[:middle])
-        await self._write(batch[middle:])
+        await self._write(batch[:middle], describe=describe)
+        await self._write(batch[middle:], describe=describe)
 
 
 def _take_batch(queue: deque[_Waiting]) -> list[_Waiting]:
@@ -202,11 +206,12 @@ def _require_outcomes(batch: Sequence[_Waiting]) -> None:
             raise error
 
 
-def _outcome_of(waiting: _Waiting) -> Committed | Refused | UnwritableEntry:
+def _outcome_of(waiting: _Waiting) -> Refused | UnwritableEntry | None:
     try:
-        return waiting.outcome.result()
+        outcome = waiting.outcome.result()
     except UnwritableEntry as error:
         return error
+    return None if isinstance(outcome, Committed) else outcome
 
 
 def _order(waiting: _Waiting) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ class PostgresLedger:
 
     async def commit_all(
         self, entries: Sequence[tuple[JournalEntry, SellableEvent]]
-    ) -> list[Committed | Refused | UnwritableEntry]:
+    ) -> list[Refused | UnwritableEntry | None]:
         """See :meth:`persistence.group_commit.GroupCommit.commit_all`."""
         return await self._commits.commit_all(entries)
 

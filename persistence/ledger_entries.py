@@ -19,7 +19,7 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _encode_items = msgspec.json.Encoder().encode
 
 # What a booking made from a hold starts with, beside what its entry says.
-_NEW_BOOKING: dict[str, Any] = {
+NEW_BOOKING: dict[str, Any] = {
     "status": "confirmed",
     "payment_status": "none",
     "version": 1,
@@ -39,7 +39,7 @@ _NEW_BOOKING: dict[str, Any] = {
 
 
 class ReadyEntry(msgspec.Struct, frozen=True, eq=False):
-    """An entry with the row it becomes, all but the booking's number.
+    """An entry with the row it becomes, all but the booking's number and what is the same for every new one.
 
     ``order`` sorts entries of one journal by when Redis accepted them; ``cells`` are pairs of seat and leg, ascending;
     ``counts`` are pairs of section and quantity; ``marks`` are what no other entry of its batch may have as well.
@@ -83,8 +83,9 @@ def _ready(entry: JournalEntry, sellable: SellableEvent, sealer: Sealer) -> Read
     cells, counts = _claims(places, layout)
     items, amount = describe_places(layout, places)
     confirmed_at = _moment(entry.confirmed_at_ms)
-    row = _NEW_BOOKING | {
-        "id": key.uuid,
+    booking_uuid = key.uuid
+    row: dict[str, Any] = {
+        "id": booking_uuid,
         "event_id": entry.event_id,
         "customer_id": entry.customer_id,
         "epoch": entry.epoch,
@@ -101,7 +102,7 @@ def _ready(entry: JournalEntry, sellable: SellableEvent, sealer: Sealer) -> Read
         "updated_at": confirmed_at,
         "confirmed_at": confirmed_at,
     }
-    marks: list[Hashable] = [key.uuid, *((entry.event_id, seat, leg) for seat, leg in cells)]
+    marks: list[Hashable] = [booking_uuid, *((entry.event_id, seat, leg) for seat, leg in cells)]
     if entry.once:
         marks.append(entry.once)
     return ReadyEntry(

@@ -11,15 +11,18 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from engine import figures
 from engine.backlog import read_backlog
 from engine.catalog import Catalog
 from engine.errors import EventNotFound, HoldfastError
 from engine.events import SellableEvent
 from engine.kernel import Kernel
+from engine.loader import EventLoader
 from persistence.audit import Audit, JournalState, audit_events, live_events
 from persistence.bookings import Bookings
 from persistence.database import fetch_rows
 from persistence.differences import Difference
+from persistence.repair import Drain, repair_event
 from persistence.schema import bookings as booking_table
 from persistence.schema import events, reconcilers
 
@@ -97,6 +100,25 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 RepairEvent = Callable[[SellableEvent], Awaitable[EventRound]]
 """Compares one event with the ledger and repairs what differs."""
+
+
+def repair_with(kernel: Kernel, bookings: Bookings, loader: EventLoader, *, drain: Drain | None = None) -> RepairEvent:
+    """How one event is repaired over these parts; see :func:`persistence.repair.repair_event`."""
+
+    async def repair(sellable: SellableEvent) -> EventRound:
+        done = await repair_event(kernel, bookings, loader, sellable, drain=drain)
+        for counter, differences in (
+            (figures.DRIFT_FOUND, done.found),
+            (figures.DRIFT_REPAIRED, done.repaired),
+            (figures.UNRESOLVED, done.unresolved),
+        ):
+            for difference in differences:
+                counter.add(difference.kind)
+        figures.AUDITS.add()
+        figures.REBUILDS.add(count=done.rebuilt)
+        return EventRound(done.event_id, done.found, done.repaired, done.unresolved, done.rebuilt)
+
+    return repair
 
 
 class Oversight:

@@ -218,7 +218,7 @@ hold_history = sa.Table(
     sa.Column("places", sa.Text, nullable=False, comment="engine.places: 0:1;0*2;1#100,101"),
     sa.Column("made_at", _moment(), nullable=False),
     sa.Column("until_at", _moment(), nullable=False, comment="When it ended; its deadline while it lives."),
-    sa.Column("outcome", sa.Text, comment="expired, released, refused, confirmed; NULL: it lives."),
+    sa.Column("outcome", sa.Text, comment="expired, released, confirmed, refused, rebuilt; NULL: it lives."),
     sa.Index(None, "event_id", "made_at"),
     sa.Index(None, "made_at", postgresql_using="brin"),  # rows lie in order of time; purging needs no more
     comment="Who held what when; kept for a while, then purged. Written in batches, after the fact.",

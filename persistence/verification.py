@@ -5,9 +5,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from engine.events import SellableEvent
 from engine.kernel import Kernel
+from engine.loader import EventLoader
 from persistence.advisory import advisory_lock
-from persistence.audit import audit_event
 from persistence.bookings import Bookings
+from persistence.repair import repair_event
 
 LOCK_WAIT_S = 60.0  # another process audits the same event; of a million seats that takes some seconds
 
@@ -17,10 +18,11 @@ logger = structlog.get_logger("holdfast.persistence")
 class LedgerAuditor:
     """Implements ``engine.ports.Auditor``."""
 
-    def __init__(self, engine: AsyncEngine, kernel: Kernel, bookings: Bookings) -> None:
+    def __init__(self, engine: AsyncEngine, kernel: Kernel, bookings: Bookings, loader: EventLoader) -> None:
         self._engine = engine
         self._kernel = kernel
         self._bookings = bookings
+        self._loader = loader
 
     async def audit(self, sellable: SellableEvent, *, epoch: bytes, server: bytes) -> None:
         """See :meth:`engine.ports.Auditor.audit`.
@@ -33,7 +35,12 @@ class LedgerAuditor:
         async with advisory_lock(self._engine, f"holdfast audit {event_id}", wait_s=LOCK_WAIT_S):
             if await self._kernel.event_command(sellable, "HGET", "state", "audited") == server:
                 return  # whoever had the lock before has done it
-            audit = await audit_event(self._kernel, self._bookings, sellable)
+            repair = await repair_event(self._kernel, self._bookings, self._loader, sellable)
             reply = await self._kernel.run("mark_audited", sellable, [epoch, server])
             if reply[0] == b"MARKED":
-                logger.warning("audited after a change of server", event_id=event_id, drift=audit.drift)
+                logger.warning(
+                    "audited after a change of server",
+                    event_id=event_id,
+                    repaired=len(repair.repaired),
+                    unresolved=len(repair.unresolved),
+                )

@@ -128,10 +128,10 @@ class Venue:
         if self.frozen:
             self.set_time(now)
 
-    def begin_load(self, epoch: int) -> list[Any]:
+    def begin_load(self, epoch: int, *, keeps_history: bool = True) -> list[Any]:
         cells = len(self.layout.seats) * self.layout.legs
         fields = state_fields(self.event.event, self.layout)
-        return self._run("begin_load", self.id, epoch, pack_rows(self.layout), cells, *fields)
+        return self._run("begin_load", self.id, epoch, pack_rows(self.layout), cells, "01"[keeps_history], *fields)
 
     def load_bookings(self, epoch: int, bookings: Sequence[tuple[str, str, str]]) -> list[Any]:
         records = [f"{booking_id}|{FROZEN_MS}|{places}|{owner}" for booking_id, places, owner in bookings]
@@ -239,6 +239,11 @@ class Venue:
     def snapshot(self, *, cells: bool = False) -> list[Any]:
         return self._run("snapshot_event", "1" if cells else "0")
 
+    def repair(self, *operations: str, epoch: int = 1, repairs: int | None = None) -> list[Any]:
+        """Apply operations to what was seen just now, or when *repairs* were counted."""
+        seen = int(self.redis.hget(self.key("state"), "repairs") or 0) if repairs is None else repairs  # type: ignore[arg-type]
+        return self._run("repair_event", epoch, seen, *operations)
+
     def set_status(self, status: str, *, version: int = 2, closes_ms: int | None = None) -> list[Any]:
         closes = int(self.event.definition.starts_at.timestamp() * 1000) if closes_ms is None else closes_ms
         return self._run("set_status", status, closes, version)
@@ -249,6 +254,13 @@ class Venue:
     def come_from_another_server(self) -> None:
         """As a replica finds itself after its promotion."""
         self.redis.hset(self.key("state"), "audited", "another")
+
+    def read_trail(self, *, limit: int = 1000) -> list[Any]:
+        return self._run("read_trail", limit)
+
+    def forget_trail(self, number: int, last_id: str) -> list[Any]:
+        last_ms, sequence = last_id.split("-")
+        return self._run("forget_trail", number, last_ms, f"{last_ms}-{int(sequence) + 1}")
 
     # --- what is in Redis ----------------------------------------------------
 
@@ -273,8 +285,10 @@ class Venue:
         return bool(self.redis.exists(self.key("state")))
 
     def journal(self) -> list[tuple[str, dict[str, str]]]:
-        entries: Any = self.redis.xrange(self.partition_key("journal"))
-        return [(text_of(number), {text_of(k): text_of(v) for k, v in fields.items()}) for number, fields in entries]
+        return self._stream("journal")
+
+    def trail(self) -> list[tuple[str, dict[str, str]]]:
+        return self._stream("trail")
 
     def server_id(self) -> str:
         identity: str = self.redis.info("replication")["master_replid"]  # type: ignore[index]
@@ -291,6 +305,10 @@ class Venue:
 
     def _run_in_partition(self, name: str, *args: object) -> list[Any]:
         return self.runner.run(name, [self.event], args)
+
+    def _stream(self, name: str) -> list[tuple[str, dict[str, str]]]:
+        entries: Any = self.redis.xrange(self.partition_key(name))
+        return [(text_of(number), {text_of(k): text_of(v) for k, v in fields.items()}) for number, fields in entries]
 
     def _run(self, name: str, *args: object, once: str = "") -> list[Any]:
         return self.runner.run(name, [self.event], args, once=once)

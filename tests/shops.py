@@ -44,7 +44,7 @@ class Shop:
         self.bookings = bookings
         self.settlement = Settlement(kernel, ledger, loader)
         self.drainer = Drainer(kernel, self.settlement, catalog, ledger, grace_ms=0)
-        self.verification = Verification(LedgerAuditor(bookings.engine, kernel, bookings), wait_s=10.0)
+        self.verification = Verification(LedgerAuditor(bookings.engine, kernel, bookings, loader), wait_s=10.0)
         self.reservations = Reservations(
             kernel, catalog, loader, ledger, lab.sealer, self.settlement, self.verification, confirm_timeout_s=10.0
         )

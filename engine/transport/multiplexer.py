@@ -183,9 +183,10 @@ class Multiplexer:
     async def drain(self) -> None:
         """Refuse what waits, let what is in flight be answered, then close."""
         self._take_no_more("this node is no longer in use")
-        if self._link is not None:
-            self._link.retire("no longer in use")
-            await asyncio.wait([self._link.closed], timeout=self._reply_timeout_s)
+        link = self._link  # an idle one closes as it retires, and is forgotten
+        if link is not None:
+            link.retire("no longer in use")
+            await asyncio.wait([link.closed], timeout=self._reply_timeout_s)
         await self.aclose()
 
     def report(self) -> LinkReport:

@@ -39,6 +39,7 @@ def _print(out: Console, audit: Audit) -> None:
     table.add_column("")
     for event in audit.audited:
         note = "" if event.steady else "busy: customers' totals were not compared"
+        note = note if event.exact else "busy: not all sums were compared"
         table.add_row(
             event.event_id,
             *("" if number is None else str(number) for number in (event.epoch, event.seq)),

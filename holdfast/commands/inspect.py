@@ -11,25 +11,45 @@ from rich.table import Table
 from engine.layout import Layout
 from holdfast.cli import run_async
 from holdfast.commands.installation import console, open_installation, print_json
+from holdfast.commands.option_types import moment
+from holdfast.commands.past_seats import show_past
 from holdfast.inspection import Inspection, inspect_event
 from holdfast.redis_cli import inspection_lines
+from persistence.seat_history import who_held
 
 
 @click.command("inspect")
 @click.argument("event_id", metavar="EVENT")
 @click.option("--seat", help="Who has this seat, on each leg: A-12.")
 @click.option("--section", help="Only this section; needed where several have a seat of this label.")
+@click.option("--at", type=moment, help="Who had the seat then, on each leg: 2026-11-25T20:00:07Z. Needs --seat.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=10, show_default=True, help="Holds and bookings shown.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 @run_async
 async def command(
-    context: click.Context, event_id: str, seat: str | None, section: str | None, limit: int, as_json: bool
+    context: click.Context,
+    event_id: str,
+    seat: str | None,
+    section: str | None,
+    at: dt.datetime | None,
+    limit: int,
+    as_json: bool,
 ) -> None:
-    """Show what is held and sold of an event, by whom, and the keys in Redis that say so. Changes nothing."""
+    """Show what is held and sold of an event, by whom, and the keys in Redis that say so. Changes nothing.
+
+    With --at, show who held or owned a seat at a moment in the past instead.
+    """
+    if at is not None and seat is None:
+        raise click.UsageError("--at needs --seat")
     async with open_installation(context) as (settings, parts):
         event = await parts.catalog.get(event_id)
         seats = _find_seats(event.layout, seat, section)
+        if at is not None:
+            kept_for = dt.timedelta(days=settings.hold_history_days)
+            told = [await who_held(parts.kernel, parts.database, event, one, at, kept_for=kept_for) for one in seats]
+            show_past(told, event.layout, as_json=as_json)
+            return
         found = await inspect_event(parts.kernel, event, limit=limit, section=section, seats=seats)
         assert settings.redis_url is not None  # open_installation has filled it in
         lines = inspection_lines(

@@ -1,4 +1,5 @@
--- Giving places back: on expiry, on release, and when a booking is undone. Needs event, places, rows, move, hold.
+-- Giving places back: on expiry, on release, and when a booking is undone. Needs event, places, rows, move, hold,
+-- trail.
 
 local function forget_user_places(ev, owner, quantity)
   if redis.call('HINCRBY', ev.keys.users, owner, -quantity) <= 0 then
@@ -13,6 +14,7 @@ local function end_hold(ev, hold_id, hold, how)
   redis.call('ZREM', ev.keys.expiries, hold_id)
   forget_user_places(ev, hold.owner, hold.quantity)
   remember_end(ev, hold_id, how, hold.owner)
+  note_end(ev, hold_id, how, how == 'expired' and hold.deadline or ev.now, hold)
   ev.seq = ev.seq + 1
 end
 

@@ -22,7 +22,6 @@ from api.services import Info, ReadinessCheck, Services
 from engine.booking_requests import JOURNAL_BYTES_MAX
 from engine.catalog import Catalog
 from engine.draining import Drained, Drainer
-from engine.events import SellableEvent
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
@@ -31,13 +30,12 @@ from engine.settlement import Settlement
 from engine.transport.open import open_transport
 from engine.verification import Verification
 from holdfast.metrics import process_figures
-from persistence.audit import audit_event
 from persistence.bookings import Bookings
 from persistence.database import in_transaction, open_database
 from persistence.events import Events
 from persistence.ledger import PostgresLedger
 from persistence.migrate import migrate
-from persistence.oversight import EventRound, Oversight
+from persistence.oversight import Oversight, repair_with
 from persistence.schema import metadata
 from persistence.sealing import AesSealer
 from persistence.verification import LedgerAuditor
@@ -68,7 +66,7 @@ async def composed(
     kernel.load_events_with(loader.load)
     settlement = Settlement(kernel, ledger, loader)
     patient = kernel.patient()
-    verification = Verification(LedgerAuditor(database, patient, bookings), wait_s=5.0)
+    verification = Verification(LedgerAuditor(database, patient, bookings, loader), wait_s=5.0)
     reservations = Reservations(
         kernel,
         catalog,
@@ -81,11 +79,7 @@ async def composed(
         journal_bytes_max=journal_bytes_max,
     )
 
-    async def look(sellable: SellableEvent) -> EventRound:
-        audit = await audit_event(patient, bookings, sellable)
-        return EventRound(audit.event_id, audit.differences, (), audit.differences)
-
-    oversight = Oversight(patient, bookings, catalog, database, look)
+    oversight = Oversight(patient, bookings, catalog, database, repair_with(patient, bookings, loader))
     try:
         yield Services(
             reservations=reservations,
@@ -110,7 +104,7 @@ async def composed(
 async def drain(redis_url: str, database_url: str) -> Drained:
     """Drain the journal as another process would, without waiting for the grace."""
     database, transport = open_database(database_url), await open_transport(redis_url)
-    ledger = PostgresLedger(database, AesSealer([DATA_KEY]))
+    ledger = PostgresLedger(database, AesSealer([DATA_KEY]), commits=database)
     kernel, catalog = Kernel(transport, partitions=PARTITIONS), Catalog(Events(database))
     settlement = Settlement(kernel, ledger, EventLoader(kernel, Events(database), catalog))
     try:

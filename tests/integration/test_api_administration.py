@@ -104,7 +104,7 @@ async def test_administration_is_for_administrators_and_confined_ones_ask_for_th
         assert (await confined.call(method, f"/v1/admin/{path}?event_id=another")).status_code == 403
 
 
-async def test_round_of_repair_tells_of_each_event_with_differences(
+async def test_round_of_repair_tells_of_each_event_with_differences_and_leaves_none(
     client: httpx2.AsyncClient, root: Person, redis_url: str
 ) -> None:
     spoilt, _ = await sold(client), await sold(client)
@@ -116,7 +116,8 @@ async def test_round_of_repair_tells_of_each_event_with_differences(
     [result] = done["results"]
     assert result["event_id"] == spoilt
     assert [difference["kind"] for difference in result["found"]] == ["cell_not_owned"]
-    assert done["repaired"] + done["unresolved"] == 1
+    assert (done["repaired"], done["unresolved"]) == (1, 0)
+    assert (await root.get("/v1/admin/audit")).json()["drift"] == 0
 
 
 async def test_long_round_is_answered_202_and_joined_by_whoever_asks_again(

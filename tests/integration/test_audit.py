@@ -2,133 +2,21 @@
 
 import asyncio
 import contextlib
-import datetime as dt
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
+from drift_scene import FLOOR, STALLS, STARTS_AT, Scene, open_event
 
-from engine.bookings import BookingDetails, JournalEntry
+from engine.bookings import BookingDetails
 from engine.claims import ItemRequest
 from engine.definition import EventDefinition, Policy, RowDefinition, SectionDefinition
-from engine.events import SellableEvent
-from engine.ids import BookingId, new_claim_id
-from engine.keys import event_key, partition_key
-from engine.places import CountedPlaces, NumberedPlaces, Places
-from engine.ports import Committed
+from engine.ids import new_claim_id
+from engine.keys import partition_key
 from engine.reservations import ClaimRequest
-from holdfast.compose import Parts, open_parts
-from holdfast.settings import Settings, data_key, load_settings
-from persistence.audit import Audit, audit_event, audit_events
-from persistence.database import driver_connection, in_transaction, open_database
-from persistence.differences import Difference
-from persistence.ledger import PostgresLedger
-from persistence.migrate import migrate
-from persistence.schema import metadata
-from persistence.sealing import AesSealer
+from persistence.audit import audit_event, audit_events
 
-FLOOR, STALLS = 0, 1
-STARTS_AT = dt.datetime(2035, 5, 1, 19, tzinfo=dt.UTC)
-
-
-class Scene:
-    """One event with a hold of Ana's and a booking of Ben's, and a client of Redis to do harm with."""
-
-    def __init__(self, parts: Parts, settings: Settings, event: SellableEvent) -> None:
-        assert settings.redis_url is not None
-        self.parts = parts
-        self.settings = settings
-        self.event = event
-        self.id = event.event.id
-        self.partition = parts.kernel.partition_of(event)
-        self.redis = redis.Redis.from_url(settings.redis_url)
-        self.hold_id = ""
-        self.booking_id = ""
-
-    def key(self, name: str) -> bytes:
-        return event_key(self.partition, self.id, name)
-
-    @property
-    def journal(self) -> bytes:
-        return partition_key(self.partition, "journal")
-
-    async def audit(self) -> Audit:
-        return await audit_events(self.parts.kernel, self.parts.bookings, self.parts.catalog)
-
-    async def kinds(self) -> dict[str, int]:
-        return dict((await self.audit()).by_kind)
-
-    async def only(self) -> Difference:
-        """The one difference there is."""
-        (difference,) = (await self.audit()).differences
-        return difference
-
-    async def book(self, *seats: str, floor: int = 0, customer_id: str = "ben") -> str:
-        booked = await self.parts.reservations.book(
-            self.id, _claim(*seats, floor=floor), BookingDetails(), customer_id=customer_id
-        )
-        assert booked.booking.status == "confirmed"
-        return booked.booking.id
-
-    async def postgres(self, statement: str, *arguments: Any) -> None:
-        async with driver_connection(self.parts.database) as connection:
-            await connection.execute(statement, *arguments)
-
-    def add_cell(self, bitmap: str, seat: int, leg: int, value: int) -> None:
-        self.redis.setbit(self.key(bitmap), seat * self.event.layout.legs + leg, value)
-
-
-def _claim(*seats: str, floor: int = 0) -> ClaimRequest:
-    items = [ItemRequest("stalls", seats=list(seats))] if seats else []
-    items += [ItemRequest("floor", quantity=floor)] if floor else []
-    return ClaimRequest(items)
-
-
-@pytest.fixture(scope="module")
-def tables(database_url: str) -> str:
-    """A migrated database for the tests of this module."""
-
-    async def prepare() -> None:
-        engine = open_database(database_url)
-        await migrate(engine)
-        await engine.dispose()
-
-    asyncio.run(prepare())
-    return database_url
-
-
-@pytest.fixture
-async def scene(redis_url: str, tables: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    monkeypatch.setattr("persistence.audit.SETTLE_S", 0.02)
-    settings = load_settings({"REDIS_URL": redis_url, "DATABASE_URL": tables, "HOLDFAST_DATA_DIR": str(tmp_path)})
-    async with open_parts(settings) as parts:
-        await in_transaction(parts.database, _empty)
-        scene = Scene(parts, settings, await _open_event(parts, "ride", stops=["A", "B", "C"]))
-        held = await parts.reservations.hold(scene.id, _claim("A-1", "A-2", floor=2), customer_id="ana")
-        scene.hold_id = held.hold.id
-        scene.booking_id = await scene.book("B-1", floor=3)
-        yield scene
-
-
-async def _empty(connection: AsyncConnection) -> None:
-    names = ", ".join(table.name for table in metadata.sorted_tables if table.name != "installation")
-    await connection.execute(sa.text(f"TRUNCATE {names}"))
-
-
-async def _open_event(parts: Parts, event_id: str, **fields: Any) -> SellableEvent:
-    sections = [
-        SectionDefinition("floor", capacity=20, price=4500),
-        SectionDefinition("stalls", rows=[RowDefinition("A", "1-10"), RowDefinition("B", "1-10")], price=9000),
-    ]
-    definition = EventDefinition("Ride", STARTS_AT, "EUR", sections, id=event_id, **fields)
-    await parts.events.create(definition, organizer_id="olga")
-    event = await parts.events.transition(event_id, "open")
-    await parts.reservations.publish(event)
-    return await parts.catalog.get(event_id)
+pytest_plugins = ("drift_fixtures",)
 
 
 async def test_audit_is_silent_when_redis_and_ledger_agree(scene: Scene) -> None:
@@ -190,16 +78,7 @@ async def test_booking_deleted_in_redis_is_the_only_difference_of_its_places(sce
 
 
 async def test_booking_written_to_postgres_behind_the_back_of_redis_is_found(scene: Scene) -> None:
-    sealer = AesSealer([data_key(scene.settings)])
-    booking_id = BookingId(new_claim_id(scene.id))
-    places = Places(0, 2, (CountedPlaces(FLOOR, 2), NumberedPlaces(STALLS, (19,))))
-    epoch = (await scene.parts.events.find_event(scene.id)).epoch
-    ledger = PostgresLedger(scene.parts.database, sealer, commits=scene.parts.database)
-    details = sealer.seal(BookingDetails(), booking_id)
-    entry = JournalEntry(
-        "1-1", epoch, scene.id, booking_id, "eve", places, 1_800_000_000_000, 1_800_000_000_000, details
-    )
-    assert isinstance(await ledger.commit(entry, scene.event), Committed)
+    booking_id = await scene.book_behind_redis("0:2;0*2;1#19")
     difference = await scene.only()
     assert (difference.kind, difference.subject) == ("missing_in_redis", booking_id)
 
@@ -362,7 +241,7 @@ async def test_event_that_is_not_in_redis_has_no_drift(scene: Scene) -> None:
 
 
 async def test_audit_of_named_events_leaves_the_others_alone(scene: Scene) -> None:
-    await _open_event(scene.parts, "other")
+    await open_event(scene.parts, "other")
     scene.add_cell("sold", 15, 1, 1)
     audit = await audit_events(scene.parts.kernel, scene.parts.bookings, scene.parts.catalog, ["other"])
     assert (audit.events, audit.drift) == (1, 0)

@@ -106,6 +106,41 @@ def test_inspect_tells_seats_of_one_label_apart_by_section(cli: CommandLine, sol
     assert [section["section"] for section in one["sections"]] == ["circle"]
 
 
+def test_inspect_tells_who_had_a_seat_at_a_moment_of_the_past(cli: CommandLine, sold: dict[str, str]) -> None:
+    at = dt.datetime.now(dt.timezone(dt.timedelta(hours=2))).isoformat()
+    (then,) = cli.json("inspect", "concert-42", "--seat", "A-1", "--at", at)["seats"]
+    assert (then["section"], then["seat"], then["notes"]) == ("stalls", "A-1", [])
+    assert [(c["leg"], c["status"], c["customer_id"], c["id"], c["ended"]) for c in then["claims"]] == [
+        (0, "held", "ana", sold["hold"], None),
+        (1, "held", "ana", sold["hold"], None),
+        (2, "owned", "ben", sold["booking"], None),
+    ]
+    printed = cli.ok("inspect", "concert-42", "--seat", "A-1", "--at", at)
+    for words in ("concert-42 at 20", "SJC → PAO", "held", "owned", "ben", sold["booking"]):
+        assert words in printed
+    before = cli.json("inspect", "concert-42", "--seat", "A-2", "--at", "2026-01-01T20:00:07Z")["seats"]
+    assert [seat["section"] for seat in before] == ["stalls", "circle"]  # each that is called A-2
+    assert [claim["status"] for claim in before[0]["claims"]] == ["free"] * 3
+    assert "kept for 30 days" in before[0]["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("--at", "2026-11-25T20:00:07Z"), 2, "--at needs --seat"),
+        (("--seat", "A-1", "--at", "2026-11-25T20:00:07"), 2, "no moment with a zone, like 2027-05-01T19:00:00Z"),
+        (("--seat", "A-1", "--at", "2099-01-01T00:00:00Z"), 1, "lies in the future"),
+    ],
+)
+def test_moment_that_cannot_be_asked_about_is_an_error_in_one_line(
+    cli: CommandLine, sold: dict[str, str], arguments: tuple[str, ...], status: int, words: str
+) -> None:
+    done = cli.run("inspect", "concert-42", *arguments)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_inspect_prints_tables_for_people(cli: CommandLine, sold: dict[str, str]) -> None:
     printed = cli.ok("inspect", "concert-42", "--seat", "A-1")
     for words in ("concert-42 is open; partition 8", "MTV → SFO", sold["hold"], "1 live holds", "The same by hand:"):

@@ -142,7 +142,7 @@ class WatchedLedger:
 
     async def commit_all(
         self, entries: Sequence[tuple[JournalEntry, SellableEvent]]
-    ) -> list[Committed | Refused | UnwritableEntry]:
+    ) -> list[Refused | UnwritableEntry | None]:
         self._now += len(entries)
         self.most = max(self.most, self._now)
         try:

@@ -18,6 +18,7 @@ from holdfast.compose import Parts, open_parts
 from holdfast.inspection import SIZE_COMMANDS
 from holdfast.migrating import migrate_database
 from holdfast.settings import Settings, load_settings
+from persistence.repair import repair_events
 
 ROOT = Path(__file__).parents[2]
 ONLY_IN_A_CLUSTER = {"asking"}
@@ -87,6 +88,8 @@ async def sell(parts: Parts) -> None:
     for script in lua.names():
         (known,) = await parts.kernel.transport.command("SCRIPT", "EXISTS", lua.load(script).sha)
         assert known in (0, 1)
+    async for repaired in repair_events(parts.kernel, parts.bookings, parts.catalog, parts.loader, [event.id]):
+        assert repaired.found == ()
     store, once = OnceStore(parts.kernel), Once(b"scope-3", b"body")
     assert await store.begin(once, in_flight_ttl_s=60) is None
     await store.finish(once, b"answer")
@@ -133,7 +136,7 @@ def commands_of_the_code() -> set[str]:
             for verb, other in re.findall(
                 r'ommand\(\s*(?:[\w.]+, )?"([A-Z]+)"(?:, "([A-Z]+)")?', file.read_text("utf-8")
             ):
-                sent.add(f"{verb}|{other}" if verb in ("SCRIPT", "ACL", "CONFIG") else verb)
+                sent.add(f"{verb}|{other}" if verb in ("SCRIPT", "ACL", "CONFIG", "XINFO") else verb)
     sent.update(SIZE_COMMANDS.values())
     return {command.lower() for command in sent} - ONLY_IN_A_CLUSTER
 

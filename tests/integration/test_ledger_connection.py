@@ -9,13 +9,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import parse_qs, quote, urlsplit
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
 from ledger_lab import Lab
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from engine.errors import LedgerUnavailable
-from persistence.database import driver_connection, fetch_rows, in_transaction, is_unavailable, open_database, retrying
+from persistence.database import (
+    driver_connection,
+    fetch_rows,
+    in_transaction,
+    is_unavailable,
+    ledger_errors,
+    open_database,
+    retrying,
+)
 
 pytest_plugins = ("ledger_fixtures",)
 
@@ -209,3 +218,9 @@ async def test_transaction_that_lost_to_another_is_run_again(lab: Lab) -> None:
 
     assert await in_transaction(lab.engine, lose_twice) == "done"
     assert attempts == 3
+
+
+def test_driver_that_stumbles_over_the_server_s_farewell_says_that_postgres_is_away() -> None:
+    farewell = asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress")
+    with pytest.raises(LedgerUnavailable), ledger_errors():
+        raise farewell

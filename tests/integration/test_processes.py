@@ -1,17 +1,20 @@
 """Supervision of workers: one socket, restarts, giving up, stopping, killing."""
 
+import asyncio
 import contextlib
 import os
 import signal
 import socket
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 from processes_under_test import Program, are_gone, program, seconds_until
 
-from holdfast.processes import ListenFailed, WorkersFailed, bind_listener, supervise
+from holdfast import processes
+from holdfast.processes import INSTANT_FAILURES_MAX, ListenFailed, WorkersFailed, bind_listener, supervise
 
 WORKER = """
 import http.server, os, signal, socket, sys
@@ -118,6 +121,30 @@ async def test_supervisor_gives_up_on_a_worker_that_keeps_failing_as_it_starts()
     with pytest.raises(WorkersFailed, match=r"worker 1 ended 5 times in a row .*exit status 3"):
         await supervise(failing, count=2)
     seconds_until(lambda: set(psutil.Process().children()) <= set(before), within_s=10)
+
+
+async def test_supervisor_keeps_trying_when_workers_have_worked_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres goes away while a worker starts again: its sibling, which needs nothing just now, must go on."""
+    monkeypatch.setattr(processes, "INSTANT_S", 0.3)
+    monkeypatch.setattr(processes, "RESTART_DELAY_MAX_S", 0.1)
+    starts = tmp_path / "starts"
+    starts.touch()
+    lasting_once = f"echo >>{starts}; test $(wc -l <{starts}) = 1 && sleep 0.5; exit 3"
+    workers = ["sh", "-c", f"test $HOLDFAST_WORKER = 0 && exec sleep 60; {lasting_once}"]
+
+    class SeenEnough(Exception):
+        pass
+
+    async def until_it_was_started_often() -> None:
+        async with asyncio.timeout(15):
+            while len(starts.read_text()) < INSTANT_FAILURES_MAX + 4:
+                await asyncio.sleep(0.02)
+        raise SeenEnough
+
+    with pytest.raises(SeenEnough):
+        await supervise(workers, count=2, ready=until_it_was_started_often)
 
 
 async def test_supervisor_stops_its_workers_when_they_do_not_get_ready() -> None:

@@ -246,7 +246,7 @@ def test_lapsed_holds_never_block_a_sale(runner: Runner, places: str, step: str)
     consistent(venue)
 
 
-def test_reaping_restores_everything_but_the_memory_of_how_it_ended(runner: Runner) -> None:
+def test_reaping_restores_everything_but_the_memories_of_how_it_ended(runner: Runner) -> None:
     venue = Venue(runner, stops=["A", "B", "C"])
     venue.booked("0:2;0*1;1#4", owner="bea")
     before = runner.dump()
@@ -256,6 +256,8 @@ def test_reaping_restores_everything_but_the_memory_of_how_it_ended(runner: Runn
     assert venue.reap() == ["REAPED", 3, 0]
     after = runner.dump()
     assert len(after.pop(venue.key("ended"))) == 3
+    assert len(after.pop(venue.partition_key("trail"))) == 1 + 3 * 2
+    assert len(before.pop(venue.partition_key("trail"))) == 1
     for dump in (before, after):
         state = dump[venue.key("state")]
         del state[b"seq"], state[b"clock"]

@@ -30,6 +30,8 @@ DONE = {
     "BURIED",
     "REVIVED",
     "DISCARDED",
+    "REPAIRED",
+    "FORGOTTEN",
 }
 DECLARED = [(name, status) for name in lua.names() for status in sorted(lua.load(name).statuses)]
 
@@ -60,6 +62,35 @@ def test_every_declared_status_is_answered_and_a_refusal_writes_nothing(
 
 def test_every_situation_belongs_to_a_declared_status() -> None:
     assert set(SITUATIONS) == set(DECLARED)
+
+
+# --- the trail -------------------------------------------------------------------------------------------------------
+
+
+@situation("read_trail", "READ")
+def _trail_is_read(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.read_trail()
+
+
+@situation("forget_trail", "FORGOTTEN")
+def _trail_is_forgotten(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.forget_trail(1, venue.trail()[0][0])
+
+
+@situation("read_trail", "NO_TRAIL")
+def _no_trail_to_read(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.redis.delete(venue.partition_key("trail"))
+    return venue, lambda: venue.read_trail()
+
+
+@situation("forget_trail", "NO_TRAIL")
+def _no_trail_to_forget(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.redis.delete(venue.partition_key("trail"))
+    return venue, lambda: venue.forget_trail(1, "5-0")
 
 
 # --- hold_places -----------------------------------------------------------------------------------------------------
@@ -528,6 +559,30 @@ def _seen_behind_a_crowd(runner: Runner) -> tuple[Venue, Act]:
     return venue, venue.snapshot
 
 
+# --- repair_event -----------------------------------------------------------------------------------------------------
+
+
+@situation("repair_event", "REPAIRED")
+def _repaired(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    runner.redis.setbit(venue.key("sold"), 3, 1)
+    return venue, lambda: venue.repair("clear_sold|3")
+
+
+@situation("repair_event", "CHANGED")
+def _repaired_when_the_record_is_another(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;1#3")
+    return venue, lambda: venue.repair("count|free:0:0|1", f"end_hold|{hold_id}|active|1|2|1|0:1;1#3|ana")
+
+
+@situation("repair_event", "STALE")
+def _repaired_by_somebody_else_before(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.repair()
+    return venue, lambda: venue.repair("count|free:0:0|1", repairs=0)
+
+
 def _register_not_loaded() -> None:
     acts: dict[str, Callable[[Venue], list[Any]]] = {
         "hold_places": lambda venue: hold_together([venue], ["0:1;0*1"]),
@@ -542,6 +597,7 @@ def _register_not_loaded() -> None:
         "set_status": lambda venue: venue.set_status("open"),
         "mark_audited": lambda venue: venue.mark_audited(1),
         "snapshot_event": lambda venue: venue.snapshot(),
+        "repair_event": lambda venue: venue.repair(),
     }
     for script, act in acts.items():
 

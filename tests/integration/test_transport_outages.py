@@ -302,6 +302,19 @@ async def test_closing_in_the_middle_of_connecting_leaves_no_connection_behind(s
     await eventually(lambda: b"left-behind" not in server.call("CLIENT", "LIST"), "a connection is left")
 
 
+async def test_idle_node_that_is_no_longer_in_use_is_drained(server: Valkey) -> None:
+    settings = connection_settings({}, tls=False, client_name="drained", timeout_s=2.0)
+    multiplexer = Multiplexer(
+        dial_server(NodeAddress(host="127.0.0.1", port=server.port), settings),
+        on_server=lambda node, identity: None,
+        connect_timeout_s=2.0,
+        reply_timeout_s=2.0,
+    )
+    await multiplexer.connect()
+    await multiplexer.drain()
+    await eventually(lambda: b"drained" not in server.call("CLIENT", "LIST"), "a connection is left")
+
+
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 async def test_opening_is_refused_when_the_password_is_wrong(server: Valkey, kind: str) -> None:
     server.call("CONFIG", "SET", "requirepass", "right")

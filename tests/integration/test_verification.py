@@ -81,6 +81,7 @@ async def test_booking_that_the_new_primary_lacks_is_restored_before_anybody_con
         await book(shop, event, "A-2", customer="cem")
     assert [place.seat for place in refused.value.unavailable] == ["A-2"]
     assert await audited_on(shop, event) not in (before, b"", None)
+    assert await shop.kernel.event_command(event, "HLEN", "bookings") == 2
     assert (await book(shop, event, "A-3", customer="cem")).booking.status == "confirmed"
 
 

@@ -22,6 +22,7 @@ def test_settings_have_the_defaults_of_the_contract_when_nothing_is_set() -> Non
     assert (settings.jwt_issuer, settings.jwt_audience) == ("holdfast", "holdfast")
     assert (settings.confirm_timeout_s, settings.log_level) == (5.0, "info")
     assert settings.journal_max_bytes == 64 << 20
+    assert settings.hold_history_days == 30
 
 
 def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
@@ -40,6 +41,7 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
             "HOLDFAST_JWKS_URL": "https://id.example/jwks.json",
             "HOLDFAST_CONFIRM_TIMEOUT": "2.5",
             "HOLDFAST_JOURNAL_MAX_BYTES": "1048576",
+            "HOLDFAST_HOLD_HISTORY_DAYS": "0",
             "HOLDFAST_LOG_LEVEL": "DEBUG",
             "HOLDFAST_DATA_KEY": KEY,
         }
@@ -59,6 +61,7 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
         jwks_url="https://id.example/jwks.json",
         confirm_timeout_s=2.5,
         journal_max_bytes=1 << 20,
+        hold_history_days=0,
         log_level="debug",
         data_key=bytes(range(32)),
     )
@@ -100,6 +103,8 @@ def test_settings_name_the_file_when_a_secret_cannot_be_read(tmp_path: Path) -> 
         ("HOLDFAST_PARTITIONS", "-1", "a whole number from 1 to 16384"),
         ("HOLDFAST_CONFIRM_TIMEOUT", "soon", "a number of seconds from 0.05 to 300"),
         ("HOLDFAST_CONFIRM_TIMEOUT", "nan", "a number of seconds from 0.05 to 300"),
+        ("HOLDFAST_HOLD_HISTORY_DAYS", "-1", "a whole number from 0 to 3650"),
+        ("HOLDFAST_JOURNAL_MAX_BYTES", "4096", "a whole number from 1048576 to 1099511627776"),
         ("HOLDFAST_LOG_LEVEL", "loud", "one of debug, info, warning, error, critical"),
         ("HOLDFAST_JWKS_URL", "id.example", "a URL beginning with https://, http://"),
         ("HOLDFAST_DATA_DIR", __file__, "a directory"),

@@ -35,7 +35,10 @@ def upgrade() -> None:
             comment="When it ended; its deadline while it lives.",
         ),
         sa.Column(
-            "outcome", sa.Text(), nullable=True, comment="expired, released, refused, confirmed; NULL: it lives."
+            "outcome",
+            sa.Text(),
+            nullable=True,
+            comment="expired, released, confirmed, refused, rebuilt; NULL: it lives.",
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_hold_history")),
         comment="Who held what when; kept for a while, then purged. Written in batches, after the fact.",
