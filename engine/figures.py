@@ -106,7 +106,7 @@ COMMIT_SECONDS = Histogram(
 )
 COMMITS = Counter("holdfast_commits_total", "Bookings that went to the ledger, by what became of them.", "outcome")
 LOADS = Counter("holdfast_event_loads_total", "Events put into Redis from the ledger, each under a new epoch.")
-AUDITS = Counter("holdfast_audits_total", "Audits of one event that came to an end.")
+AUDITS = Counter("holdfast_audits_total", "Audits of one event with repair that came to an end.")
 DRIFT_FOUND = Counter("holdfast_drift_found_total", "Differences found between Redis and the ledger, by kind.", "kind")
 DRIFT_REPAIRED = Counter("holdfast_drift_repaired_total", "Differences repaired, by kind.", "kind")
 REBUILDS = Counter("holdfast_rebuilds_total", "Events built anew because Redis had lost or mistaken their state.")
@@ -114,7 +114,7 @@ REAPED = Counter("holdfast_reaped_total", "Lapsed holds that were ended although
 DRAINED = Counter("holdfast_drained_total", "Journal entries settled by somebody else than the request that made them.")
 UNRESOLVED = Counter(
     "holdfast_drift_unresolved_total",
-    "Differences found that need a person, by kind; once while it lasts.",
+    "Differences found that need a person, by kind; again with every audit.",
     "kind",
 )
 ARCHIVED = Counter("holdfast_archived_total", "Events that are over and have left Redis.")

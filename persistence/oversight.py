@@ -11,7 +11,6 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from engine import figures
 from engine.backlog import read_backlog
 from engine.catalog import Catalog
 from engine.errors import EventNotFound, HoldfastError
@@ -107,15 +106,6 @@ def repair_with(kernel: Kernel, bookings: Bookings, loader: EventLoader, *, drai
 
     async def repair(sellable: SellableEvent) -> EventRound:
         done = await repair_event(kernel, bookings, loader, sellable, drain=drain)
-        for counter, differences in (
-            (figures.DRIFT_FOUND, done.found),
-            (figures.DRIFT_REPAIRED, done.repaired),
-            (figures.UNRESOLVED, done.unresolved),
-        ):
-            for difference in differences:
-                counter.add(difference.kind)
-        figures.AUDITS.add()
-        figures.REBUILDS.add(count=done.rebuilt)
         return EventRound(done.event_id, done.found, done.repaired, done.unresolved, done.rebuilt)
 
     return repair

@@ -117,6 +117,8 @@ async def test_round_of_repair_tells_of_each_event_with_differences_and_leaves_n
     assert result["event_id"] == spoilt
     assert [difference["kind"] for difference in result["found"]] == ["cell_not_owned"]
     assert (done["repaired"], done["unresolved"]) == (1, 0)
+    metrics = (await client.get("/metrics")).text
+    assert 'holdfast_drift_repaired_total{kind="cell_not_owned"}' in metrics
     assert (await root.get("/v1/admin/audit")).json()["drift"] == 0
 
 
