@@ -223,8 +223,8 @@ KINDS: dict[type, Kind] = {
         status=503,
         code="store-unavailable",
         title="Store unavailable",
-        meaning="Redis does not answer; whether the request took effect may be unknown. With the same idempotency "
-        "key it is safe to repeat.",
+        meaning="Redis does not answer: whether the request took effect is not known. Repeat it with the same "
+        "idempotency key, and it takes effect once; without a key, first look at the hold or booking it was about.",
         headers=_retry_after,
     ),
     engine.LedgerUnavailable: Kind(

@@ -107,9 +107,9 @@ def _foreseeable() -> tuple[type[Exception], ...]:
     from redis.exceptions import ResponseError
 
     from engine.store_checks import UnfitStore
-    from holdfast.compose import NotMigrated
     from holdfast.demo.errors import DemoFailed
     from holdfast.event_files import EventFileError
+    from holdfast.readiness import NotMigrated
     from persistence.installation import PartitionsDiffer
 
     return (
