@@ -4,6 +4,7 @@ Answers are values until they are sent, so that headers common to all are added 
 wraps ``send``; and a hot route pays for one look-up per segment of its path, not for a stack of layers.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -22,7 +23,10 @@ from api.problems import answer_problem
 from api.route import Route
 from api.routes import ROUTES
 from api.services import Services
+from engine import figures
 from engine.ids import parse_claim_id
+
+UNKNOWN = "unknown"  # label of requests to no route
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -67,6 +71,7 @@ class Application:
         if scope["type"] != "http":
             await self._beside_http(scope, receive, send)
             return
+        began = time.perf_counter()
         call = Call(scope, self._services, public_url=self._public_url)
         try:
             answer = await self._answer(call, receive)
@@ -75,6 +80,9 @@ class Application:
         except Exception as error:
             answer = _problem(call, error)
         await send_answer(answer, send, request_id=call.request_id, with_body=scope["method"] != "HEAD")
+        # What is not in the table of routes must not make labels of its own: anybody could make any number of them.
+        method = scope["method"] if call.route_path else UNKNOWN
+        figures.REQUESTS.observe(time.perf_counter() - began, method, call.route_path or UNKNOWN, answer.status)
 
     async def _answer(self, call: Call, receive: Receive) -> Answer:
         scope = call.scope
@@ -92,8 +100,9 @@ class Application:
             _require_json(call.headers.get(b"content-type"))
         if (key := call.headers.get(b"idempotency-key")) is None:
             return await route.handler(call)
+        asked = b"%s?%s" % (call.body, call.query_string) if call.query_string else call.body
         call.once = once_for(
-            key, caller=call.caller.sub, route=f"{route.method} {route.path}", params=call.params, body=call.body
+            key, caller=call.caller.sub, route=f"{route.method} {route.path}", params=call.params, body=asked
         )
         if not route.keeps_answers:
             return await route.handler(call)

@@ -9,12 +9,17 @@ from api.answers import Answer
 from api.call import Call
 from api.decoding import check_free_form, check_moment, decode_body, decode_query
 from api.errors import Forbidden
+from api.idempotency import REPLAYED, part_of
 from api.paging import PageQuery, page_answer
 from api.versions import expected_version, versioned_answer
 from engine.definition import EventDefinition, EventId, EventPatch, PlaceName, Price, SectionDefinition
-from engine.errors import EventNotFound, InvalidRequest
+from engine.errors import EventExists, EventNotFound, InvalidRequest
 from engine.events import Event, EventStatus
 from engine.importing.seating_plan import SeatingPlan, sections_from_plan
+from engine.once import ONCE_TTL_MS, Once
+
+KEYED_ID_LENGTH = 16  # hexadecimal digits of a digest: 64 bits, so that no two keys meet
+KEY_LIFETIME = dt.timedelta(milliseconds=ONCE_TTL_MS)  # the same key later is another request
 
 Prices = dict[PlaceName, Price]
 
@@ -81,8 +86,12 @@ async def create_event(call: Call) -> Answer:
     """``POST /v1/events`` → 201."""
     definition = decode_body(_definition, call.body)
     _check_storable(definition)
-    event = await call.services.events.create(definition, organizer_id=call.caller.sub)
-    return _answer_event(call, event, status=201, headers=(call.location(f"/v1/events/{event.id}"),))
+    if call.once is None:
+        event, replayed = await call.services.events.create(definition, organizer_id=call.caller.sub), False
+    else:
+        event, replayed = await _create_once(call, definition, call.once)
+    location = call.location(f"/v1/events/{event.id}")
+    return _answer_event(call, event, status=201, headers=(location, REPLAYED) if replayed else (location,))
 
 
 async def list_events(call: Call) -> Answer:
@@ -155,6 +164,29 @@ async def managed_event(call: Call) -> Event:
     if event.status == "draft":
         raise EventNotFound(event.id)
     raise Forbidden
+
+
+async def _create_once(call: Call, definition: EventDefinition, once: Once) -> tuple[Event, bool]:
+    """Create the event of a request with an idempotency key; also whether an earlier sending of it has done so.
+
+    A crash between writing the event and keeping the answer leaves the key without one. So the id is made of the key
+    where the organizer gave none: the repetition then finds the event instead of making a second one.
+    """
+    organizer_id = call.caller.sub
+    named = definition if definition.id else msgspec.structs.replace(definition, id=_id_from(once))
+    try:
+        return await call.services.events.create(named, organizer_id=organizer_id), False
+    except EventExists as error:
+        event = await call.services.events.find_event(error.event_id)
+        if definition.id is None and dt.datetime.now(dt.UTC) - event.created_at > KEY_LIFETIME:
+            return await call.services.events.create(definition, organizer_id=organizer_id), False
+        if event.organizer_id == organizer_id and event.definition == named:
+            return event, True
+        raise
+
+
+def _id_from(once: Once) -> str:
+    return part_of(once, 0).scope[:KEYED_ID_LENGTH].decode()
 
 
 def _check_storable(change: EventDefinition | EventPatch) -> None:

@@ -132,7 +132,7 @@ async def extend_hold(call: Call) -> Answer:
 
 async def release_hold(call: Call) -> Answer:
     """``DELETE /v1/holds/{hold_id}`` → 204."""
-    await call.services.reservations.release(call.params["hold_id"], customer_id=call.caller.owner)
+    await call.services.reservations.release(call.params["hold_id"], customer_id=call.caller.owner, once=call.once)
     return Answer(204)
 
 

@@ -45,7 +45,7 @@ class OnceStore(Protocol):
         ...
 
     async def abandon(self, once: Once) -> None:
-        """Forget the claim: the next request with this key runs anew."""
+        """Forget the claim, so that the next request with this key runs anew; at once where Redis answers at once."""
         ...
 
 

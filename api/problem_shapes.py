@@ -38,6 +38,12 @@ class EventStatusProblem(Problem, frozen=True):
     event_status: str
 
 
+class EventNotOpenProblem(EventStatusProblem, frozen=True):
+    """The event takes no holds; ``sales_ended_at`` is null unless it is past the end of its sale."""
+
+    sales_ended_at: dt.datetime | None
+
+
 class InvalidTransitionProblem(Problem, frozen=True):
     """The state machine has no such step; ``allowed`` are those it has."""
 

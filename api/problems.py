@@ -81,6 +81,12 @@ def _unavailable(error: engine.PlacesUnavailable) -> Mapping[str, Any]:
     }
 
 
+def _why_not_open(error: engine.EventNotOpen) -> str:
+    if error.sales_ended_at is not None:
+        return f"The event takes no holds: its sale ended at {error.sales_ended_at:%Y-%m-%dT%H:%M:%SZ}."
+    return "The event takes no holds: not yet, not any more, or not just now."
+
+
 def _transition(error: engine.InvalidTransition) -> Mapping[str, Any]:
     return {"from": error.from_status, "to": error.to_status, "allowed": error.allowed}
 
@@ -125,9 +131,11 @@ KINDS: dict[type, Kind] = {
         status=409,
         code="event-not-open",
         title="Event is not open",
-        meaning="The event takes no holds: not yet, not any more, or not just now.",
-        shape=shapes.EventStatusProblem,
-        members=lambda error: {"event_status": error.status},
+        meaning="The event takes no holds: not yet, not any more, or not just now. `sales_ended_at` is null "
+        "unless it is past the end of its sale.",
+        shape=shapes.EventNotOpenProblem,
+        members=lambda error: {"event_status": error.status, "sales_ended_at": error.sales_ended_at},
+        detail=_why_not_open,
     ),
     engine.InvalidTransition: Kind(
         status=409,
@@ -215,8 +223,8 @@ KINDS: dict[type, Kind] = {
         status=503,
         code="store-unavailable",
         title="Store unavailable",
-        meaning="Redis does not answer; whether the request took effect may be unknown. With the same idempotency "
-        "key it is safe to repeat.",
+        meaning="Redis does not answer: whether the request took effect is not known. Repeat it with the same "
+        "idempotency key, and it takes effect once; without a key, first look at the hold or booking it was about.",
         headers=_retry_after,
     ),
     engine.LedgerUnavailable: Kind(

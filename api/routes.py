@@ -5,7 +5,7 @@ document and the tests are made from it.
 import functools
 from typing import Any
 
-from api import bookings, documentation, events, examples, holds, operations, seats
+from api import administration, bookings, documentation, events, examples, holds, operations, seats
 from api.answers import Answer, encode_json
 from api.call import Call
 from api.errors import ApprovalUnavailable, PaymentUnavailable, RouteNotFound
@@ -37,9 +37,11 @@ from engine.errors import (
 )
 from engine.holds import Hold
 from engine.reservations import ClaimRequest
+from persistence.oversight import Overview, Round
 
 BUYERS = frozenset({CUSTOMER, SERVICE, ADMIN})
 ORGANIZERS = frozenset({ORGANIZER, ADMIN})
+ADMINS = frozenset({ADMIN})
 
 _ENDED = (HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed, BookingRefused)
 _CLAIMS = (InvalidRequest, EventNotFound, EventNotOpen, PlacesUnavailable, LimitExceeded)
@@ -358,8 +360,19 @@ _OPERATION_ROUTES = (
         summary="Whether requests can be served",
         tag="Operations",
         replies=(
-            Reply(200, "They can.", operations.Readiness),
+            Reply(200, "They can; if `degraded`, the verdicts say what is not as it should be.", operations.Readiness),
             Reply(503, "They cannot; the verdicts say why.", operations.Readiness, headers=("Retry-After",)),
+        ),
+    ),
+    Route(
+        method="GET",
+        path="/metrics",
+        handler=operations.show_metrics,
+        summary="Figures for Prometheus, of all processes of this server",
+        tag="Operations",
+        replies=(
+            Reply(200, "All figures.", media_type="text/plain"),
+            Reply(200, "All figures.", media_type="application/openmetrics-text"),
         ),
     ),
     Route(
@@ -409,4 +422,42 @@ _OPERATION_ROUTES = (
     ),
 )
 
-ROUTES: tuple[Route, ...] = (*_HOLD_ROUTES, *_BOOKING_ROUTES, *_EVENT_ROUTES, *_OPERATION_ROUTES)
+_ADMIN_ROUTES = (
+    Route(
+        method="GET",
+        path="/v1/admin/audit",
+        handler=administration.show_audit,
+        summary="Compare Redis with the ledger, one event or all",
+        tag="Administration",
+        roles=ADMINS,
+        query=administration.EventQuery,
+        replies=(Reply(200, "What differs; read just now.", administration.AuditView),),
+        refusals=(InvalidRequest, EventNotFound),
+    ),
+    Route(
+        method="POST",
+        path="/v1/admin/reconcile",
+        handler=administration.reconcile,
+        summary="Repair what differs, one event or all",
+        tag="Administration",
+        roles=ADMINS,
+        query=administration.EventQuery,
+        replies=(
+            Reply(200, "The round is finished.", Round, headers=_REPLAYABLE),
+            Reply(202, "It goes on; ask again, and join it.", Round),
+        ),
+        refusals=(InvalidRequest, EventNotFound),
+        keeps_answers=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/admin/overview",
+        handler=administration.show_overview,
+        summary="How much of everything there is",
+        tag="Administration",
+        roles=ADMINS,
+        replies=(Reply(200, "Counts, and the reconcilers.", Overview),),
+    ),
+)
+
+ROUTES: tuple[Route, ...] = (*_HOLD_ROUTES, *_BOOKING_ROUTES, *_EVENT_ROUTES, *_OPERATION_ROUTES, *_ADMIN_ROUTES)

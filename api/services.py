@@ -1,6 +1,7 @@
 """What the HTTP side is made of: filled once by ``holdfast.compose``, handed to every handler with its call."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Literal
 
 import msgspec
 
@@ -9,8 +10,35 @@ from api.identity import TokenVerifier
 from engine.reservations import Reservations
 from persistence.bookings import Bookings
 from persistence.events import Events
+from persistence.oversight import Oversight
 
-ReadinessCheck = Callable[[], Awaitable[None]]
+Severity = Literal["degraded", "unready"]
+
+
+class Impaired(Exception):
+    """Something is not as it should be, and holds go on without it; the message is for everybody to read."""
+
+
+class ReadinessCheck(msgspec.Struct, frozen=True):
+    """One thing that ``/readyz`` looks at: ``run`` raises when it is not well.
+
+    ``severity`` is what its failure makes of the process: ``unready`` cannot serve, ``degraded`` can, for the time
+    being. :class:`Impaired` never does more than degrade.
+    """
+
+    run: Callable[[], Coroutine[Any, Any, None]]
+    severity: Severity
+
+
+class Scraped(msgspec.Struct, frozen=True):
+    """Figures as text, in the format that was asked for."""
+
+    body: bytes
+    content_type: bytes
+
+
+Scrape = Callable[[str], Awaitable[Scraped]]
+"""Gives all figures; is told what the caller accepts."""
 
 
 class Info(msgspec.Struct, frozen=True):
@@ -24,13 +52,15 @@ class Info(msgspec.Struct, frozen=True):
 class Services(msgspec.Struct, frozen=True, kw_only=True):
     """The parts that handlers call.
 
-    ``checks`` are asked by ``/readyz``, by the name of what they look at; a check raises when the answer is no.
+    ``checks`` are asked by ``/readyz``, by the name of what they look at; ``scrape`` answers ``/metrics``.
     """
 
     reservations: Reservations
     events: Events
     bookings: Bookings
+    oversight: Oversight
     once: OnceStore
     verifier: TokenVerifier
     info: Info
     checks: Mapping[str, ReadinessCheck]
+    scrape: Scrape

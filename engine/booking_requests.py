@@ -1,7 +1,5 @@
 """One attempt to book: what the scripts are told, and what can be said before the ledger has it."""
 
-import secrets
-
 import msgspec
 
 from engine.bookings import Booking, BookingDetails, JournalEntry
@@ -9,7 +7,7 @@ from engine.claims import describe_places
 from engine.errors import InvalidRequest
 from engine.events import SellableEvent
 from engine.ids import BookingId
-from engine.once import ONCE_TTL_MS, Once
+from engine.once import ONCE_TTL_MS, Once, attempt_of
 from engine.refusals import moment
 
 # Of the sealed details of one booking: 500 attendees with a name and a seat each are 30 kB. The scripts rely on it when
@@ -38,7 +36,7 @@ def booking_args(request: BookingRequest, *, journal_bytes_max: int) -> list[byt
     if len(request.sealed) > DETAILS_BYTES_MAX:
         raise InvalidRequest("$", f"guest, attendees, notes and metadata are more than {DETAILS_BYTES_MAX} bytes")
     once = request.once
-    attempt = once.scope if once else secrets.token_hex(8).encode()
+    attempt = attempt_of(once)
     scope, body = (once.scope, once.body) if once else (b"", b"")
     bounds = (b"%d" % ONCE_TTL_MS, b"%d" % journal_bytes_max)
     return [request.key, request.customer_id.encode(), attempt, request.sealed, body, scope, *bounds]

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from engine import figures
 from engine.bookings import JournalEntry
 from engine.catalog import Catalog
 from engine.dead_letters import bury
@@ -129,4 +130,7 @@ class Drainer:
             await drop_entries(self._kernel, partition, written)
         for journal_id, reason in poison:
             await bury(self._kernel, partition, journal_id, reason=reason)
-        return Drained(settled=len(raw) - len(poison), buried=len(poison))
+        settled, buried = len(raw) - len(poison), len(poison)
+        figures.DRAINED.add(count=settled)
+        figures.BURIED.add(count=buried)
+        return Drained(settled=settled, buried=buried)

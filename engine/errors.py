@@ -81,13 +81,14 @@ class EventNotDraft(EventRefusal):
 
 
 class EventNotOpen(EventRefusal):
-    """The event takes no holds: a draft, closed, cancelled, or past the end of its sale."""
+    """The event takes no holds: a draft, closed, cancelled, or past the end of its sale, ``sales_ended_at``."""
 
     may_succeed_later = True
 
-    def __init__(self, event_id: str, status: str) -> None:
+    def __init__(self, event_id: str, status: str, *, sales_ended_at: dt.datetime | None = None) -> None:
         super().__init__(event_id)
         self.status = status
+        self.sales_ended_at = sales_ended_at
 
 
 class InvalidTransition(Refusal):

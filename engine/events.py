@@ -32,6 +32,11 @@ class Event(msgspec.Struct, frozen=True):
     updated_at: dt.datetime
 
 
+def sales_end_at(definition: EventDefinition) -> dt.datetime:
+    """When sale ends by itself: ``sales_close_before`` seconds before the start, in UTC."""
+    return definition.starts_at.astimezone(dt.UTC) - dt.timedelta(seconds=definition.policy.sales_close_before)
+
+
 class SellableEvent(msgspec.Struct, frozen=True):
     """An event with its compiled layout."""
 

@@ -8,13 +8,17 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 import lua
+from engine import figures
 from engine.errors import Overloaded, StoreUnavailable
 from engine.events import SellableEvent
 from engine.keys import KeyRing, event_key, partition_key, partition_of
+from engine.time_limits import TimeLimit
 from engine.transport.errors import NotSent, OutcomeUnknown
 from engine.transport.open import Transport
 from engine.transport.wire import pack_keys
 
+ANSWER_MAX_S = 0.7  # of one call, repetition included: a request is told of an outage within a second, HTTP and all
+PATIENT_MAX_S = 5.0  # the same for work nobody waits for: longer than the transport's own limits for both sends
 CONTINUE_MAX_S = 2.0  # how long one request may go on cleaning up after others before it gives up
 LOADS_AGAIN_MAX = 2  # a state may be lost again just after it was loaded, or a load joined that came too early
 SENDS_MAX = 2  # a lost reply is asked for once more, then the caller is told
@@ -31,11 +35,17 @@ class Kernel:
     caller chose. That is what makes it right to repeat a call whose reply was lost.
     """
 
-    def __init__(self, transport: Transport, *, partitions: int) -> None:
+    def __init__(self, transport: Transport, *, partitions: int, answer_max_s: float = ANSWER_MAX_S) -> None:
         self.transport = transport
         self.partitions = partitions
+        self._limit = TimeLimit(answer_max_s, stands_still=self._any_server_is_silent, late_max_s=PATIENT_MAX_S)
+        self._heard: list[int] = []
         self._keys = KeyRing()
         self._load: Callable[[str], Awaitable[None]] | None = None
+
+    def patient(self) -> "Kernel":
+        """The same for audits, loads and repairs: a server that is slow but alive is waited for."""
+        return Kernel(self.transport, partitions=self.partitions, answer_max_s=PATIENT_MAX_S)
 
     def load_events_with(self, load: Callable[[str], Awaitable[None]]) -> None:
         """Have events whose state is not in Redis put there by *load*."""
@@ -51,7 +61,7 @@ class Kernel:
         """Run a script on one event, with ``CONTINUE`` followed up and, unless *load* is off, ``NOT_LOADED`` mended.
 
         Raises:
-            StoreUnavailable: Redis gave no answer, or cannot write now; repeating the request is safe.
+            StoreUnavailable: Redis gave no answer in time, or cannot write now; repeating the request is safe.
         """
         return await self.run_over(name, [event], args, once=once, load=load)
 
@@ -75,7 +85,7 @@ class Kernel:
         async def call() -> Any:
             return await self.transport.evalsha(script, keys, args)
 
-        reply = await self._send_until_done(call)
+        reply = await self._send_until_done(name, call)
         if self._load is None or not load:
             return reply
         for _ in range(len(events) + LOADS_AGAIN_MAX):
@@ -83,7 +93,7 @@ class Kernel:
                 break
             missing = events[int(reply[1]) - 1] if len(reply) > 1 else events[0]
             await self._load(missing.event.id)
-            reply = await self._send_until_done(call)
+            reply = await self._send_until_done(name, call)
         return reply
 
     async def run_in_partition(
@@ -105,8 +115,7 @@ class Kernel:
             keys = self._keys.for_partition(script, partition)
         else:
             keys = self._keys.for_events(script, [event_id], partition, once)
-        reply: list[Any] = await self._send(lambda: self.transport.evalsha(script, keys, args))
-        return reply
+        return await self._send_until_done(name, lambda: self.transport.evalsha(script, keys, args))
 
     async def time_ms(self, partition: int) -> int:
         """Redis's clock, on the node that has the partition."""
@@ -139,33 +148,60 @@ class Kernel:
         slot = pack_keys([key]).slot
         return await self._send(lambda: self.transport.command(verb, key, *args, slot=slot))
 
-    async def _send_until_done(self, call: Callable[[], Awaitable[Any]]) -> list[Any]:
+    async def _send_until_done(self, name: str, call: Callable[[], Awaitable[Any]]) -> list[Any]:
         """Call again while the script answers that it only cleaned up, for a bounded time."""
-        reply: list[Any] = await self._send(call)
-        if reply[0] != b"CONTINUE":
+        began = time.perf_counter()
+        status = b"unavailable"
+        try:
+            reply: list[Any] = await self._send(call)
+            while reply[0] == b"CONTINUE":
+                if time.perf_counter() - began > CONTINUE_MAX_S:
+                    raise Overloaded("lapsed holds are still being ended")
+                reply = await self._send(call)
+            status = reply[0]
             return reply
-        give_up_at = time.monotonic() + CONTINUE_MAX_S
-        while reply[0] == b"CONTINUE":
-            if time.monotonic() > give_up_at:
-                raise Overloaded("lapsed holds are still being ended")
-            reply = await self._send(call)
-        return reply
+        finally:
+            figures.SCRIPTS.observe(time.perf_counter() - began, name, status)
+
+    def _any_server_is_silent(self) -> bool:
+        """Whether a server is away, or has owed replies and sent nothing since this was asked last."""
+        links = self.transport.reports()
+        before, self._heard = self._heard, [link.heard_count for link in links]
+        if len(before) != len(links):
+            before = [-1] * len(links)
+        return any(
+            not link.connected or (link.unanswered and link.heard_count == heard)
+            for link, heard in zip(links, before, strict=True)
+        )
 
     async def _send(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        for attempt in range(1, SENDS_MAX + 1):
-            try:
-                return await call()
-            except NotSent as error:
-                raise StoreUnavailable(str(error)) from error
-            except OutcomeUnknown as error:
-                if attempt == SENDS_MAX:
-                    raise StoreUnavailable(str(error)) from error
-            except ResponseError as error:
-                if _code(error) in REFUSALS_OF_SERVERS:
-                    raise StoreUnavailable(str(error)) from error
+        wait = self._limit.begin()
+        try:
+            return await _send_within(call)
+        except asyncio.CancelledError:
+            if not wait.is_over():
                 raise
-            await asyncio.sleep(0)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+            raise StoreUnavailable(f"no answer within {self._limit.limit_s:g} s") from None
+        finally:
+            wait.end()
+
+
+async def _send_within(call: Callable[[], Awaitable[Any]]) -> Any:
+    """Send, and once more when the reply was lost."""
+    for attempt in range(1, SENDS_MAX + 1):
+        try:
+            return await call()
+        except NotSent as error:
+            raise StoreUnavailable(str(error)) from error
+        except OutcomeUnknown as error:
+            if attempt == SENDS_MAX:
+                raise StoreUnavailable(str(error)) from error
+        except ResponseError as error:
+            if _code(error) in REFUSALS_OF_SERVERS:
+                raise StoreUnavailable(str(error)) from error
+            raise
+        await asyncio.sleep(0)
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def _code(error: ResponseError) -> str:

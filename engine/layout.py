@@ -23,7 +23,7 @@ SEATS_PER_ROW_MAX = 1_000  # a row is read in one step when neighbours are looke
 SEATS_WITH_LEGS_MAX = 5_000  # with legs, a search for neighbours may look at every seat: about 10 ms of Redis's time
 FIRST_YEAR, LAST_YEAR = 1970, 2200  # outside of these somebody made a mistake, and arithmetic overflows at the ends
 AISLE_FACTOR = 1.75  # a gap this many times the usual distance between neighbours is an aisle
-_SEAT_RANGE = re.compile(r"(\d{1,6})-(\d{1,6})")
+_SEAT_RANGE = re.compile(r"([0-9]{1,15})-([0-9]{1,15})")
 
 
 class LaidSection(msgspec.Struct, frozen=True):
@@ -68,6 +68,8 @@ class Layout(msgspec.Struct, frozen=True, eq=False):
         """
         first = 0 if from_stop is None else self._stop_number(from_stop, "$.from")
         last = self.legs if to_stop is None else self._stop_number(to_stop, "$.to")
+        if first == self.legs:
+            raise InvalidRequest("$.from", f"nothing leaves from the last stop or time: {from_stop!r}")
         if first >= last:
             raise InvalidRequest("$.to", f"must come after from: {to_stop or self.stop_name(self.legs)!r}")
         return first, last
@@ -219,9 +221,11 @@ def _lay_rows(section: SectionDefinition, path: str, seats: list[LaidSeat], bloc
 def _row_seats(row: RowDefinition, path: str) -> list[SeatDefinition]:
     if isinstance(row.seats, str):
         match = _SEAT_RANGE.fullmatch(row.seats)
-        if match is None or int(match[1]) > int(match[2]):
+        if match is None:
             raise InvalidRequest(f"{path}.seats", f"must be a range like '1-20' or a list: {row.seats!r}")
         first, last = int(match[1]), int(match[2])
+        if first > last:
+            raise InvalidRequest(f"{path}.seats", f"a range begins with the lower number: {row.seats!r}")
         if last - first >= SEATS_PER_ROW_MAX:
             raise InvalidRequest(f"{path}.seats", f"a row has at most {SEATS_PER_ROW_MAX} seats")
         return [SeatDefinition(str(number)) for number in range(first, last + 1)]

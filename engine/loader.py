@@ -2,6 +2,7 @@
 
 import asyncio
 
+from engine import figures
 from engine.catalog import Catalog
 from engine.errors import StoreUnavailable
 from engine.events import Event, SellableEvent
@@ -105,6 +106,7 @@ class EventLoader:
                 records.append(booking_record(booking, claim.key))
             await self._step("load_bookings", sellable, [epoch, *records])
         await self._step("finish_load", sellable, [event_id.encode(), epoch])
+        figures.LOADS.add()
 
     async def _tell(self, event: Event) -> None:
         await self._kernel.run("set_status", await self._catalog.keep(event), status_args(event), load=False)

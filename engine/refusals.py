@@ -19,7 +19,7 @@ from engine.errors import (
     StoreUnavailable,
     UnavailablePlace,
 )
-from engine.events import SellableEvent
+from engine.events import SellableEvent, sales_end_at
 
 
 def moment(milliseconds: int) -> dt.datetime:
@@ -49,7 +49,7 @@ def claim_refusal(reply: list[Any], events: Sequence[SellableEvent]) -> Exceptio
     """Why ``hold_places`` claimed nothing."""
     match reply:
         case [b"NOT_OPEN", number, status]:
-            return EventNotOpen(events[number - 1].event.id, status.decode())
+            return _not_open(events[number - 1], status)
         case [b"LIMIT", _, limit, maximum]:
             return LimitExceeded(limit.decode(), maximum)
         case [b"KEY_REUSED"]:
@@ -66,7 +66,7 @@ def booking_refusal(reply: list[Any], event: SellableEvent, booking_id: str) -> 
     """Why ``confirm_hold`` or ``book_places`` booked nothing."""
     match reply:
         case [b"NOT_OPEN", status]:
-            return EventNotOpen(event.event.id, status.decode())
+            return _not_open(event, status)
         case [b"LIMIT", limit, maximum]:
             return LimitExceeded(limit.decode(), maximum)
         case [b"UNAVAILABLE", held, sold, next_release_ms, *missing]:
@@ -76,6 +76,13 @@ def booking_refusal(reply: list[Any], event: SellableEvent, booking_id: str) -> 
         case [b"KEY_REUSED"] | [b"NOT_LOADED"] | [b"STALE_LAYOUT"]:
             return claim_refusal(reply, [event])
     return hold_refusal(reply[0], booking_id)
+
+
+def _not_open(event: SellableEvent, status: bytes) -> EventNotOpen:
+    """Scripts call an event closed that is past the end of its sale; which of the two it is, its definition tells."""
+    ended_at = sales_end_at(event.definition)
+    over = status == b"closed" and ended_at <= dt.datetime.now(dt.UTC)
+    return EventNotOpen(event.event.id, status.decode(), sales_ended_at=ended_at if over else None)
 
 
 def _being_built() -> StoreUnavailable:

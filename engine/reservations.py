@@ -32,7 +32,7 @@ from engine.journal import parse_entry
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.loading import status_args
-from engine.once import ONCE_TTL_MS, Once
+from engine.once import ONCE_TTL_MS, Once, attempt_of
 from engine.places import format_places, parse_places
 from engine.ports import Ledger, Sealer, UnwritableEntry
 from engine.refusals import booking_refusal, claim_refusal, hold_refusal, moment
@@ -171,14 +171,17 @@ class Reservations:
             raise hold_refusal(reply[0], hold_id)
         return self._hold(event, key.key, *reply[2:])
 
-    async def release(self, hold_id: str, *, customer_id: str | None) -> None:
-        """Give a hold's places back at once. A repetition is told :class:`HoldReleased`.
+    async def release(self, hold_id: str, *, customer_id: str | None, once: Once | None = None) -> None:
+        """Give a hold's places back at once.
+
+        A repetition succeeds with the same *once*; any other is told :class:`HoldReleased`.
 
         Raises:
             HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed: It is not live, or not this customer's.
         """
         key, event = await self._find_event_of(hold_id)
-        reply = await self._kernel.run("release_hold", event, [key.key.encode(), _owner(customer_id)])
+        args = [key.key.encode(), _owner(customer_id), attempt_of(once)]
+        reply = await self._kernel.run("release_hold", event, args)
         if reply[0] != b"RELEASED":
             raise hold_refusal(reply[0], hold_id)
 

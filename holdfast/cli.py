@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from engine.errors import EventExists, EventNotFound, HoldfastError, InvalidRequest, InvalidTransition
+from engine.errors import EventExists, EventNotFound, EventNotOpen, HoldfastError, InvalidRequest, InvalidTransition
 from engine.transport.errors import TransportError
 from holdfast.embedded.errors import EmbeddedError
 from holdfast.logs import configure_logs
@@ -107,9 +107,9 @@ def _foreseeable() -> tuple[type[Exception], ...]:
     from redis.exceptions import ResponseError
 
     from engine.store_checks import UnfitStore
-    from holdfast.compose import NotMigrated
     from holdfast.demo.errors import DemoFailed
     from holdfast.event_files import EventFileError
+    from holdfast.readiness import NotMigrated
     from persistence.installation import PartitionsDiffer
 
     return (
@@ -134,6 +134,10 @@ def in_words(error: Exception) -> str:
             return f"there is no event {error.event_id!r}"
         case EventExists():
             return f"there is an event {error.event_id!r} already"
+        case EventNotOpen(status="draft"):
+            return f"{error.event_id!r} is a draft: nothing of it can be held before `holdfast events open`"
+        case EventNotOpen():
+            return f"{error.event_id!r} is {error.status}"
         case InvalidTransition():
             return f"an event that is {error.from_status} cannot become {error.to_status}"
         case InvalidRequest():

@@ -1,20 +1,19 @@
 """Where the layers meet: from settings to services, and an orderly end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
 import httpx2
 import msgspec
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-import lua
 from api.identity import KeySource, SharedSecret, TokenVerifier
 from api.jwks import JwksKeys, fetch_from
-from api.services import Info, ReadinessCheck, Services
+from api.services import Info, Services
+from engine.backlog import BacklogWatch
 from engine.catalog import Catalog
 from engine.draining import Drainer
 from engine.kernel import Kernel
@@ -25,13 +24,17 @@ from engine.settlement import Settlement
 from engine.store_checks import require_fit_store
 from engine.transport.open import Transport, open_transport
 from engine.verification import Verification
+from holdfast.figures_board import Seat
+from holdfast.metrics import Figures, Sources
+from holdfast.readiness import NotMigrated, readiness_checks
 from holdfast.settings import Settings, SettingsError, data_key
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
 from persistence.bookings import Bookings
-from persistence.database import fetch_rows, open_database
+from persistence.database import open_database
 from persistence.events import Events
 from persistence.installation import ensure_partitions
 from persistence.ledger import PostgresLedger
+from persistence.oversight import Oversight, repair_with
 from persistence.revision import HEAD, current_revision
 from persistence.sealing import AesSealer
 from persistence.verification import LedgerAuditor
@@ -39,23 +42,25 @@ from persistence.verification import LedgerAuditor
 COMMIT_CONNECTIONS = 2  # a batch of callers, or two pages of the journal, are written at a time
 
 
-class NotMigrated(Exception):
-    """The database's schema is not the one this version needs."""
-
-
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process is made of; commands that look behind the API use these."""
+    """What a process is made of; commands that look behind the API use these.
+
+    ``kernel`` waits for a slow Redis, as work in the background may; ``front`` is the one of requests, which are told
+    within a second that it is away.
+    """
 
     database: AsyncEngine
     kernel: Kernel
+    front: Kernel
     catalog: Catalog
     loader: EventLoader
     events: Events
     bookings: Bookings
+    ledger: PostgresLedger
     settlement: Settlement
     drainer: Drainer
-    ledger: PostgresLedger
     reservations: Reservations
+    oversight: Oversight
 
 
 @asynccontextmanager
@@ -78,10 +83,12 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(transport.aclose)
         await require_fit_store(transport)
         sealer = AesSealer([data_key(settings)])
-        kernel = Kernel(transport, partitions=partitions)
+        front = Kernel(transport, partitions=partitions)
+        kernel = front.patient()
         events, bookings = Events(database), Bookings(database, sealer)
         catalog = Catalog(events)
         loader = EventLoader(kernel, events, catalog, keeps_history=settings.hold_history_days > 0)
+        front.load_events_with(loader.load)
         kernel.load_events_with(loader.load)
         # Commits have connections of their own: whatever else asks Postgres, a 201 does not wait in line for it.
         commits = open_database(settings.database_url, pool_size=COMMIT_CONNECTIONS)
@@ -90,6 +97,11 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(ledger.close)
         settlement = Settlement(kernel, ledger, loader)
         stack.push_async_callback(settlement.close)
+        drainer = Drainer(kernel, settlement, catalog, ledger)
+        oversight = Oversight(
+            kernel, bookings, catalog, database, repair_with(kernel, bookings, loader, drain=drainer.drain)
+        )
+        stack.push_async_callback(oversight.close)
         verification = Verification(
             LedgerAuditor(database, kernel, bookings, loader), wait_s=settings.confirm_timeout_s
         )
@@ -97,15 +109,17 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         yield Parts(
             database=database,
             kernel=kernel,
+            front=front,
             catalog=catalog,
             loader=loader,
             events=events,
             bookings=bookings,
-            settlement=settlement,
-            drainer=Drainer(kernel, settlement, catalog, ledger),
             ledger=ledger,
+            settlement=settlement,
+            drainer=drainer,
+            oversight=oversight,
             reservations=Reservations(
-                kernel,
+                front,
                 catalog,
                 loader,
                 ledger,
@@ -119,22 +133,49 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
 
 
 @asynccontextmanager
-async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """Everything the API needs, and the journal drained beside it, until the context ends."""
+async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIterator[Services]:
+    """Everything the API needs, and the journal drained beside it, until the context ends.
+
+    With a *seat* on the board of its ``serve``, the process tells its figures there, and those of all that have one.
+    """
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(open_parts(settings))
         verifier = await stack.enter_async_context(_open_verifier(settings))
         draining = asyncio.create_task(parts.drainer.drain_for_ever(), name="drain the journal")
         stack.push_async_callback(_end, draining)
+        backlog = BacklogWatch(parts.front)
+        figures = Figures(_sources(parts, backlog), seat)
+        await stack.enter_async_context(figures.published())
         yield Services(
             reservations=parts.reservations,
             events=parts.events,
             bookings=parts.bookings,
-            once=OnceStore(parts.kernel),
+            oversight=parts.oversight,
+            once=OnceStore(parts.front),
             verifier=verifier,
-            info=Info(name="holdfast", version=version("holdfast"), partitions=parts.kernel.partitions),
-            checks=_readiness_checks(parts),
+            info=Info(name="holdfast", version=version("holdfast"), partitions=parts.front.partitions),
+            checks=readiness_checks(parts.front, parts.database, parts.oversight, backlog),
+            scrape=figures.scrape,
         )
+
+
+def _sources(parts: Parts, backlog: BacklogWatch) -> Sources:
+    """Where the states come from that ``/metrics`` tells beside what was counted."""
+
+    def gauges() -> dict[str, float]:
+        links = parts.front.transport.reports()
+        return {
+            "holdfast_redis_links": len(links),
+            "holdfast_redis_links_up": sum(link.connected for link in links),
+            "holdfast_redis_waiting": sum(link.waiting for link in links),
+            "holdfast_redis_unanswered": sum(link.unanswered for link in links),
+            "holdfast_commit_waiting": parts.ledger.waiting,
+        }
+
+    async def reconcilers() -> int:
+        return sum(seen.live for seen in await parts.oversight.reconcilers())
+
+    return Sources(gauges=gauges, backlog=backlog.read, reconcilers=reconcilers)
 
 
 @asynccontextmanager
@@ -152,27 +193,6 @@ async def _open_transport(url: str) -> Transport:
         return await open_transport(url)
     except ValueError as error:  # names the part of the URL that is wrong, and repeats no password
         raise SettingsError(f"REDIS_URL: {error}") from error
-
-
-def _readiness_checks(parts: Parts) -> Mapping[str, ReadinessCheck]:
-    transport = parts.kernel.transport
-
-    async def postgres() -> None:
-        await fetch_rows(parts.database, sa.select(sa.literal(1)))
-
-    async def migrations() -> None:
-        if await current_revision(parts.database) != HEAD:
-            raise NotMigrated("the database is not at this version's revision")
-
-    async def scripts() -> None:
-        for node in transport.nodes():
-            for name in lua.names():
-                script = lua.load(name)
-                (known,) = await transport.command("SCRIPT", "EXISTS", script.sha, node=node)
-                if not known:
-                    await transport.command("SCRIPT", "LOAD", script.source, node=node)
-
-    return {"redis": parts.reservations.ping, "postgres": postgres, "scripts": scripts, "migrations": migrations}
 
 
 async def _end(task: "asyncio.Task[Any]") -> None:

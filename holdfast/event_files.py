@@ -2,8 +2,9 @@
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -27,9 +28,9 @@ _BOM = b"\xef\xbb\xbf"
 class ImportOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the files do not say; money in minor units.
 
-    Definitions in JSON are complete and use none of it. A seating plan needs ``starts_at``, ``currency`` and
-    ``prices`` (by category). A timetable needs the dates, ``cars``, ``currency`` and one of ``price`` and
-    ``leg_price``; without ``last_date`` it is one day.
+    Definitions in JSON are complete: what is said here besides is refused. A seating plan needs ``starts_at``,
+    ``currency`` and ``prices`` (by category). A timetable needs the dates, ``cars``, ``currency`` and one of ``price``
+    and ``leg_price``; without ``last_date`` it is one day.
     """
 
     currency: str | None = None
@@ -49,6 +50,29 @@ class ImportOptions(msgspec.Struct, frozen=True, kw_only=True):
     price: int | None = None
     leg_price: int | None = None
     id_prefix: str = ""
+
+
+_NO_OPTIONS = ImportOptions()
+_OF_BOTH = {"currency": "--currency", "policy": "--policy"}
+_OF_PLANS = {
+    "event_id": "--id",
+    "name": "--name",
+    "starts_at": "--starts-at",
+    "ends_at": "--ends-at",
+    "prices": "--price",
+}
+_OF_TIMETABLES = {
+    "first_date": "--date",
+    "last_date": "--until",
+    "trips": "--trip",
+    "routes": "--route",
+    "cars": "--car",
+    "price": "--price",
+    "leg_price": "--leg-price",
+    "id_prefix": "--id-prefix",
+}
+_ONLY_IN_PLANS = frozenset(("size", "categories"))
+_ONLY_IN_EVENTS = frozenset(("starts_at", "currency", "sections"))
 
 
 class EventFileError(Exception):
@@ -122,6 +146,11 @@ def _json_events(path: Path, data: bytes, options: ImportOptions) -> Sequence[Ev
         raise _syntax_error(path, data, error) from error
     if isinstance(document, dict) and "zones" in document:
         return [_plan_event(path, data, options)]
+    if isinstance(document, dict) and _looks_like_plan(document):
+        raise EventFileError(path, "required: a seating plan has zones", json_path="$.zones")
+    if document == []:
+        raise EventFileError(path, "there is no event in it")
+    _refuse_unused(path, options, _OF_PLANS | _OF_TIMETABLES | _OF_BOTH, "an event definition is complete")
     try:
         if not isinstance(document, list):
             return [_checked(_DEFINITION.decode(data), "$")]
@@ -129,6 +158,18 @@ def _json_events(path: Path, data: bytes, options: ImportOptions) -> Sequence[Ev
     except msgspec.ValidationError as error:
         raise invalid_json(error) from error
     return [_checked(definition, f"$[{number}]") for number, definition in enumerate(definitions)]
+
+
+def _looks_like_plan(document: dict[str, Any]) -> bool:
+    """Whether a document without zones is a plan all the same: it has members that only plans have, none of events."""
+    return bool(_ONLY_IN_PLANS & document.keys()) and not _ONLY_IN_EVENTS & document.keys()
+
+
+def _refuse_unused(path: Path, options: ImportOptions, names: Mapping[str, str], why: str) -> None:
+    """An option that would be ignored is a misunderstanding: refuse it by its name on the command line."""
+    for field, option in names.items():
+        if getattr(options, field) != getattr(_NO_OPTIONS, field):
+            raise EventFileError(path, f"{why}: {option} does not apply to it")
 
 
 def _syntax_error(
@@ -171,6 +212,10 @@ def _plan_event(path: Path, data: bytes, options: ImportOptions) -> EventDefinit
 def _timetable_events(path: Path, options: ImportOptions) -> list[EventDefinition]:
     if options.first_date is None:
         raise EventFileError(path, "a timetable makes events for dates: --date is needed")
+    if (options.price is None) == (options.leg_price is None):
+        raise EventFileError(
+            path, "a timetable does not say what a ride costs: one of --price and --leg-price is needed"
+        )
     if options.currency is None:
         raise EventFileError(path, "a timetable does not say what the price is in: --currency is needed")
     timetable = read_timetable(path)

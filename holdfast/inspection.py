@@ -72,7 +72,11 @@ class RawKey(msgspec.Struct, frozen=True):
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """An event in Redis. Where it is not ``loaded``, only what the ledger says of it and the empty keys are there."""
+    """An event in Redis. Where it is not ``loaded``, only what the ledger says of it and the empty keys are there.
+
+    ``lapsed_count`` of the ``hold_count`` holds are past their deadline and not yet ended: their places count as held
+    until the next call that concerns the event.
+    """
 
     event_id: str
     partition: int
@@ -82,6 +86,7 @@ class Inspection(msgspec.Struct, frozen=True):
     seq: int | None
     sections: tuple[SectionCounters, ...]
     hold_count: int
+    lapsed_count: int
     holds: tuple[LiveHold, ...]
     booking_count: int
     latest_bookings: tuple[KnownBooking, ...]
@@ -103,6 +108,7 @@ async def inspect_event(
     state = await kernel.event_command(event, "HGETALL", "state")
     fields = {name.decode(): value.decode() for name, value in pairs(state)}
     hold_count = await kernel.event_command(event, "ZCARD", "expiries")
+    now_ms = await kernel.time_ms(kernel.partition_of(event))
     return Inspection(
         event_id=event.event.id,
         partition=kernel.partition_of(event),
@@ -112,6 +118,7 @@ async def inspect_event(
         seq=int(fields["seq"]) if fields else None,
         sections=_section_counters(event.layout, fields, section) if fields else (),
         hold_count=hold_count,
+        lapsed_count=await kernel.event_command(event, "ZCOUNT", "expiries", "-inf", now_ms),
         holds=await _next_to_lapse(kernel, event, limit),
         booking_count=await kernel.event_command(event, "HLEN", "bookings"),
         latest_bookings=await _latest_bookings(kernel, event, limit),

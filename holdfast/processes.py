@@ -28,7 +28,7 @@ class ListenFailed(Exception):
     def __init__(self, host: str, port: int, reason: str) -> None:
         self.host = host
         self.port = port
-        super().__init__(f"cannot listen on {host} port {port}: {reason}")
+        super().__init__(f"cannot listen on {host} port {port}: {reason}; --port or HOLDFAST_PORT choose another")
 
 
 class WorkersFailed(Exception):

@@ -4,10 +4,12 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 
 import click
 import httpx2
 
+from holdfast.figures_board import BOARD_VARIABLE, open_board
 from holdfast.migrating import migrate_database
 from holdfast.processes import bind_listener, supervise
 from holdfast.servers import own_servers
@@ -36,15 +38,18 @@ async def serve(settings: Settings, *, announce: Announce = print_address) -> No
         LedgerUnavailable: Postgres does not answer.
     """
     listener = bind_listener(settings.host, settings.port)
-    with listener:
+    with ExitStack() as stack:
+        stack.enter_context(listener)
         host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         async with own_servers(settings) as filled:
             await migrate_database(filled)
+            board = stack.enter_context(open_board(workers=settings.workers))
             environment = {
                 **os.environ,
                 SETTINGS_VARIABLE: encode_settings(filled),
                 LISTENER_VARIABLE: str(listener.fileno()),
+                BOARD_VARIABLE: str(board.descriptor),
             }
 
             async def ready() -> None:
@@ -55,7 +60,7 @@ async def serve(settings: Settings, *, announce: Announce = print_address) -> No
                 [sys.executable, "-m", "holdfast.worker"],
                 count=settings.workers,
                 env=environment,
-                pass_fds=[listener.fileno()],
+                pass_fds=[listener.fileno(), board.descriptor],
                 ready=ready,
             )
 

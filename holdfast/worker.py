@@ -17,6 +17,7 @@ import uvloop
 
 from api.app import create_app
 from holdfast.compose import open_services
+from holdfast.figures_board import worker_seat
 from holdfast.logs import configure_logs
 from holdfast.settings import Settings, decode_settings
 
@@ -61,7 +62,7 @@ def main() -> int:
 
 async def _serve(settings: Settings, listener: socket.socket, stop: StopRequest) -> int:
     try:
-        async with open_services(settings) as services:
+        async with open_services(settings, worker_seat(os.environ)) as services:
             server = uvicorn.Server(
                 uvicorn.Config(
                     create_app(services),

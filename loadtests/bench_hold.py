@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import measure_engine
+import measure_figures
 import measure_http
 import measure_memory
 import measure_script
@@ -38,6 +39,7 @@ class Measurement(msgspec.Struct, frozen=True):
 
 MEASUREMENTS: Mapping[str, Measurement] = {
     "G1": Measurement(measure_http.G1, measure_http.measure),
+    "G1b": Measurement(measure_figures.G1B_FIGURES, measure_figures.measure),
     "G2": Measurement(measure_script.G2, measure_script.measure),
     "G3": Measurement(measure_engine.G3, measure_engine.measure),
     "G5": Measurement(measure_venues.G5_NAMED, measure_venues.measure),

@@ -54,7 +54,7 @@ async def measure(bench: Bench) -> list[Result]:
     note = f"{generator_name()}; {CUSTOMERS} customers, each allowed a million places"
     seats = SEATS_PER_SECOND * bench.plan.http_s
     results = []
-    async with _worker(["-m", "holdfast.worker"], {SETTINGS_VARIABLE: encode_settings(bench.settings)}) as api:
+    async with running_worker(["-m", "holdfast.worker"], {SETTINGS_VARIABLE: encode_settings(bench.settings)}) as api:
         for case, seats_per_row, document in (
             ("counted place", 0, definition("floor", places=PLACES)),
             ("named seat", SEATS_PER_ROW, definition("stalls", seats=seats, seats_per_row=SEATS_PER_ROW)),
@@ -62,13 +62,13 @@ async def measure(bench: Bench) -> list[Result]:
             event = f"/v1/events/{document['id']}"
             async with (
                 httpx2.AsyncClient(base_url=api.url, headers=organizer, trust_env=False, timeout=60) as client,
-                _worker([str(_BARE), f"{event}/holds"], {}) as bare,
+                running_worker([str(_BARE), f"{event}/holds"], {}) as bare,
             ):
                 (await client.post("/v1/events", json=document)).raise_for_status()
                 (await client.post(f"{event}/open")).raise_for_status()
                 venue = bench.venue(document)
                 load = Load(api.url, f"{event}/holds", tokens_file, seats_per_row)
-                hold = _hold(bench, api, venue, load, reload=partial(client.get, f"{event}/availability"))
+                hold = hold_load(bench, api, venue, load, reload=partial(client.get, f"{event}/availability"))
                 nothing = _nothing(bench, bare, msgspec.structs.replace(load, url=bare.url))
                 results.append(
                     await compare(G1, case, hold, nothing, plan=bench.plan, cpu_metric=by_cpu_of("api"), note=note)
@@ -77,7 +77,7 @@ async def measure(bench: Bench) -> list[Result]:
     return results
 
 
-def _hold(
+def hold_load(
     bench: Bench, api: Worker, venue: Venue, load: Load, *, reload: Callable[[], Awaitable[httpx2.Response]]
 ) -> Measure:
     """Holds on the event, loaded anew: what the run before held is forgotten, and *reload* asks for the event."""
@@ -114,14 +114,16 @@ def _nothing(bench: Bench, bare: Worker, load: Load) -> Measure:
 
 
 @contextlib.asynccontextmanager
-async def _worker(arguments: Sequence[str], environment: Mapping[str, str]) -> AsyncIterator[Worker]:
+async def running_worker(
+    arguments: Sequence[str], environment: Mapping[str, str], *, pass_fds: Sequence[int] = ()
+) -> AsyncIterator[Worker]:
     """A Python program that serves a socket of ours, under a guard, so that it cannot outlive us."""
     with bind_listener("127.0.0.1", 0) as listener:
         descriptor = listener.fileno()
         child = await start_child(
             [sys.executable, *arguments],
             env={**os.environ, LISTENER_VARIABLE: str(descriptor), **environment},
-            pass_fds=[descriptor],
+            pass_fds=[descriptor, *pass_fds],
         )
         try:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"

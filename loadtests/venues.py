@@ -111,7 +111,7 @@ class Venue:
 
     def release_wire(self, hold_id: str, *, owner: bytes = OWNER) -> bytes:
         """``release_hold`` as bytes to send."""
-        return self._wire("release_hold", [hold_id.encode(), owner])
+        return self._wire("release_hold", [hold_id.encode(), owner, b"a1"])
 
     def keys(self, script: str) -> PackedKeys:
         """The keys of a call of *script* on this event."""

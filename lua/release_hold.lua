@@ -14,6 +14,7 @@
 --
 -- ARGV[1]  hold_id
 -- ARGV[2]  owner      customer id; '' when the caller may release any hold
+-- ARGV[3]  attempt    marks this request: the same attempt again is answered as the first time
 --
 -- Returns {'RELEASED', seq}
 --         {'EXPIRED'} {'ALREADY_RELEASED'} {'BOOKED'} {'REFUSED'} {'NOT_FOUND'}
@@ -29,7 +30,7 @@
 --- @include release
 --- @keys
 
-local hold_id, owner = ARGV[1], ARGV[2]
+local hold_id, owner, attempt = ARGV[1], ARGV[2], ARGV[3]
 
 local ev = read_event(keys, read_clock())
 if not ev then
@@ -41,7 +42,12 @@ if not record then
     return { 'BOOKED' }
   end
   local status = status_of_ended(ev, hold_id, owner)
-  return { status == 'RELEASED' and 'ALREADY_RELEASED' or status }
+  if status ~= 'RELEASED' then
+    return { status }
+  elseif attempt_that_ended(ev, hold_id) == attempt then
+    return { 'RELEASED', ev.seq }
+  end
+  return { 'ALREADY_RELEASED' }
 end
 local hold = parse_hold(record)
 if owner ~= '' and hold.owner ~= owner then
@@ -51,6 +57,9 @@ end
 -- Nothing below refuses: a lapsed hold is ended all the same, and told so.
 local lapsed = hold.deadline <= ev.now
 end_hold(ev, hold_id, hold, lapsed and 'expired' or 'released')
+if not lapsed then
+  remember_end(ev, hold_id, 'released:' .. attempt, hold.owner)
+end
 if hold.deadline <= ev.due then
   move_due(ev, earliest_deadline(ev))
 end

@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 
 import msgspec
 
+from engine.backlog import read_backlog
 from engine.catalog import Catalog
 from engine.errors import EventNotFound, StoreUnavailable
 from engine.events import SellableEvent
@@ -187,18 +188,8 @@ async def live_events(kernel: Kernel) -> list[str]:
 
 
 async def _journal_state(kernel: Kernel) -> JournalState:
-    states = await asyncio.gather(*[_partition_journal(kernel, partition) for partition in range(kernel.partitions)])
-    ages = [age for _, age in states if age is not None]
-    return JournalState(entries=sum(entries for entries, _ in states), oldest_age=max(ages, default=None))
-
-
-async def _partition_journal(kernel: Kernel, partition: int) -> tuple[int, float | None]:
-    entries = await kernel.partition_command(partition, "XLEN", "journal")
-    first = await kernel.partition_command(partition, "XRANGE", "journal", "-", "+", "COUNT", 1)
-    if not first:
-        return entries, None
-    made_ms = int(first[0][0].partition(b"-")[0])
-    return entries, max(0, await kernel.time_ms(partition) - made_ms) / 1000
+    backlog = await read_backlog(kernel)
+    return JournalState(entries=backlog.entries, oldest_age=backlog.oldest_age_s)
 
 
 def unknown_event(event_id: str) -> EventAudit:

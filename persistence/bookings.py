@@ -2,7 +2,6 @@
 
 import datetime as dt
 import uuid
-from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +14,7 @@ from engine.errors import IdempotencyKeyReused
 from engine.ids import BookingId, claim_id, number_from_reference, parse_claim_id, reference_from_number
 from engine.places import parse_places
 from engine.ports import ActiveBooking, Sealer
-from persistence.database import Row, driver_connection, fetch_rows, ledger_errors
+from persistence.database import Row, fetch_rows, ledger_errors
 from persistence.paging import BookingKey, Page, UpcomingKey, cut_page, decode_cursor
 from persistence.schema import bookings, events, idempotency, usage
 
@@ -117,21 +116,6 @@ class Bookings:
         rows = await fetch_rows(self._engine, query.limit(limit + 1))
         keys = [UpcomingKey(row["starts_at"], row["number"]) for row in rows]
         return cut_page([self._open(row) for row in rows], keys, limit=limit)
-
-    async def ledger_claims(self, event_id: str, *, batch_size: int) -> AsyncIterator[Sequence[ActiveBooking]]:
-        """The bookings of an event that own places, oldest first, in batches.
-
-        Every batch is seen at a moment of its own and no connection is held between them: an audit of a large event
-        must not hold back vacuum, and ignores what is young anyway.
-        """
-        last_number = -1
-        while True:
-            async with driver_connection(self._engine) as connection:
-                page, last_number = await read_active(connection, event_id, after=last_number, limit=batch_size)
-            if page:
-                yield page
-            if len(page) < batch_size:
-                return
 
     async def usage_of(self, event_id: str) -> list[SectionUsage]:
         """What is sold of an event's counted sections, by section and leg."""

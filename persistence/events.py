@@ -1,5 +1,6 @@
 """Events in Postgres: made and changed by organizers, listed, and read by one loader at a time."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -53,7 +54,7 @@ class Events:
             InvalidRequest: Its fields do not fit together.
             EventExists: There is one of this id.
         """
-        layout = compile_layout(definition)
+        layout = await _compile(definition)
         return await self._in_transaction(lambda connection: _create(connection, definition, layout, organizer_id))
 
     async def create_many(
@@ -77,7 +78,7 @@ class Events:
             await connection.execute(sa.text(f"SET LOCAL idle_in_transaction_session_timeout = '{COMPILING_MAX_S}s'"))
             created: list[Event] = []
             for definition in definitions:
-                created.append(await _create(connection, definition, compile_layout(definition), organizer_id))
+                created.append(await _create(connection, definition, await _compile(definition), organizer_id))
                 if on_written is not None:
                     on_written(len(created))
             return created
@@ -142,7 +143,7 @@ class Events:
                 raise EventNotDraft(event_id, event.status)
             _check_version(event, expected_version)
             definition = patch.apply(event.definition)
-            layout = compile_layout(definition)
+            layout = await _compile(definition)
             change = _change(event, **event_values(definition, layout))
             new_layout = layout if layout.digest != row["layout_digest"] else None
             changed = await self._in_transaction(partial(_write, statement=change, layout=new_layout))
@@ -208,6 +209,11 @@ class Events:
         if not rows:
             raise EventNotFound(event_id)
         return rows[0]
+
+
+async def _compile(definition: EventDefinition) -> Layout:
+    """Off the event loop: thirty kilobytes of ranges can name a million seats, seconds in which nobody were served."""
+    return await asyncio.to_thread(compile_layout, definition)
 
 
 async def _create(connection: AsyncConnection, definition: EventDefinition, layout: Layout, organizer_id: str) -> Event:

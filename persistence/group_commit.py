@@ -5,6 +5,7 @@ of Postgres's log is shared by as many bookings as are waiting for it.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Hashable, Sequence
 
@@ -12,6 +13,7 @@ import msgspec
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from engine import figures
 from engine.bookings import JournalEntry
 from engine.errors import LedgerUnavailable, Overloaded
 from engine.events import SellableEvent
@@ -68,6 +70,11 @@ class GroupCommit:
         outcome = await waiting.outcome
         assert outcome is not None  # it was asked to be described
         return outcome
+
+    @property
+    def waiting(self) -> int:
+        """How many bookings wait for their batch."""
+        return len(self._queue)
 
     async def commit_all(
         self, entries: Sequence[tuple[JournalEntry, SellableEvent]]
@@ -132,6 +139,7 @@ class GroupCommit:
                 ready = [waiting.ready for waiting in batch]
                 return await write_batch(connection, ready, self._sealer, describe=describe)
 
+        began = time.perf_counter()
         try:
             outcomes = await retrying(attempt)
         except LedgerUnavailable as error:
@@ -145,6 +153,8 @@ class GroupCommit:
             else:
                 await self._write_apart(batch, error, describe=describe)
         else:
+            figures.COMMIT_SECONDS.observe(time.perf_counter() - began)
+            figures.COMMIT_BOOKINGS.observe(len(batch))
             for waiting in batch:
                 _resolve(waiting, outcomes[waiting.ready.id])
 
@@ -209,6 +219,7 @@ def _order(waiting: _Waiting) -> tuple[int, ...]:
 
 
 def _resolve(waiting: _Waiting, outcome: Outcome | LedgerUnavailable) -> None:
+    figures.COMMITS.add(_outcome_name(outcome))
     if waiting.outcome.done():  # also when its caller was cancelled: the booking is written all the same
         return
     if isinstance(outcome, LedgerUnavailable):
@@ -217,3 +228,14 @@ def _resolve(waiting: _Waiting, outcome: Outcome | LedgerUnavailable) -> None:
         waiting.outcome.set_exception(outcome)
     else:
         waiting.outcome.set_result(outcome)
+
+
+def _outcome_name(outcome: Outcome | LedgerUnavailable) -> str:
+    match outcome:
+        case Committed():
+            return "committed"
+        case Refused(reason):
+            return reason
+        case LedgerUnavailable():
+            return "unknown"
+    return "unwritable"

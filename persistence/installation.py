@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from persistence.database import in_transaction
+from persistence.database import fetch_rows, in_transaction
 from persistence.schema import installation
 
 PARTITIONS_DEFAULT = 64
@@ -41,3 +41,16 @@ async def ensure_partitions(engine: AsyncEngine, wanted: int | None) -> int:
     if wanted is not None and wanted != installed:
         raise PartitionsDiffer(installed, wanted)
     return installed
+
+
+async def require_partitions(engine: AsyncEngine, expected: int) -> None:
+    """Look that the installation still has the number of partitions that this process works with.
+
+    Raises:
+        PartitionsDiffer: It has another: the database is not the one it was.
+        LedgerUnavailable: Postgres does not answer.
+    """
+    stored = sa.select(installation.c.value).where(installation.c.key == _PARTITIONS)
+    for row in await fetch_rows(engine, stored):
+        if int(row["value"]) != expected:
+            raise PartitionsDiffer(int(row["value"]), expected)

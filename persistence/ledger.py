@@ -41,6 +41,11 @@ class PostgresLedger:
         """See :meth:`persistence.bookings.Bookings.find_replay`."""
         return await self._bookings.find_replay(once, body_digest)
 
+    @property
+    def waiting(self) -> int:
+        """How many bookings wait to be written."""
+        return self._commits.waiting
+
     async def close(self) -> None:
         """Wait for the commits under way."""
         await self._commits.close()

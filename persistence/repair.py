@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 import msgspec
 import structlog
 
+from engine import figures
 from engine.catalog import Catalog
 from engine.errors import EventNotFound, LedgerUnavailable, StoreUnavailable
 from engine.events import SellableEvent
@@ -86,7 +87,7 @@ async def repair_event(
         audit, reading = await reader.confirmed(await reader.read(again=True))
         found.update((difference.identity, difference) for difference in audit.differences)
     left = {difference.identity for difference in audit.differences}
-    return EventRepair(
+    done = EventRepair(
         event_id=sellable.event.id,
         found=tuple(found.values()),
         repaired=tuple(difference for identity, difference in found.items() if identity not in left),
@@ -94,6 +95,21 @@ async def repair_event(
         rebuilt=repairer.rebuilt,
         audit=audit,
     )
+    if not dry_run:
+        _count(done)
+    return done
+
+
+def _count(done: EventRepair) -> None:
+    figures.AUDITS.add()
+    figures.REBUILDS.add(count=done.rebuilt)
+    for counter, differences in (
+        (figures.DRIFT_FOUND, done.found),
+        (figures.DRIFT_REPAIRED, done.repaired),
+        (figures.UNRESOLVED, done.unresolved),
+    ):
+        for difference in differences:
+            counter.add(difference.kind)
 
 
 async def repair_events(

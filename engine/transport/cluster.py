@@ -18,6 +18,7 @@ from engine.transport.multiplexer import Multiplexer, ScriptLike
 from engine.transport.recovery import Budget, recover
 from engine.transport.servers import (
     SLOT_COUNT,
+    LinkReport,
     NodeAddress,
     ServerChange,
     ServerIdentity,
@@ -87,6 +88,9 @@ class ClusterTransport:
 
     def nodes(self) -> Sequence[NodeAddress]:
         return sorted({node for node in self._node_of_slot if node is not None})
+
+    def reports(self) -> Sequence[LinkReport]:
+        return [self._multiplexers[node].report() for node in self.nodes()]
 
     def on_server_change(self, callback: Callable[[ServerChange], None]) -> None:
         self._watch.on_change(callback)

@@ -39,6 +39,7 @@ class Link(asyncio.Protocol):
         self._sent_count = 0
         self._batches: deque[tuple[int, float]] = deque()  # number of its last command, deadline
         self._watchdog: asyncio.TimerHandle | None = None
+        self.heard_count = 0  # how often anything has come
         self._paused = False
         self._retirement: str | None = None
         self._lost = False
@@ -52,6 +53,11 @@ class Link(asyncio.Protocol):
         if self._paused or self._retirement is not None or self._lost:
             return 0
         return IN_FLIGHT_MAX - len(self._in_flight)
+
+    @property
+    def unanswered(self) -> int:
+        """How many commands are without a reply."""
+        return len(self._in_flight)
 
     def send(self, wires: Sequence[bytes], futures: Sequence[asyncio.Future[Any]]) -> None:
         """Write commands as one batch; each future gets its reply, or ``OutcomeUnknown``.
@@ -92,6 +98,7 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._lost:
             return
+        self.heard_count += 1
         next_reply = self._replies.gets
         next_future = self._in_flight.popleft
         try:

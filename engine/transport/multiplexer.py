@@ -26,7 +26,7 @@ from redis.exceptions import RedisError, ResponseError
 from engine.transport.connection import ask
 from engine.transport.errors import NotSent, TransportError
 from engine.transport.link import Link
-from engine.transport.servers import NodeAddress, ServerIdentity, parse_report
+from engine.transport.servers import LinkReport, NodeAddress, ServerIdentity, parse_report
 from engine.transport.wire import pack_command
 
 QUEUE_MAX = 50_000  # waiting commands, about a second of work: past it, refusing is kinder than queueing
@@ -188,6 +188,13 @@ class Multiplexer:
             link.retire("no longer in use")
             await asyncio.wait([link.closed], timeout=self._reply_timeout_s)
         await self.aclose()
+
+    def report(self) -> LinkReport:
+        """How things stand with the connection."""
+        link, waiting = self._link, len(self._wires)
+        if link is None:
+            return LinkReport(connected=False, waiting=waiting, unanswered=0, heard_count=0)
+        return LinkReport(connected=True, waiting=waiting, unanswered=link.unanswered, heard_count=link.heard_count)
 
     # For the link.
 

@@ -7,7 +7,7 @@ from engine.transport.cluster import ClusterTransport
 from engine.transport.connection import connection_settings
 from engine.transport.multiplexer import ScriptLike
 from engine.transport.sentinel import SENTINEL_TIMEOUT_S, dial_master
-from engine.transport.servers import NodeAddress, ServerChange
+from engine.transport.servers import LinkReport, NodeAddress, ServerChange
 from engine.transport.single import SingleTransport, dial_server
 from engine.transport.urls import ClusterTarget, SentinelTarget, ServerTarget, parse_url
 from engine.transport.wire import PackedKeys
@@ -35,6 +35,10 @@ class Transport(Protocol):
 
     def nodes(self) -> Sequence[NodeAddress]:
         """The masters known now."""
+        ...
+
+    def reports(self) -> Sequence[LinkReport]:
+        """How things stand with the connection to each of them."""
         ...
 
     def on_server_change(self, callback: Callable[[ServerChange], None]) -> None:

@@ -16,7 +16,7 @@ from engine.transport.errors import NotSent
 from engine.transport.multiplexer import Multiplexer, ScriptLike
 
 ATTEMPTS_MAX = 16
-PERSIST_MAX_S = 2.0
+PERSIST_MAX_S = 0.7  # a caller is to hear of an outage within a second, of one that answers too
 REDIRECTS_AT_ONCE = 3  # a stale map costs one, a migration two; more means that two nodes disagree for the moment
 PAUSE_FIRST_S = 0.005  # a slot's migration moves a key in about a millisecond
 PAUSE_MAX_S = 0.25

@@ -49,6 +49,18 @@ class ServerReport(msgspec.Struct, frozen=True):
     """It is still reading its data from disk and refuses commands."""
 
 
+class LinkReport(msgspec.Struct, frozen=True):
+    """How things stand with the connection to one server.
+
+    Commands not yet sent, commands sent without a reply, and how often anything has come over this connection.
+    """
+
+    connected: bool
+    waiting: int
+    unanswered: int
+    heard_count: int
+
+
 class ServerChange(msgspec.Struct, frozen=True):
     """Slots that were served by *old* are now served by *new*: what it remembers of them must be audited."""
 

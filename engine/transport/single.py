@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 from engine.transport.connection import ConnectionSettings, open_connection
 from engine.transport.multiplexer import Dial, Multiplexer, ScriptLike
 from engine.transport.recovery import Budget, recover
-from engine.transport.servers import NodeAddress, ServerChange, ServerIdentity, ServerWatch
+from engine.transport.servers import LinkReport, NodeAddress, ServerChange, ServerIdentity, ServerWatch
 from engine.transport.wire import PackedKeys, pack_evalsha, pack_shared_command
 
 
@@ -51,6 +51,9 @@ class SingleTransport:
     def nodes(self) -> Sequence[NodeAddress]:
         node = self._multiplexer.node
         return () if node is None else (node,)
+
+    def reports(self) -> Sequence[LinkReport]:
+        return (self._multiplexer.report(),)
 
     def on_server_change(self, callback: Callable[[ServerChange], None]) -> None:
         self._watch.on_change(callback)

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from engine.store_checks import Finding
 from holdfast.cli import run_async, settings_from
-from holdfast.commands.installation import console, print_json
+from holdfast.commands.installation import console, print_json, require_installation
 from holdfast.doctor import examine
 
 _STYLES = {"ok": "green", "warning": "yellow", "failure": "bold red"}
@@ -31,7 +31,9 @@ async def command(context: click.Context, as_json: bool) -> int:
 
     Exit code 0 when all will do (warnings included), 1 when something will not.
     """
-    findings = await examine(settings_from(context))
+    settings = settings_from(context)
+    require_installation(settings)
+    findings = await examine(settings)
     diagnosis = Diagnosis(all(finding.verdict != "failure" for finding in findings), findings)
     if as_json:
         print_json(diagnosis)

@@ -14,7 +14,7 @@ from rich.table import Table
 from api.events import view_event
 from engine.definition import EventDefinition, Policy
 from engine.errors import EventExists, InvalidTransition, Refusal
-from engine.events import EVENT_STATUSES, Event
+from engine.events import EVENT_STATUSES, Event, sales_end_at
 from engine.importing.json_errors import invalid_json
 from engine.layout import compile_layout
 from holdfast.cli import in_words, run_async
@@ -132,7 +132,7 @@ async def list_(context: click.Context, status: str | None, limit: int, as_json:
     """List events by the time they start, drafts among them."""
     events: list[Event] = []
     cursor: str | None = None
-    async with open_installation(context) as (_, parts):
+    async with open_installation(context, reads_only=True) as (_, parts):
         while len(events) < limit:
             wanted = min(LIST_PAGE, limit - len(events))
             page = await parts.events.list_events(status=status, all_drafts=True, limit=wanted, cursor=cursor)
@@ -152,7 +152,7 @@ async def list_(context: click.Context, status: str | None, limit: int, as_json:
 @run_async
 async def show(context: click.Context, event_id: str, as_json: bool) -> None:
     """Show an event; `holdfast inspect` shows what is held and sold of it."""
-    async with open_installation(context) as (_, parts):
+    async with open_installation(context, reads_only=True) as (_, parts):
         event = await parts.events.find_event(event_id)
     if as_json:
         print_json(view_event(event))
@@ -181,6 +181,8 @@ async def _create(
                 for number, event in enumerate(events):
                     events[number] = await _open(parts, event.id)
                     report(number + 1)
+    if and_open:
+        _warn_of_ended_sales(events)
     _print_events(events, as_json=as_json)
 
 
@@ -223,7 +225,16 @@ async def _change_all(
                 click.echo(f"Error: {in_words(error)}", err=True)
             else:
                 click.echo(f"{event.id} is {event.status}")
+                if event.status == "open":
+                    _warn_of_ended_sales([event])
     return 1 if failed else 0
+
+
+def _warn_of_ended_sales(events: Sequence[Event]) -> None:
+    """Open is what the organizer wants; that nothing can be sold any more they may not know."""
+    for event in events:
+        if (ended_at := sales_end_at(event.definition)) <= dt.datetime.now(dt.UTC):
+            click.echo(f"Warning: {event.id!r} takes no holds: its sale ended at {_utc(ended_at)}", err=True)
 
 
 @contextmanager
@@ -240,7 +251,7 @@ def _print_events(events: Sequence[Event], *, as_json: bool) -> None:
     if as_json:
         print_json([view_event(event) for event in events])
         return
-    table = Table("id", "name", "starts at", "status", box=None, pad_edge=False)
+    table = Table("id", "name", "starts at", "status", "sale", box=None, pad_edge=False)
     table.add_column("sections", justify="right")
     table.add_column("places", justify="right")
     table.add_column("legs", justify="right")
@@ -251,6 +262,7 @@ def _print_events(events: Sequence[Event], *, as_json: bool) -> None:
             event.definition.name,
             _utc(event.definition.starts_at),
             event.status,
+            sale_in_words(event.definition),
             str(len(layout.sections)),
             f"{sum(section.capacity for section in layout.sections):,}",
             str(layout.legs),
@@ -295,7 +307,14 @@ def _facts(event: Event, definition: EventDefinition) -> Iterator[tuple[str, str
         yield "stops", " → ".join(definition.stops)
     if definition.slots is not None:
         yield "slots", f"{definition.slots.count} of {definition.slots.minutes} minutes from {definition.slots.start}"
+    yield "sale", sale_in_words(definition)
     yield "currency", f"{definition.currency}, amounts in minor units"
+
+
+def sale_in_words(definition: EventDefinition) -> str:
+    """When the sale of an event ends, or ended, by the clock; whether it is open is another matter."""
+    at = sales_end_at(definition)
+    return f"{'ended' if at <= dt.datetime.now(dt.UTC) else 'ends'} {_utc(at)}"
 
 
 def _utc(at: dt.datetime) -> str:

@@ -8,8 +8,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from engine.definition import EventDefinition
 from engine.layout import Layout
 from holdfast.cli import run_async
+from holdfast.commands.events import sale_in_words
 from holdfast.commands.installation import console, open_installation, print_json
 from holdfast.commands.option_types import moment
 from holdfast.commands.past_seats import show_past
@@ -42,7 +44,7 @@ async def command(
     """
     if at is not None and seat is None:
         raise click.UsageError("--at needs --seat")
-    async with open_installation(context) as (settings, parts):
+    async with open_installation(context, reads_only=True) as (settings, parts):
         event = await parts.catalog.get(event_id)
         seats = _find_seats(event.layout, seat, section)
         if at is not None:
@@ -63,7 +65,7 @@ async def command(
     if as_json:
         print_json(found)
     else:
-        _print(console(), found, event.layout)
+        _print(console(), found, event.layout, event.definition)
 
 
 def _find_seats(layout: Layout, label: str | None, section: str | None) -> list[int]:
@@ -81,9 +83,10 @@ def _find_seats(layout: Layout, label: str | None, section: str | None) -> list[
     return found
 
 
-def _print(out: Console, found: Inspection, layout: Layout) -> None:
+def _print(out: Console, found: Inspection, layout: Layout, definition: EventDefinition) -> None:
     where = f"epoch {found.epoch}, seq {found.seq}" if found.loaded else "not in Redis: it is loaded when first needed"
-    out.print(f"[bold]{found.event_id}[/bold] is {found.status}; partition {found.partition}, {where}\n")
+    out.print(f"[bold]{found.event_id}[/bold] is {found.status}; partition {found.partition}, {where}")
+    out.print(f"Its sale {sale_in_words(definition)}.\n")
     shown = (
         (found.loaded, _sections),
         (found.seats, partial(_seats, layout=layout)),
@@ -125,20 +128,30 @@ def _seats(found: Inspection, layout: Layout) -> Table:
 def _holds(found: Inspection) -> Table:
     shown = "" if found.hold_count == len(found.holds) else f", the next {len(found.holds)} to lapse"
     table = _table("hold", "customer", "places", "deadline", numbers=("seconds left",))
-    table.title = f"{found.hold_count:,} live holds{shown}"
+    table.title = f"{_counted(found.hold_count - found.lapsed_count, 'live hold')}{shown}"
+    if found.lapsed_count:
+        table.title += f"; {found.lapsed_count:,} lapsed, not yet ended: held until the next call for this event"
     for hold in found.holds:
-        table.add_row(hold.id, hold.customer_id, hold.places, _utc(hold.deadline_ms), f"{hold.seconds_left:.0f}")
+        table.add_row(hold.id, hold.customer_id, hold.places, _utc(hold.deadline_ms), _seconds_left(hold.seconds_left))
     return table
 
 
 def _bookings(found: Inspection) -> Table:
     shown = "" if found.booking_count == len(found.latest_bookings) else f", the latest {len(found.latest_bookings)}"
     table = _table("booking", "customer", "places", "confirmed", "journal entry")
-    table.title = f"{found.booking_count:,} bookings{shown}"
+    table.title = f"{_counted(found.booking_count, 'booking')}{shown}"
     for booking in found.latest_bookings:
         journal = booking.journal_id or "(loaded)"
         table.add_row(booking.id, booking.customer_id, booking.places, _utc(booking.confirmed_ms), journal)
     return table
+
+
+def _seconds_left(seconds: float) -> str:
+    return "lapsed" if seconds <= 0 else f"{seconds:.0f}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _keys(found: Inspection) -> Table:

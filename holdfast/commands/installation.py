@@ -18,17 +18,33 @@ PIPE_WIDTH = 200  # columns of a table that does not go to a terminal: nobody th
 
 
 @asynccontextmanager
-async def open_installation(context: click.Context) -> AsyncIterator[tuple[Settings, Parts]]:
+async def open_installation(
+    context: click.Context, *, reads_only: bool = False
+) -> AsyncIterator[tuple[Settings, Parts]]:
     """The parts of the installation, beside a running ``holdfast serve`` or on embedded servers for the moment.
 
     An embedded database is brought up to date, as ``serve`` would; a configured one is its administrator's business.
+    A command that *reads_only* makes no installation: where there is none, the directory is mistyped.
     """
     settings = settings_from(context)
+    if reads_only:
+        require_installation(settings)
     async with any_servers(settings) as filled:
         if settings.database_url is None:
             await migrate_database(filled)
         async with open_parts(filled) as parts:
             yield filled, parts
+
+
+def require_installation(settings: Settings) -> None:
+    """Refuse to go on when embedded servers are meant and nothing of them is there.
+
+    Raises:
+        click.UsageError: The data directory does not exist.
+    """
+    embedded = settings.redis_url is None or settings.database_url is None
+    if embedded and not settings.data_dir.expanduser().exists():
+        raise click.UsageError(f"there is no installation in {settings.data_dir}: --data-dir or HOLDFAST_DATA_DIR?")
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -50,6 +50,7 @@ class _Demo:
         # Standard output is the report's; with --json it must hold nothing else.
         self._console = Console(stderr=options.as_json, highlight=False)
         self._server: DemoServer | None = None
+        self._verdict: int | None = None  # the exit code, once the sale is over and the server is only kept
 
     def hurry(self) -> None:
         """Make the stop that is under way a quick one."""
@@ -71,7 +72,9 @@ class _Demo:
                     return await server.beside(self._sell(server, data_dir))
                 except asyncio.CancelledError:
                     self._console.print("\nStopping.")
-                    raise
+                    if self._verdict is None:
+                        raise
+                    return self._verdict  # kept until somebody stopped it: that is how it ends, not a failure
 
     async def _sell(self, server: DemoServer, data_dir: Path) -> int:
         options, console = self._options, self._console
@@ -86,6 +89,7 @@ class _Demo:
                 print_report(console, report)
             if options.keep:
                 print_invitation(console, await sale.invite(server.url), directory=data_dir)
+                self._verdict = 0 if report.ok else 1
                 await asyncio.Event().wait()  # until a signal, or the server's end
         return 0 if report.ok else 1
 

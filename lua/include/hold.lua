@@ -13,7 +13,8 @@ local function parse_hold(record)
 end
 
 -- The memory of what has ended is a table of fixed size, addressed by the id's last characters: a later one overwrites
--- it sooner or later, so it needs no sweeping and cannot grow. `how`: 'expired', 'released', 'refused'.
+-- it sooner or later, so it needs no sweeping and cannot grow. `how`: 'expired', 'refused', or 'released', which may be
+-- followed by a colon and the attempt that released it.
 local function remember_end(ev, hold_id, how, owner)
   redis.call('HSET', ev.keys.ended, string.sub(hold_id, -3), hold_id .. '|' .. how .. '|' .. owner)
 end
@@ -24,10 +25,15 @@ local function status_of_ended(ev, hold_id, owner)
   if memory then
     local id, how, whose = string.match(memory, '^([^|]*)|([^|]*)|(.*)$')
     if id == hold_id and (owner == '' or owner == whose) then
-      return string.upper(how)
+      return string.upper(string.match(how, '^%a+'))
     end
   end
   return 'NOT_FOUND'
+end
+
+-- The request that released a hold which is known to have been released; nil where that is not known.
+local function attempt_that_ended(ev, hold_id)
+  return string.match(redis.call('HGET', ev.keys.ended, string.sub(hold_id, -3)), '^[^|]*|released:([^|]*)|')
 end
 
 -- Whether the hold has become a booking of this owner ('' asks for anybody).

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.app import create_app
 from api.identity import SharedSecret, TokenVerifier
-from api.services import Info, Services
+from api.services import Info, ReadinessCheck, Services
 from engine.booking_requests import JOURNAL_BYTES_MAX
 from engine.catalog import Catalog
 from engine.draining import Drained, Drainer
@@ -29,11 +29,13 @@ from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.transport.open import open_transport
 from engine.verification import Verification
+from holdfast.metrics import process_figures
 from persistence.bookings import Bookings
 from persistence.database import in_transaction, open_database
 from persistence.events import Events
 from persistence.ledger import PostgresLedger
 from persistence.migrate import migrate
+from persistence.oversight import Oversight, repair_with
 from persistence.schema import metadata
 from persistence.sealing import AesSealer
 from persistence.verification import LedgerAuditor
@@ -63,7 +65,8 @@ async def composed(
     loader = EventLoader(kernel, events, catalog)
     kernel.load_events_with(loader.load)
     settlement = Settlement(kernel, ledger, loader)
-    verification = Verification(LedgerAuditor(database, kernel, bookings, loader), wait_s=5.0)
+    patient = kernel.patient()
+    verification = Verification(LedgerAuditor(database, patient, bookings, loader), wait_s=5.0)
     reservations = Reservations(
         kernel,
         catalog,
@@ -75,17 +78,22 @@ async def composed(
         confirm_timeout_s=5.0,
         journal_bytes_max=journal_bytes_max,
     )
+
+    oversight = Oversight(patient, bookings, catalog, database, repair_with(patient, bookings, loader))
     try:
         yield Services(
             reservations=reservations,
             events=events,
             bookings=bookings,
+            oversight=oversight,
             once=OnceStore(kernel),
             verifier=TokenVerifier([SharedSecret(SECRET)], issuer="holdfast", audience="holdfast"),
             info=Info(name="holdfast", version="0.0.0", partitions=PARTITIONS),
-            checks={"redis": reservations.ping},
+            checks={"redis": ReadinessCheck(reservations.ping, "unready")},
+            scrape=process_figures("test").scrape,
         )
     finally:
+        await oversight.close()
         await verification.close()
         await settlement.close()
         await ledger.close()

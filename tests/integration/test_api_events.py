@@ -1,13 +1,17 @@
 """Events over HTTP: made, read, changed, opened and closed by whom they belong to."""
 
 import base64
+import datetime as dt
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
 import pytest
+import redis
 from api_app import Person, claim, composed, connected, event_definition, open_event
+
+import api.events
 
 
 @pytest.fixture
@@ -52,6 +56,38 @@ async def test_event_is_created_as_a_draft_of_its_organizer(olga: Person) -> Non
     assert event["policy"]["hold_ttl"] == 60
     assert event["policy"]["hold_ttl_max"] == 900
     assert (await olga.get(f"/v1/events/{event['id']}")).json() == event
+
+
+@pytest.mark.parametrize("event_id", [None, "gala"])
+async def test_event_is_not_made_twice_when_the_answer_to_its_key_was_not_kept(
+    olga: Person, otto: Person, redis_url: str, event_id: str | None
+) -> None:
+    definition = event_definition(id=event_id)
+    first = await olga.post("/v1/events", definition, **{"Idempotency-Key": "gala-1"})
+    redis.Redis.from_url(redis_url).flushall()  # as a crash leaves it that comes before the answer is kept
+    again = await olga.post("/v1/events", definition, **{"Idempotency-Key": "gala-1"})
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.json() == first.json()
+    assert "idempotent-replayed" not in first.headers
+    assert (again.headers["idempotent-replayed"], again.headers["etag"]) == ("true", first.headers["etag"])
+
+    redis.Redis.from_url(redis_url).flushall()
+    other = await olga.post("/v1/events", {**definition, "name": "Other"}, **{"Idempotency-Key": "gala-1"})
+    assert (other.status_code, other.json()["code"]) == (409, "event-exists")
+    theirs = await otto.post("/v1/events", definition, **{"Idempotency-Key": "gala-1"})
+    assert theirs.status_code == (201 if event_id is None else 409)
+
+
+async def test_key_makes_another_event_once_it_has_been_forgotten(
+    olga: Person, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.events, "KEY_LIFETIME", dt.timedelta())
+    ids = set()
+    for _ in range(2):
+        made = await olga.post("/v1/events", event_definition(id=None), **{"Idempotency-Key": "weekly"})
+        ids.add(made.json()["id"])
+        redis.Redis.from_url(redis_url).flushall()
+    assert len(ids) == 2
 
 
 async def test_event_without_an_id_gets_one(olga: Person) -> None:

@@ -100,6 +100,15 @@ async def test_hold_is_refused_when_the_event_is_not_open(ana: Person, olga: Per
     response = await ana.post(f"/v1/events/{event_id}/holds", claim("A-1"))
     assert (response.status_code, response.json()["code"]) == (409, "event-not-open")
     assert response.json()["event_status"] == "closed"
+    assert response.json()["sales_ended_at"] is None
+
+
+async def test_hold_after_the_end_of_sale_hears_when_that_was(ana: Person, olga: Person) -> None:
+    event_id = await open_event(olga, starts_at="2023-05-01T19:00:00Z", policy={"sales_close_before": 3600})
+    response = await ana.post(f"/v1/events/{event_id}/holds", claim("A-1"))
+    assert (response.status_code, response.json()["code"]) == (409, "event-not-open")
+    assert response.json()["sales_ended_at"] == "2023-05-01T18:00:00Z"
+    assert "ended at 2023-05-01T18:00:00Z" in response.json()["detail"]
 
 
 async def test_hold_is_refused_when_the_event_is_still_a_draft(ana: Person, olga: Person) -> None:

@@ -11,10 +11,13 @@ from drift_scene import FLOOR, STALLS, STARTS_AT, Scene, open_event
 from engine.bookings import BookingDetails
 from engine.claims import ItemRequest
 from engine.definition import EventDefinition, Policy, RowDefinition, SectionDefinition
+from engine.events import SellableEvent
 from engine.ids import new_claim_id
+from engine.kernel import Kernel
 from engine.keys import partition_key
 from engine.reservations import ClaimRequest
 from persistence.audit import audit_event, audit_events
+from persistence.audit_picture import Picture, take_picture
 
 pytest_plugins = ("drift_fixtures",)
 
@@ -245,6 +248,44 @@ async def test_audit_of_named_events_leaves_the_others_alone(scene: Scene) -> No
     scene.add_cell("sold", 15, 1, 1)
     audit = await audit_events(scene.parts.kernel, scene.parts.bookings, scene.parts.catalog, ["other"])
     assert (audit.events, audit.drift) == (1, 0)
+
+
+async def test_bookings_made_after_the_picture_are_told_from_those_in_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seats = iter(range(2, 10))
+
+    async def take_and_sell(kernel: Kernel, event: SellableEvent) -> Picture:
+        picture = await take_picture(kernel, event)
+        await scene.book(f"B-{next(seats)}", floor=1, customer_id="eve")
+        return picture
+
+    monkeypatch.setattr("persistence.audit_reading.take_picture", take_and_sell)
+    assert await scene.kinds() == {}
+    scene.add_cell("sold", 19, 1, 1)
+    scene.redis.hincrby(scene.key("state"), "sold:0:0", 1)
+    audit = await scene.audit()
+    assert audit.by_kind == {"cell_not_owned": 1, "counter_wrong": 1}
+    assert (audit.audited[0].steady, audit.audited[0].exact) == (False, True)
+
+
+async def test_sums_are_not_compared_when_a_booking_of_the_picture_was_undone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = "1|1|||1|0:1;0*1|eve"
+
+    async def take_and_undo(kernel: Kernel, event: SellableEvent) -> Picture:
+        gone, come = (new_claim_id(scene.id).partition("~")[0] for _ in range(2))
+        scene.redis.hset(scene.key("bookings"), gone, record)
+        picture = await take_picture(kernel, event)
+        await kernel.run("unbook_places", event, [gone.encode(), b"", b"", b""])
+        scene.redis.hset(scene.key("bookings"), come, record)  # as many as there were
+        return picture
+
+    monkeypatch.setattr("persistence.audit_reading.take_picture", take_and_undo)
+    audit = await audit_event(scene.parts.kernel, scene.parts.bookings, scene.event)
+    assert not audit.exact
+    assert {one.kind for one in audit.differences} == {"missing_in_ledger"}
 
 
 @contextlib.asynccontextmanager

@@ -169,6 +169,16 @@ def test_what_can_be_opened_is_opened_and_the_rest_named(cli: CommandLine, tmp_p
     assert (done.returncode, done.stdout) == (1, "willing is closed\n")
 
 
+def test_opening_an_event_whose_sale_is_over_warns_of_it(cli: CommandLine, tmp_path: Path) -> None:
+    over = definition("over", starts_at="2023-05-01T19:00:00Z", policy={"sales_close_before": 3600})
+    done = cli.run("events", "create", write(tmp_path / "over.json", over), "--open")
+    warning = "Warning: 'over' takes no holds: its sale ended at 2023-05-01 18:00 UTC\n"
+    assert (done.returncode, done.stderr) == (0, warning)
+    assert "ended 2023-05-01 18:00 UTC" in done.stdout
+    assert "ended 2023-05-01 18:00 UTC" in cli.ok("events", "show", "over")
+    assert cli.run("events", "open", "over").stderr == warning
+
+
 def test_unknown_event_is_named(cli: CommandLine) -> None:
     done = cli.run("events", "show", "nothing")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "Error: there is no event 'nothing'\n")

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 from command_line import CommandLine
@@ -143,7 +144,7 @@ def test_moment_that_cannot_be_asked_about_is_an_error_in_one_line(
 
 def test_inspect_prints_tables_for_people(cli: CommandLine, sold: dict[str, str]) -> None:
     printed = cli.ok("inspect", "concert-42", "--seat", "A-1")
-    for words in ("concert-42 is open; partition 8", "MTV → SFO", sold["hold"], "1 live holds", "The same by hand:"):
+    for words in ("concert-42 is open; partition 8", "MTV → SFO", sold["hold"], "1 live hold", "The same by hand:"):
         assert words in printed
 
 
@@ -210,6 +211,36 @@ def test_inspect_of_an_event_that_redis_has_not_says_so(
     assert "not in Redis" in cli.ok("inspect", "concert-42")
     assert cli.json("inspect", "concert-42")["loaded"] is False
     assert client.dbsize() == 0
+
+
+@pytest.mark.parametrize("command", ["events list", "events show x", "inspect x", "audit", "doctor"])
+def test_command_that_only_reads_makes_no_installation(tmp_path: Path, command: str) -> None:
+    mistyped = tmp_path / "mistyped"
+    done = CommandLine(HOLDFAST_DATA_DIR=mistyped).run(*command.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"there is no installation in {mistyped}" in done.stderr
+    assert not mistyped.exists()
+
+
+def test_inspect_names_holds_that_have_lapsed_and_are_not_yet_ended(
+    cli: CommandLine, sold: dict[str, str], client: redis.Redis
+) -> None:
+    client.zadd(f"hf:{{{PARTITION}}}:concert-42:expiries", {sold["hold"].partition("~")[0]: 1_000})
+    printed = cli.ok("inspect", "concert-42")
+    assert "0 live holds; 1 lapsed, not yet ended" in printed
+    assert "lapsed\n" in printed
+    assert "1 booking" in printed
+    assert "1 bookings" not in printed
+    assert "Its sale end" in printed
+    assert cli.json("inspect", "concert-42")["lapsed_count"] == 1
+
+
+async def test_inspect_says_of_a_draft_that_it_is_one(cli: CommandLine, sold: dict[str, str]) -> None:
+    async with open_parts(load_settings(cli.environment)) as parts:
+        await parts.events.create(msgspec.structs.replace(_train(), id="not-yet"), organizer_id="olga")
+    done = cli.run("inspect", "not-yet")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: 'not-yet' is a draft: ")
 
 
 def test_audit_exits_with_0_when_all_agree(cli: CommandLine, sold: dict[str, str]) -> None:

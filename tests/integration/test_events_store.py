@@ -2,11 +2,13 @@
 
 import asyncio
 import datetime as dt
+import threading
 
 import msgspec
 import pytest
 from ledger_lab import STARTS_AT, Lab
 
+import persistence.events
 from engine.definition import EventDefinition, EventPatch, Policy, RowDefinition, SectionDefinition, SlotsDefinition
 from engine.errors import (
     EventExists,
@@ -17,7 +19,7 @@ from engine.errors import (
     VersionConflict,
 )
 from engine.events import EVENT_STATUSES, EVENT_TRANSITIONS, Event
-from engine.layout import compile_layout
+from engine.layout import Layout, compile_layout
 
 pytest_plugins = ("ledger_fixtures",)
 
@@ -108,6 +110,23 @@ async def test_text_that_postgres_cannot_store_is_an_invalid_request(lab: Lab, c
 async def test_text_that_only_looks_like_a_nul_is_stored(lab: Lab) -> None:
     named = msgspec.structs.replace(PLAY, name=r"backslash u: \u0000", metadata={"\\": "\U0001f3ad"})
     assert (await lab.events.create(named, organizer_id="olga")).definition == named
+
+
+async def test_layouts_are_compiled_off_the_event_loop(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small request can name a million seats; who else is served meanwhile must not wait for them."""
+    threads = []
+
+    def compile_noting_the_thread(definition: EventDefinition) -> Layout:
+        threads.append(threading.current_thread())
+        return compile_layout(definition)
+
+    monkeypatch.setattr(persistence.events, "compile_layout", compile_noting_the_thread)
+    await lab.events.create(PLAY, organizer_id="olga")
+    await lab.events.create_many([msgspec.structs.replace(PLAY, id="another")], organizer_id="olga")
+    await lab.events.patch("play", EventPatch(name="Another name"), expected_version=None)
+
+    assert len(threads) == 3
+    assert threading.main_thread() not in threads
 
 
 async def test_draft_is_patched_and_its_rows_with_it(lab: Lab) -> None:

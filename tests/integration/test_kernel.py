@@ -15,6 +15,9 @@ from engine.events import Event
 from engine.loader import EventLoader
 from engine.ports import ActiveBooking, LoadedEvent, LoadingTurn
 from engine.reservations import Reservations
+from engine.transport.errors import OutcomeUnknown
+from engine.transport.wire import PackedKeys
+from lua import Script
 from persistence.events import Events
 
 pytest_plugins = ["ledger_fixtures"]
@@ -53,6 +56,28 @@ async def test_server_out_of_memory_is_unavailable_and_still_takes_places_back(
     assert (await shop.reservations.confirm(second.id, GUEST, customer_id="bea")).booking.status == "confirmed"
     with pytest.raises(HoldReleased):
         await shop.reservations.find_hold(first.id, customer_id="ana")
+
+
+async def test_release_whose_reply_was_lost_succeeds_and_is_over_for_the_next_one(
+    shop: Shop, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event_id = (await lab.event()).event.id
+    hold = (await shop.reservations.hold(event_id, FLOOR, customer_id="ana")).hold
+    evalsha = shop.kernel.transport.evalsha
+    lost: list[str] = []
+
+    async def lose_the_first_reply(script: Script, keys: PackedKeys, args: Sequence[bytes]) -> object:
+        reply = await evalsha(script, keys, args)
+        if not lost:
+            lost.append(script.name)
+            raise OutcomeUnknown("connection lost")
+        return reply
+
+    monkeypatch.setattr(shop.kernel.transport, "evalsha", lose_the_first_reply)
+    await shop.reservations.release(hold.id, customer_id="ana")
+    assert lost == ["release_hold"]
+    with pytest.raises(HoldReleased):
+        await shop.reservations.release(hold.id, customer_id="ana")
 
 
 CALLS: dict[str, Callable[[Reservations, str, str], Awaitable[object]]] = {

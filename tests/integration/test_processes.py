@@ -139,7 +139,7 @@ async def test_supervisor_keeps_trying_when_workers_have_worked_before(
 
     async def until_it_was_started_often() -> None:
         async with asyncio.timeout(15):
-            while len(starts.read_text()) < INSTANT_FAILURES_MAX + 4:
+            while len(starts.read_text()) < INSTANT_FAILURES_MAX + 4:  # noqa: ASYNC110 - other processes write it
                 await asyncio.sleep(0.02)
         raise SeenEnough
 
@@ -160,5 +160,7 @@ async def test_supervisor_stops_its_workers_when_they_do_not_get_ready() -> None
 def test_listener_says_why_an_address_cannot_be_had() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ListenFailed, match=f"127.0.0.1 port {port}: Address already in use"):
+        with pytest.raises(
+            ListenFailed, match=f"127.0.0.1 port {port}: Address already in use; --port or HOLDFAST_PORT"
+        ):
             bind_listener("127.0.0.1", port)

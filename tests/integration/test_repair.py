@@ -9,6 +9,7 @@ import pytest
 from drift_scene import Scene, claim, open_event
 from invariants import assert_consistent
 
+from engine.booking_requests import JOURNAL_BYTES_MAX
 from engine.bookings import BookingDetails
 from engine.errors import HoldConfirmed
 from engine.ids import new_claim_id
@@ -292,7 +293,8 @@ async def test_several_that_rebuild_what_they_saw_together_do_it_once(scene: Sce
 
 async def test_lost_booking_of_the_journal_is_written_back_with_its_entry(scene: Scene) -> None:
     key = key_of(new_claim_id(scene.id))
-    args = (key, "eve", "attempt", "sealed", "", "", "1000", scene.event.layout.digest, "0:1;1#12")
+    args = (key, "eve", "attempt", "sealed", "", "", "1000", str(JOURNAL_BYTES_MAX))
+    args += (scene.event.layout.digest, "0:1;1#12")
     reply = await scene.parts.kernel.run("book_places", scene.event, [arg.encode() for arg in args])
     scene.redis.hdel(scene.key("bookings"), key)
     done = await scene.repair()

@@ -98,6 +98,22 @@ def test_customers_id_may_contain_anything(runner: Runner, owner: str) -> None:
     assert consistent(venue).users == {owner: 2}
 
 
+def test_release_whose_answer_was_lost_is_answered_again_and_another_one_is_late(runner: Runner) -> None:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*2")
+    first = venue.release(hold_id, attempt="a1")
+    assert first[0] == "RELEASED"
+    with runner.writes_nothing():
+        assert venue.release(hold_id, attempt="a1") == first
+        assert venue.release(hold_id, attempt="a2") == ["ALREADY_RELEASED"]
+        assert venue.release(hold_id, attempt="a1", owner="bea") == ["NOT_FOUND"]
+        assert venue.read(hold_id) == ["RELEASED"]
+    lapsed = venue.held("0:1;0*2", ttl_ms=1_000)
+    venue.advance(1_000)
+    assert [venue.release(lapsed, attempt="a1") for _ in range(2)] == [["EXPIRED"], ["EXPIRED"]]
+    consistent(venue)
+
+
 def test_memory_of_ended_holds_has_a_fixed_size(runner: Runner) -> None:
     venue = Venue(runner)
     early, late = "0" * 23 + "abc", "1" * 23 + "abc"

@@ -11,6 +11,7 @@ from api.app import Application
 from api.identity import SharedSecret, TokenVerifier
 from api.route import Route
 from api.services import Info, Services
+from holdfast.metrics import process_figures
 
 SECRET = "a secret that is long enough for HS256"
 ISSUER = "holdfast"
@@ -40,10 +41,12 @@ def services_without_stores(**parts: Any) -> Services:
         "reservations": missing,
         "events": missing,
         "bookings": missing,
+        "oversight": missing,
         "once": missing,
         "verifier": make_verifier(),
         "info": Info(name="holdfast", version="0.0.0", partitions=64),
         "checks": {},
+        "scrape": process_figures("test").scrape,
     }
     return Services(**(defaults | parts))
 

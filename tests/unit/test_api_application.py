@@ -17,6 +17,7 @@ from api.errors import KeysUnavailable
 from api.identity import ROLES, TokenVerifier
 from api.route import Method, Reply, Route
 from api.routes import ROUTES
+from api.services import Impaired, ReadinessCheck
 
 REPLIES = (Reply(200, "Fine."),)
 
@@ -71,6 +72,7 @@ def test_public_routes_are_those_that_tell_nothing_of_anybody() -> None:
     assert {row.path for row in ROUTES if not row.roles} == {
         "/healthz",
         "/readyz",
+        "/metrics",
         "/v1/info",
         "/openapi.json",
         "/docs",
@@ -342,15 +344,38 @@ async def test_readiness_tells_which_check_failed_and_nothing_more() -> None:
     async def broken() -> None:
         raise ConnectionError("redis://user:hunter2@host")
 
-    async with client_for(ROUTES, checks={"redis": fine, "postgres": broken}) as client:
+    async with client_for(
+        ROUTES, checks={"redis": ReadinessCheck(fine, "degraded"), "postgres": ReadinessCheck(broken, "unready")}
+    ) as client:
         response = await client.get("/readyz")
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
     document = response.json()
     assert document["status"] == "unready"
     assert document["checks"]["redis"]["ok"]
+    assert document["checks"]["postgres"]["severity"] == "unready"
     assert document["checks"]["postgres"]["reason"] == "ConnectionError"
     assert "hunter2" not in response.text
+
+
+async def test_readiness_is_degraded_and_serves_when_only_what_holds_can_do_without_is_away() -> None:
+    async def old_journal() -> None:
+        raise Impaired("3 bookings wait for Postgres, the oldest for 75 s")
+
+    async def broken() -> None:
+        raise ConnectionError("redis://user:hunter2@host")
+
+    checks = {"postgres": ReadinessCheck(broken, "degraded"), "journal": ReadinessCheck(old_journal, "unready")}
+    async with client_for(ROUTES, checks=checks) as client:
+        response = await client.get("/readyz")
+    document = response.json()
+    assert (response.status_code, document["status"]) == (200, "degraded")
+    assert "retry-after" not in response.headers
+    told = {name: (verdict["severity"], verdict["reason"]) for name, verdict in document["checks"].items()}
+    assert told == {
+        "postgres": ("degraded", "ConnectionError"),
+        "journal": ("degraded", "3 bookings wait for Postgres, the oldest for 75 s"),
+    }
 
 
 async def test_readiness_gives_up_on_a_check_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,7 +384,7 @@ async def test_readiness_gives_up_on_a_check_that_does_not_answer(monkeypatch: p
     async def stall() -> None:
         await asyncio.Event().wait()
 
-    async with client_for(ROUTES, checks={"redis": stall}) as client:
+    async with client_for(ROUTES, checks={"redis": ReadinessCheck(stall, "unready")}) as client:
         response = await client.get("/readyz")
     assert (response.status_code, response.json()["checks"]["redis"]["reason"]) == (503, "TimeoutError")
 

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,6 +17,8 @@ from engine.keys import EVENT_KEYS, PARTITION_KEYS
 from engine.layout import compile_layout
 from engine.loading import state_fields
 from holdfast.cli import LazyGroup
+from holdfast.exposition import metric_labels
+from holdfast.readiness import readiness_checks
 from holdfast.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -168,6 +171,27 @@ def test_the_settings_defaults_are_those_of_the_table() -> None:
     assert float(told["HOLDFAST_CONFIRM_TIMEOUT"]) == settings.confirm_timeout_s
     assert told["HOLDFAST_LOG_LEVEL"] == settings.log_level
     assert told["HOLDFAST_DATA_DIR"].replace("~", "/home/you") == str(settings.data_dir)
+
+
+def test_the_table_of_metrics_has_exactly_those_that_are_told_with_their_labels() -> None:
+    documented = {
+        words(name)[0]: tuple(words(labels)) for name, labels, _ in rows(section("docs/operations.md", "Metrics"))
+    }
+
+    assert documented == metric_labels()
+
+
+def test_the_table_of_checks_says_what_readiness_makes_of_them() -> None:
+    nothing: Any = None  # a check touches its parts only when it is run
+
+    documented = {
+        words(name)[0]: words(severity)[0]
+        for name, _, severity in rows(section("docs/operations.md", "Health"))
+        if words(name)
+    }
+
+    checks = readiness_checks(nothing, nothing, nothing, nothing)
+    assert documented == {name: check.severity for name, check in checks.items()}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)

@@ -112,6 +112,7 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
         ([5], "$[0]"),
         (5, "$"),
         ({"zones": []}, "$.zones"),
+        ({"name": "Hall", "size": {"width": 1, "height": 1}, "categories": []}, "$.zones"),
         ({"zones": [{"name": "A", "rows": [{"row_number": "1"}]}]}, "$.zones[0].rows[0]"),
     ],
 )
@@ -147,7 +148,7 @@ def test_zip_file_that_is_none_is_refused_by_its_own_name(tmp_path: Path) -> Non
         ("caltrain", {"first_date": None}, "--date is needed"),
         ("caltrain", {"currency": None}, "--currency is needed"),
         ("caltrain", {"cars": ()}, "$.cars"),
-        ("caltrain", {"leg_price": None}, "$.price"),
+        ("caltrain", {"leg_price": None}, "one of --price and --leg-price is needed"),
         ("caltrain", {"trips": ("999",)}, "trips.txt: has no trip '999'"),
         ("caltrain", {"first_date": dt.date(2033, 1, 1)}, "no such trip runs from 2033-01-01 to 2033-01-01"),
     ],
@@ -156,6 +157,26 @@ def test_option_that_is_missing_or_wrong_is_named(sample: str, options: dict[str
     base = PLAN_OPTIONS if sample.endswith(".json") else FEED_OPTIONS
     error = refusal(SAMPLES / sample, options=msgspec.structs.replace(base, **options))
     assert words in str(error)
+
+
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [
+        ({"event_id": "gig"}, "--id"),
+        ({"starts_at": EVENING}, "--starts-at"),
+        ({"price": 5}, "--price"),
+        ({"prices": {"gold": 5}}, "--price"),
+        ({"first_date": dt.date(2027, 5, 1)}, "--date"),
+        ({"currency": "EUR"}, "--currency"),
+    ],
+)
+def test_option_that_a_definition_would_ignore_is_refused(tmp_path: Path, options: dict[str, Any], option: str) -> None:
+    error = refusal(write(tmp_path / "event.json", definition()), options=ImportOptions(**options))
+    assert f"an event definition is complete: {option} does not apply" in str(error)
+
+
+def test_file_with_an_empty_list_has_no_event_in_it(tmp_path: Path) -> None:
+    assert refusal(write(tmp_path / "none.json", [])).reason == "there is no event in it"
 
 
 def test_same_id_in_two_files_is_refused(tmp_path: Path) -> None:

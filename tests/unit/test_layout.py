@@ -123,13 +123,28 @@ def test_range_of_stops_gives_the_legs_between_them() -> None:
 
 
 @pytest.mark.parametrize(
+    ("seats", "words"),
+    [
+        ("9-1", "begins with the lower number"),
+        ("1-999999999", "at most 1000 seats"),
+        ("1-", "must be a range"),
+        ("١-٣", "must be a range"),
+    ],
+)
+def test_wrong_range_of_seats_is_refused_for_its_true_reason(seats: str, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words) as error:
+        layout_of({"id": "stalls", "price": 1, "rows": [{"id": "A", "seats": seats}]})
+    assert error.value.path == "$.sections[0].rows[0].seats"
+
+
+@pytest.mark.parametrize(
     ("from_stop", "to_stop", "path"),
     [
         ("LAX", "SFO", "$.from"),
         ("SJC", "LAX", "$.to"),
-        ("SFO", "SJC", "$.to"),
+        ("SFO", "SJC", "$.from"),
         ("PAO", "PAO", "$.to"),
-        ("SFO", None, "$.to"),
+        ("SFO", None, "$.from"),
         (None, "SJC", "$.to"),
         ("", None, "$.from"),
         ("sjc", None, "$.from"),
