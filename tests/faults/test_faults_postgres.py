@@ -35,7 +35,7 @@ async def _freeze(rig: Rig) -> None:
     ("name", "harm"),
     [
         (f"Postgres stopped for {AWAY_S:g} s", _stop),
-        pytest.param("postmaster killed", _kill, marks=pytest.mark.short),
+        ("postmaster killed", _kill),
         (f"Postgres silent for {AWAY_S:g} s", _freeze),
     ],
     ids=["stopped", "killed", "silent"],
