@@ -86,6 +86,16 @@ class Kernel:
             reply = await self._send_until_done(call)
         return reply
 
+    async def run_in(self, name: str, partition: int, event_id: str, args: Sequence[bytes]) -> list[Any]:
+        """Run a script on an event of which no more than id and partition are known; nothing is loaded for it.
+
+        Raises:
+            StoreUnavailable: Redis gave no answer, or cannot write now; repeating the call is safe.
+        """
+        script = lua.load(name)
+        keys = self._keys.for_event(script, event_id, partition)
+        return await self._send_until_done(lambda: self.transport.evalsha(script, keys, args))
+
     async def time_ms(self, partition: int) -> int:
         """Redis's clock, on the node that has the partition."""
         slot = pack_keys([partition_key(partition, "journal")]).slot
@@ -101,6 +111,12 @@ class Kernel:
         """A plain command on one key of an event."""
         name = event_key(self.partition_of(event), event.event.id, key)
         return await self.command(verb, name, *args)
+
+    async def event_command_in(
+        self, partition: int, event_id: str, verb: str, key: str, *args: bytes | str | int
+    ) -> Any:
+        """The same of an event of which no more than id and partition are known."""
+        return await self.command(verb, event_key(partition, event_id, key), *args)
 
     async def partition_command(self, partition: int, verb: str, key: str, *args: bytes | str | int) -> Any:
         """A plain command on one key of a partition."""

@@ -15,7 +15,10 @@ SITUATIONS: dict[tuple[str, str], Situation] = {}
 
 # Refusals in whose course lapsed holds are ended.
 MAY_CLEAN_UP = {"EXPIRED", "CONTINUE"}
-DONE = {"HELD", "EXTENDED", "RELEASED", "CONFIRMED", "UNBOOKED", "REAPED", "SET", "LOADING", "LOADED", "READY"}
+DONE = {
+    *("HELD", "EXTENDED", "RELEASED", "CONFIRMED", "UNBOOKED", "REAPED", "SET"),
+    *("LOADING", "LOADED", "READY", "ARCHIVED"),
+}
 DECLARED = [(name, status) for name in lua.names() for status in sorted(lua.load(name).statuses)]
 
 
@@ -417,8 +420,38 @@ def _seen_behind_a_crowd(runner: Runner) -> tuple[Venue, Act]:
     return venue, venue.snapshot
 
 
+@situation("archive_event", "ARCHIVED")
+def _archived(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.load(epoch=2, bookings=[(new_id(), "0:1;0*2;1#4", "ana")])
+    return venue, venue.archive
+
+
+@situation("archive_event", "CHANGED")
+def _archived_after_a_change(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    seq = venue.state("seq")
+    venue.release(venue.held("0:1;0*2"))
+    return venue, lambda: venue.archive(seq=seq)
+
+
+@situation("archive_event", "HAS_HOLDS")
+def _archived_under_a_hold(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.held("0:1;0*2")
+    return venue, venue.archive
+
+
+@situation("archive_event", "JOURNALED")
+def _archived_before_its_booking_is_in_the_ledger(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.booked("0:1;0*2")
+    return venue, venue.archive
+
+
 def _register_not_loaded() -> None:
     acts: dict[str, Callable[[Venue], list[Any]]] = {
+        "archive_event": lambda venue: venue.archive(epoch=1, seq=1),
         "hold_places": lambda venue: hold_together([venue], ["0:1;0*1"]),
         "extend_hold": lambda venue: venue.extend("x"),
         "release_hold": lambda venue: venue.release("x"),
