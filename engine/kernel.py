@@ -13,6 +13,7 @@ from engine.events import SellableEvent
 from engine.keys import KeyRing, event_key, partition_key, partition_of
 from engine.transport.errors import NotSent, OutcomeUnknown
 from engine.transport.open import Transport
+from engine.transport.servers import NodeAddress
 from engine.transport.wire import pack_keys
 
 CONTINUE_MAX_S = 2.0  # how long one request may go on cleaning up after others before it gives up
@@ -35,9 +36,9 @@ class Kernel:
         self.transport = transport
         self.partitions = partitions
         self._keys = KeyRing()
-        self._load: Callable[[str], Awaitable[None]] | None = None
+        self._load: Callable[[str], Awaitable[object]] | None = None
 
-    def load_events_with(self, load: Callable[[str], Awaitable[None]]) -> None:
+    def load_events_with(self, load: Callable[[str], Awaitable[object]]) -> None:
         """Have events whose state is not in Redis put there by *load*."""
         self._load = load
 
@@ -99,8 +100,11 @@ class Kernel:
     async def time_ms(self, partition: int) -> int:
         """Redis's clock, on the node that has the partition."""
         slot = pack_keys([partition_key(partition, "journal")]).slot
-        seconds, microseconds = await self._send(lambda: self.transport.command("TIME", slot=slot))
-        return int(seconds) * 1000 + int(microseconds) // 1000
+        return _ms(await self._send(lambda: self.transport.command("TIME", slot=slot)))
+
+    async def node_time_ms(self, node: NodeAddress) -> int:
+        """The clock of one node."""
+        return _ms(await self._send(lambda: self.transport.command("TIME", node=node)))
 
     async def epoch_in_store(self, event: SellableEvent) -> int | None:
         """The epoch of the event's state in Redis; ``None`` when there is none."""
@@ -154,6 +158,12 @@ class Kernel:
                 raise
             await asyncio.sleep(0)
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _ms(time: tuple[bytes, bytes]) -> int:
+    """A reply of ``TIME`` in ms."""
+    seconds, microseconds = time
+    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 def _code(error: ResponseError) -> str:

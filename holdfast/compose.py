@@ -1,10 +1,8 @@
 """Where the layers meet: from settings to services, and an orderly end."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
 import httpx2
 import msgspec
@@ -31,6 +29,9 @@ from persistence.events import Events
 from persistence.installation import ensure_partitions
 from persistence.ledger import PostgresLedger
 from persistence.migrate import current_revision, head_revision
+from persistence.partition_leases import PartitionLeases
+from persistence.reconciler import Reconciler
+from persistence.reconciling.equipment import Equipment, audit_with, drain_with
 from persistence.sealing import AesSealer
 
 COMMIT_CONNECTIONS = 2  # a batch at a time is written, and lookups of its kind go beside it
@@ -39,6 +40,18 @@ HEAD = head_revision()  # read from the package once: the check runs often
 
 class NotMigrated(Exception):
     """The database's schema is not the one this version needs."""
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """The connections to Postgres beside those of the group commit."""
+
+    size: int = 8
+    statement_timeout_ms: int = 2_000
+
+
+API_POOL = Pool()
+# Audits and rebuilds read much and hurry little. Five audits and three loads at a time, and whatever is short beside.
+RECONCILER_POOL = Pool(size=12, statement_timeout_ms=5_000)
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +68,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
+async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator[Parts]:
     """Connect to Redis and Postgres as *settings* say, and check that both will do.
 
     Raises:
@@ -65,7 +78,9 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
     assert settings.redis_url is not None  # holdfast.servers has filled them in
     assert settings.database_url is not None
     async with AsyncExitStack() as stack:
-        database = open_database(settings.database_url)
+        database = open_database(
+            settings.database_url, pool_size=pool.size, statement_timeout_ms=pool.statement_timeout_ms
+        )
         stack.push_async_callback(database.dispose)
         if await current_revision(database) != HEAD:
             raise NotMigrated("the database is not migrated to this version: run `holdfast migrate`")
@@ -102,12 +117,10 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """Everything the API needs, and the journal drained beside it, until the context ends."""
+    """Everything the API needs, until the context ends."""
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(open_parts(settings))
         verifier = await stack.enter_async_context(_open_verifier(settings))
-        draining = asyncio.create_task(parts.settlement.drain_for_ever(), name="drain the journal")
-        stack.push_async_callback(_end, draining)
         yield Services(
             reservations=parts.reservations,
             events=parts.events,
@@ -117,6 +130,32 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             info=Info(name="holdfast", version=version("holdfast"), partitions=parts.kernel.partitions),
             checks=_readiness_checks(parts),
         )
+
+
+@asynccontextmanager
+async def open_reconciler(settings: Settings) -> AsyncIterator[Reconciler]:
+    """A reconciler with connections of its own, until the context ends; raises as :func:`open_parts` does."""
+    assert settings.database_url is not None  # holdfast.servers has filled it in
+    async with open_parts(settings, RECONCILER_POOL) as parts:
+        # Leases are a session's: nothing else may use it, and a pool that is used up must not keep us from it.
+        session = open_database(settings.database_url, pool_size=1, application_name="holdfast leases")
+        try:
+            yield Reconciler(make_equipment(parts, settings), PartitionLeases(session, parts.kernel.partitions))
+        finally:
+            await session.dispose()
+
+
+def make_equipment(parts: Parts, settings: Settings) -> Equipment:
+    """What the reconciler's duties work with."""
+    return Equipment(
+        kernel=parts.kernel,
+        database=parts.database,
+        catalog=parts.catalog,
+        loader=parts.loader,
+        drain=drain_with(parts.settlement._drain_partition),
+        repair=audit_with(parts.kernel, parts.bookings),
+        archive_after_s=settings.archive_after_s,
+    )
 
 
 @asynccontextmanager
@@ -155,9 +194,3 @@ def _readiness_checks(parts: Parts) -> Mapping[str, ReadinessCheck]:
                     await transport.command("SCRIPT", "LOAD", script.source, node=node)
 
     return {"redis": parts.reservations.ping, "postgres": postgres, "scripts": scripts, "migrations": migrations}
-
-
-async def _end(task: "asyncio.Task[Any]") -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task

@@ -13,10 +13,13 @@ import msgspec
 
 T = TypeVar("T")
 
+SETTINGS_VARIABLE = "HOLDFAST_SETTINGS"  # by which a process of ours gets its settings, whole and as JSON
 WORKERS_DEFAULT_MAX = 8  # past this, more machines help more than more processes beside embedded servers
 WORKERS_MAX = 256
 PARTITIONS_MAX = 16_384  # the slots of a Redis Cluster; more could never spread further
 DATA_KEY_BYTES = 32
+ARCHIVE_AFTER_S = 86_400.0  # a day in which whoever comes late still finds the event as it was
+ARCHIVE_AFTER_MAX_S = 10 * 366 * 86_400.0
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster")
 _POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -45,6 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jwt_audience: str
     jwks_url: str | None
     confirm_timeout_s: float
+    reconciler: bool
+    archive_after_s: float
     log_level: str
     data_key: bytes | None
 
@@ -77,6 +82,10 @@ def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
         jwt_audience=source.read("jwt_audience", "HOLDFAST_JWT_AUDIENCE", str, "holdfast"),
         jwks_url=source.read("jwks_url", "HOLDFAST_JWKS_URL", _url("https", "http"), None),
         confirm_timeout_s=source.read("confirm_timeout_s", "HOLDFAST_CONFIRM_TIMEOUT", _seconds(0.05, 300.0), 5.0),
+        reconciler=source.read("reconciler", "HOLDFAST_RECONCILER", _switch, True),
+        archive_after_s=source.read(
+            "archive_after_s", "HOLDFAST_ARCHIVE_AFTER", _seconds(0.0, ARCHIVE_AFTER_MAX_S), ARCHIVE_AFTER_S
+        ),
         log_level=source.read("log_level", "HOLDFAST_LOG_LEVEL", _one_of(*_LOG_LEVELS), "info"),
         data_key=source.read("data_key", "HOLDFAST_DATA_KEY", decode_key, None),
     )
@@ -238,6 +247,12 @@ def _seconds(low: float, high: float) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in ("on", "off"):
+        raise ValueError("on or off")
+    return text.lower() == "on"
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:

@@ -18,9 +18,9 @@ import uvloop
 from api.app import create_app
 from holdfast.compose import open_services
 from holdfast.logs import configure_logs
+from holdfast.settings import SETTINGS_VARIABLE as SETTINGS_VARIABLE
 from holdfast.settings import Settings, decode_settings
 
-SETTINGS_VARIABLE = "HOLDFAST_SETTINGS"
 LISTENER_VARIABLE = "HOLDFAST_LISTENER"
 GRACE_S = 8  # requests under way may take a confirm's time limit and a little more
 BACKLOG = 2048

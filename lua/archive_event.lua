@@ -23,7 +23,7 @@
 --         {'CHANGED'}      it is not as the audit saw it: audit it again first
 --         {'HAS_HOLDS'}    somebody holds places
 --         {'JOURNALED'}    a booking of it waits to be written to the ledger, or the journal is too long to tell
---         {'NOT_LOADED'}   the event's state is not in Redis
+--         {'NOT_LOADED'}   its state is not in Redis; the partition's indexes do not name it any more either
 
 --- @keys
 
@@ -49,6 +49,9 @@ end
 
 local known = redis.call('HMGET', keys.state, 'epoch', 'seq')
 if not known[1] then
+  -- Whoever is loading it puts it back at the end.
+  redis.call('ZREM', keys.wakeups, event_id)
+  redis.call('SREM', keys.live, event_id)
   return { 'NOT_LOADED' }
 elseif known[1] ~= epoch or known[2] ~= seq then
   return { 'CHANGED' }

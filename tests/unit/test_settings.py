@@ -21,6 +21,7 @@ def test_settings_have_the_defaults_of_the_contract_when_nothing_is_set() -> Non
     assert (settings.jwt_secret, settings.jwks_url, settings.data_key) == (None, None, None)
     assert (settings.jwt_issuer, settings.jwt_audience) == ("holdfast", "holdfast")
     assert (settings.confirm_timeout_s, settings.log_level) == (5.0, "info")
+    assert (settings.reconciler, settings.archive_after_s) == (True, 86_400.0)
 
 
 def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
@@ -38,6 +39,8 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
             "HOLDFAST_JWT_AUDIENCE": "box-office",
             "HOLDFAST_JWKS_URL": "https://id.example/jwks.json",
             "HOLDFAST_CONFIRM_TIMEOUT": "2.5",
+            "HOLDFAST_RECONCILER": "OFF",
+            "HOLDFAST_ARCHIVE_AFTER": "3600",
             "HOLDFAST_LOG_LEVEL": "DEBUG",
             "HOLDFAST_DATA_KEY": KEY,
         }
@@ -56,6 +59,8 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
         jwt_audience="box-office",
         jwks_url="https://id.example/jwks.json",
         confirm_timeout_s=2.5,
+        reconciler=False,
+        archive_after_s=3600.0,
         log_level="debug",
         data_key=bytes(range(32)),
     )
