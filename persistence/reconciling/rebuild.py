@@ -120,14 +120,17 @@ class Rebuild(Duty):
         for event, epoch in zip(expected, epochs, strict=True):
             if epoch is None or int(epoch) != event.epoch:
                 missing.append(event)
-            elif (
-                tidy
-                and event.partition in self._roster.synced
-                and event.event_id not in self._roster.of(event.partition)
-            ):
-                await kernel.run_in("finish_load", event.partition, event.event_id, [event.event_id.encode(), epoch])
-                self._roster.see(event.partition, event.event_id)
+            elif tidy and event.partition in self._roster.synced:
+                await self._mend_index(event)
         return missing
+
+    async def _mend_index(self, event: Expected) -> None:
+        """Put an event into its partition's index if it is not there: nobody would audit it."""
+        sighting = self._roster.of(event.partition).get(event.event_id)
+        if sighting is None or not sighting.indexed:
+            args = [event.event_id.encode(), b"%d" % event.epoch]
+            await self._equipment.kernel.run_in("finish_load", event.partition, event.event_id, args)
+            self._roster.see(event.partition, event.event_id).indexed = True
 
     async def _forget_gone(self, sightings: Sequence[Sighting]) -> None:
         for sighting in await look_at(self._equipment.kernel, sightings):

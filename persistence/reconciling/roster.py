@@ -23,7 +23,7 @@ class Sighting(msgspec.Struct):
     """One event: what was seen of it, and when (by the monotonic clock) it was last audited, or first seen.
 
     ``heat`` is by how much its seq grew between the last two looks. ``urgent``: something speaks against it.
-    ``trouble`` is what the last audit could not repair.
+    ``indexed``: the partition's index has it. ``trouble`` is what the last audit could not repair.
     """
 
     event_id: str
@@ -34,6 +34,7 @@ class Sighting(msgspec.Struct):
     heat: int = 0
     audited: bool = False
     urgent: bool = False
+    indexed: bool = True
     trouble: frozenset[str] = frozenset()
 
     @property

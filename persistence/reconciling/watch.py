@@ -94,6 +94,8 @@ class Watch(Duty):
         for partition in partitions:
             known = self._roster.of(partition)
             live = await live_events(self._kernel, partition)
+            for sighting in known.values():
+                sighting.indexed = sighting.event_id in live
             if known.keys() - live:
                 self._suspicions.add(partition)
             added = [self._roster.see(partition, event_id) for event_id in live - known.keys()]
