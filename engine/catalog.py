@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
+from functools import partial
 
 from engine.errors import EventNotOpen
 from engine.events import Event, SellableEvent
@@ -18,10 +19,11 @@ class Catalog:
     def __init__(self, source: EventSource) -> None:
         self._source = source
         self._kept: OrderedDict[str, SellableEvent] = OrderedDict()
+        self._reading: dict[str, asyncio.Task[SellableEvent]] = {}
         self._seat_count = 0
 
     async def get(self, event_id: str) -> SellableEvent:
-        """The event, read and compiled if need be.
+        """The event, read and compiled if need be: once, however many ask for it at the same time.
 
         Raises:
             EventNotFound: There is no such event.
@@ -31,7 +33,12 @@ class Catalog:
         if (kept := self._kept.get(event_id)) is not None:
             self._kept.move_to_end(event_id)
             return kept
-        return await self.keep(await self._source.find_event(event_id))
+        reading = self._reading.get(event_id)
+        if reading is None:
+            # A crowd that finds a process cold would else use up the pool with reading one and the same row.
+            reading = self._reading[event_id] = asyncio.create_task(self._read(event_id))
+            reading.add_done_callback(partial(self._end_reading, event_id))
+        return await asyncio.shield(reading)
 
     async def find_event(self, event_id: str) -> Event:
         """The event uncompiled: what is kept of it, or else what its source says.
@@ -49,22 +56,42 @@ class Catalog:
         Raises:
             EventNotOpen: It is a draft.
         """
+        sellable = await self._compile(event)
+        self._put(sellable)
+        return sellable
+
+    def forget(self, event_id: str) -> None:
+        """Read the event anew when it is next asked for; what is being read just now will not be kept."""
+        self._reading.pop(event_id, None)
+        self._drop(event_id)
+
+    async def _read(self, event_id: str) -> SellableEvent:
+        sellable = await self._compile(await self._source.find_event(event_id))
+        if self._reading.get(event_id) is asyncio.current_task():
+            self._put(sellable)
+        return sellable
+
+    def _end_reading(self, event_id: str, reading: "asyncio.Task[SellableEvent]") -> None:
+        if self._reading.get(event_id) is reading:
+            del self._reading[event_id]
+        if not reading.cancelled():
+            reading.exception()  # whoever still waits for it has it
+
+    async def _compile(self, event: Event) -> SellableEvent:
         if event.status == "draft":
             raise EventNotOpen(event.id, "draft")
         if (kept := self._kept.get(event.id)) is not None:
-            layout = kept.layout  # since it was opened, its definition has not changed
-        else:
-            layout = await asyncio.to_thread(compile_layout, event.definition)
-        sellable = SellableEvent(event, layout)
-        self.forget(event.id)
-        self._kept[event.id] = sellable
+            return SellableEvent(event, kept.layout)  # since it was opened, its definition has not changed
+        return SellableEvent(event, await asyncio.to_thread(compile_layout, event.definition))
+
+    def _put(self, sellable: SellableEvent) -> None:
+        self.forget(sellable.event.id)
+        self._kept[sellable.event.id] = sellable
         self._seat_count += len(sellable.layout.seats)
         while len(self._kept) > 1 and (len(self._kept) > EVENTS_MAX or self._seat_count > SEATS_MAX):
             _, oldest = self._kept.popitem(last=False)
             self._seat_count -= len(oldest.layout.seats)
-        return sellable
 
-    def forget(self, event_id: str) -> None:
-        """Read the event anew when it is next asked for."""
+    def _drop(self, event_id: str) -> None:
         if (old := self._kept.pop(event_id, None)) is not None:
             self._seat_count -= len(old.layout.seats)

@@ -4,10 +4,10 @@ import asyncio
 
 from engine.catalog import Catalog
 from engine.errors import StoreUnavailable
-from engine.events import SellableEvent
+from engine.events import Event, SellableEvent
 from engine.ids import parse_claim_id
 from engine.kernel import Kernel
-from engine.loading import booking_record, pack_rows, state_fields
+from engine.loading import booking_record, pack_rows, state_fields, status_args
 from engine.ports import EventSource, LoadedEvent
 
 LOADS_MAX = 3  # at once in this process: each keeps a connection of the pool, which others need too
@@ -47,7 +47,9 @@ class EventLoader:
             # of a Redis that has lost some of it since, and nothing sold under it could ever be committed.
             if await self._kernel.epoch_in_store(sellable) == event.epoch:
                 return False
-            await self._fill(await turn.begin(), sellable)
+            loaded = await turn.begin()
+            await self._fill(loaded, sellable)
+            await self._catch_up(await turn.find_event(), loaded.event)
             return True
 
     async def _fill(self, loaded: LoadedEvent, sellable: SellableEvent) -> None:
@@ -65,6 +67,12 @@ class EventLoader:
                 records.append(booking_record(booking, claim.key))
             await self._step("load_bookings", sellable, [epoch, *records])
         await self._step("finish_load", sellable, [event_id.encode(), epoch])
+
+    async def _catch_up(self, now: Event, loaded: Event) -> None:
+        """Tell Redis what was said of the event while it was being loaded: it may have been told to the old state."""
+        if now.version != loaded.version:
+            sellable = await self._catalog.keep(now)
+            await self._kernel.run("set_status", sellable, status_args(now), load=False)
 
     async def _step(self, script: str, sellable: SellableEvent, args: list[bytes]) -> None:
         reply = await self._kernel.run(script, sellable, args, load=False)

@@ -114,6 +114,20 @@ class Ledger(Protocol):
         ...
 
 
+class Auditor(Protocol):
+    """Holds what Redis has of an event against the ledger."""
+
+    async def audit(self, sellable: SellableEvent, *, epoch: bytes, server: bytes) -> None:
+        """Find and repair what differs in the state of *epoch*, and mark it as audited on *server*. Safe to repeat.
+
+        When the event was built anew meanwhile, or another server has taken over, it is left unmarked.
+
+        Raises:
+            StoreUnavailable, LedgerUnavailable: It could not be done now.
+        """
+        ...
+
+
 class Sealer(Protocol):
     """Encrypts what a customer says about people, bound to the booking it belongs to."""
 

@@ -21,6 +21,7 @@ from engine.errors import (
     InvalidRequest,
     LedgerUnavailable,
     Overloaded,
+    StoreUnavailable,
 )
 from engine.events import Event, SellableEvent
 from engine.holds import Hold
@@ -34,8 +35,10 @@ from engine.places import format_places, parse_places
 from engine.ports import Ledger, Sealer
 from engine.refusals import booking_refusal, claim_refusal, hold_refusal, moment
 from engine.settlement import Settlement
+from engine.verification import Verification
 
 ITEMS_MAX = 50  # of one request: bounds the work of one script call
+VERIFICATIONS_MAX = 3  # of one call: a server may change again while the first change is looked into
 GROUP_MAX = 20  # events of one all-or-nothing request
 _ONCE_TTL = b"%d" % ONCE_TTL_MS
 
@@ -76,6 +79,7 @@ class Reservations:
         ledger: Ledger,
         sealer: Sealer,
         settlement: Settlement,
+        verification: Verification,
         *,
         confirm_timeout_s: float,
     ) -> None:
@@ -85,6 +89,7 @@ class Reservations:
         self._ledger = ledger
         self._sealer = sealer
         self._settlement = settlement
+        self._verification = verification
         self._confirm_timeout_s = confirm_timeout_s
 
     async def hold(self, event_id: str, claim: ClaimRequest, *, customer_id: str, once: Once | None = None) -> Held:
@@ -177,15 +182,10 @@ class Reservations:
             IdempotencyKeyReused: The key was used for another request.
         """
         key, event = await self._find_event_of(hold_id)
-        if once is not None:
-            await self._refuse_reused(once)
+        if once is not None and (booked := await self._find_replay(once)) is not None:
+            return booked
         request = self._booking_request(key, details, customer_id, once)
-        reply = await self._kernel.run("confirm_hold", event, booking_args(request), once=once.scope if once else None)
-        if once is not None and reply[0] in (b"BOOKED", b"NOT_FOUND"):
-            # Redis may have forgotten the key with everything else; the ledger has not.
-            booking = await self._ledger.find_replay(once.scope, once.body)
-            if booking is not None:
-                return Booked(booking, replayed=True)
+        reply = await self._run_booking("confirm_hold", event, request)
         return await self._finish(reply, event, request)
 
     async def book(
@@ -205,8 +205,8 @@ class Reservations:
         for _ in range(2):
             event = await self._catalog.get(event_id)
             places = resolve_places(event.layout, claim.items, claim.from_, claim.to)
-            args = [*booking_args(request), event.layout.digest.encode(), format_places(places).encode()]
-            reply = await self._kernel.run("book_places", event, args, once=once.scope if once else None)
+            claim_args = (event.layout.digest.encode(), format_places(places).encode())
+            reply = await self._run_booking("book_places", event, request, *claim_args)
             if reply[0] != b"STALE_LAYOUT":
                 break
             self._catalog.forget(event_id)
@@ -343,16 +343,17 @@ class Reservations:
         except EventNotFound:
             raise HoldNotFound(hold_id) from None
 
-    async def _refuse_reused(self, once: Once) -> None:
-        """Look for the key where all events meet, before a hold is spent: the script sees but its own partition's.
+    async def _find_replay(self, once: Once) -> Booked | None:
+        """The booking that the key made, where all events meet: a script sees but the keys of its own partition.
 
         Raises:
             IdempotencyKeyReused: It made a booking of another body.
         """
         try:
-            await self._ledger.find_replay(once.scope, once.body)
+            booking = await self._ledger.find_replay(once.scope, once.body)
         except LedgerUnavailable:
-            return  # the commit looks again, and so far nothing is lost
+            return None  # the commit looks again, and so far nothing is lost
+        return None if booking is None else Booked(booking, replayed=True)
 
     def _booking_request(
         self, key: ClaimKey, details: BookingDetails, customer_id: str, once: Once | None
@@ -361,11 +362,25 @@ class Reservations:
         sealed = self._sealer.seal(details, booking_id)
         return BookingRequest(key.key.encode(), booking_id, customer_id, details, sealed, once)
 
+    async def _run_booking(self, script: str, event: SellableEvent, request: BookingRequest, *more: bytes) -> list[Any]:
+        """Run a script that books, and have the event audited first when it says that another server has taken over."""
+        args = [*booking_args(request), *more]
+        scope = request.once.scope if request.once else None
+        for _ in range(VERIFICATIONS_MAX):
+            reply = await self._kernel.run(script, event, args, once=scope)
+            if reply[0] != b"UNAUDITED":
+                return reply
+            await self._verification.verify(event, epoch=reply[1], server=reply[2])
+        raise StoreUnavailable("servers change too fast to be audited")
+
     async def _finish(self, reply: list[Any], event: SellableEvent, request: BookingRequest) -> Booked:
         """From the script's answer to a booking that is durable, or as near to it as the time limit allows."""
         if reply[0] == b"REPLAYED":
             return await self._resume(claim_id_of(reply[1].decode(), event.event.id), request)
         if reply[0] != b"CONFIRMED":
+            # Redis may have forgotten the key with everything else; the ledger has not, and it is no refusal then.
+            if request.once is not None and (booked := await self._find_replay(request.once)) is not None:
+                return booked
             raise booking_refusal(reply, event, request.booking_id)
         _, epoch, created_ms, confirmed_ms, journal_id, places = reply
         entry = JournalEntry(

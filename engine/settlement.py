@@ -101,16 +101,11 @@ class Settlement:
 
     async def _undo(self, entry: JournalEntry, event: SellableEvent, refused: Refused) -> Settled:
         """Give the places back. A crash before this leaves the entry, and the next drain comes here again."""
-        claim = parse_claim_id(entry.booking_id)
-        assert claim is not None, entry.booking_id
-        args = [claim.key, entry.journal_id, entry.customer_id]
-        await self._kernel.run(
-            "unbook_places",
-            event,
-            [*map(str.encode, args), entry.body_digest],
-            once=entry.once or None,
-            load=False,
-        )
+        reply = await self._unbook(entry, event, load=False)
+        if refused.reason == "stale_epoch" or reply[0] == b"NOT_LOADED":
+            # Redis's state is older than the ledger's last load of it, or gone: it must not go on selling. The customer
+            # does not wait for that.
+            self._keep_going(self._reload(entry, event))
         logger.warning("booking undone", booking_id=entry.booking_id, reason=refused.reason)
         match refused.reason:
             case "key_replayed":
@@ -118,20 +113,24 @@ class Settlement:
                 return Settled(refused.booking, replayed=True)
             case "key_reused":
                 raise IdempotencyKeyReused
-            case "stale_epoch":
-                # Redis's state is older than the ledger's last load of it: it must not go on selling. The customer
-                # does not wait for that.
-                self._keep_going(self._reload(event.event.id))
             case "places_taken":
                 logger.error("drift: Redis sold what the ledger had sold before", event_id=event.event.id)
         # Under a stale epoch nothing is known of the places but that this booking does not have them.
         raise _unavailable(entry, event, sold=entry.places.quantity if refused.reason == "places_taken" else 0)
 
-    async def _reload(self, event_id: str) -> None:
+    async def _unbook(self, entry: JournalEntry, event: SellableEvent, *, load: bool) -> list[Any]:
+        claim = parse_claim_id(entry.booking_id)
+        assert claim is not None, entry.booking_id
+        args = [*map(str.encode, (claim.key, entry.journal_id, entry.customer_id)), entry.body_digest]
+        return await self._kernel.run("unbook_places", event, args, once=entry.once or None, load=load)
+
+    async def _reload(self, entry: JournalEntry, event: SellableEvent) -> None:
+        """Build the event's state anew, and have it remember that the booking was refused: the old one is gone."""
         try:
-            await self._loader.load(event_id)
+            await self._loader.load(event.event.id)
+            await self._unbook(entry, event, load=True)
         except HoldfastError as error:
-            logger.warning("event not reloaded", event_id=event_id, error=type(error).__name__, reason=str(error))
+            logger.warning("event not reloaded", event_id=event.event.id, error=type(error).__name__, reason=str(error))
 
     def _drop(self, partition: int, journal_id: str) -> None:
         """Forget an entry soon, together with others: nobody waits for it, and a leftover is only committed again."""

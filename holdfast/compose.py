@@ -21,6 +21,7 @@ from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.store_checks import require_fit_store
 from engine.transport.open import Transport, open_transport
+from engine.verification import Verification
 from holdfast.settings import Settings, SettingsError, data_key
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
 from persistence.bookings import Bookings
@@ -28,14 +29,14 @@ from persistence.database import fetch_rows, open_database
 from persistence.events import Events
 from persistence.installation import ensure_partitions
 from persistence.ledger import PostgresLedger
-from persistence.migrate import current_revision, head_revision
 from persistence.partition_leases import PartitionLeases
 from persistence.reconciler import Reconciler
 from persistence.reconciling.equipment import Equipment, audit_with, drain_with
+from persistence.revision import HEAD, current_revision
 from persistence.sealing import AesSealer
+from persistence.verification import LedgerAuditor
 
-COMMIT_CONNECTIONS = 2  # a batch at a time is written, and lookups of its kind go beside it
-HEAD = head_revision()  # read from the package once: the check runs often
+COMMIT_CONNECTIONS = 1  # a batch at a time is written
 
 
 class NotMigrated(Exception):
@@ -97,10 +98,12 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
         # Commits have connections of their own: whatever else asks Postgres, a 201 does not wait in line for it.
         commits = open_database(settings.database_url, pool_size=COMMIT_CONNECTIONS)
         stack.push_async_callback(commits.dispose)
-        ledger = PostgresLedger(commits, sealer)
+        ledger = PostgresLedger(database, sealer, commits=commits)
         stack.push_async_callback(ledger.close)
         settlement = Settlement(kernel, ledger, catalog, loader)
         stack.push_async_callback(settlement.close)
+        verification = Verification(LedgerAuditor(database, kernel, bookings), wait_s=settings.confirm_timeout_s)
+        stack.push_async_callback(verification.close)
         yield Parts(
             database=database,
             kernel=kernel,
@@ -110,7 +113,14 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             bookings=bookings,
             settlement=settlement,
             reservations=Reservations(
-                kernel, catalog, loader, ledger, sealer, settlement, confirm_timeout_s=settings.confirm_timeout_s
+                kernel,
+                catalog,
+                loader,
+                ledger,
+                sealer,
+                settlement,
+                verification,
+                confirm_timeout_s=settings.confirm_timeout_s,
             ),
         )
 

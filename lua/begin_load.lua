@@ -23,6 +23,7 @@
 -- Returns {'LOADING'}
 --         {'STALE'}   this epoch or a later one is there, or is being loaded
 
+--- @include server
 --- @keys
 
 local event_id, epoch, rows, cells = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
@@ -43,7 +44,7 @@ redis.call('UNLINK', keys.loading, keys.state, keys.held, keys.sold, keys.holds,
   keys.ended, keys.bookings)
 redis.call('ZREM', keys.wakeups, event_id)
 redis.call('SREM', keys.live, event_id)
-redis.call('HSET', keys.loading, 'event', event_id, 'epoch', epoch, 'seq', seq + 1)
+redis.call('HSET', keys.loading, 'event', event_id, 'epoch', epoch, 'seq', seq + 1, 'audited', server_id())
 for start = FIRST_FIELD, #ARGV, FIELDS_PER_COMMAND do
   redis.call('HSET', keys.loading, unpack(ARGV, start, math.min(start + FIELDS_PER_COMMAND - 1, #ARGV)))
 end

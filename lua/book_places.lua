@@ -29,6 +29,7 @@
 --         {'KEY_REUSED'}                   the key came with another body
 --         {'BOOKED'} {'NOT_FOUND'}         the id belongs to another request, or customer
 --         {'NOT_LOADED'} {'STALE_LAYOUT'}
+--         {'UNAUDITED', epoch, server}     another server has taken over: hold the state against the ledger first
 --         {'NOT_OPEN', status}
 --         {'LIMIT', limit, maximum}
 --         {'UNAVAILABLE', held, sold, next_release_ms, missing…}
@@ -42,6 +43,7 @@
 --- @include rows, best for choose_seats
 --- @include claim
 --- @include hold, release, reap for reap_due
+--- @include server
 --- @include book
 
 --- @keys
@@ -68,6 +70,10 @@ if ev.due <= ev.now then
 end
 if ev.status ~= 'open' or ev.now >= ev.closes then
   return { 'NOT_OPEN', ev.status == 'open' and 'closed' or ev.status }
+end
+local unaudited = refuse_unaudited(ev)
+if unaudited then
+  return unaudited
 end
 local limit, maximum = check_limits(ev, places, owner)
 local missing = { held = 0, sold = 0 }

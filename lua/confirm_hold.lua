@@ -29,6 +29,7 @@
 --         {'EXPIRED'} {'RELEASED'} {'NOT_FOUND'}
 --         {'REFUSED'}                      it was a booking, which the ledger has refused
 --         {'NOT_OPEN', status}             the event was cancelled
+--         {'UNAUDITED', epoch, server}     another server has taken over: hold the state against the ledger first
 --         {'NOT_LOADED'}                   the event's state is not in Redis
 
 --- @include clock
@@ -38,6 +39,7 @@
 --- @include move
 --- @include hold
 --- @include release
+--- @include server
 --- @include book
 --- @keys
 
@@ -70,6 +72,10 @@ elseif hold.deadline <= ev.now then
   return { 'EXPIRED' }
 elseif ev.status == 'cancelled' then
   return { 'NOT_OPEN', ev.status }
+end
+local unaudited = refuse_unaudited(ev)
+if unaudited then
+  return unaudited
 end
 
 -- Nothing below refuses.

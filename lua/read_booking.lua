@@ -17,6 +17,7 @@
 
 --- @include event
 --- @include hold
+--- @include server
 --- @include book
 --- @keys
 

@@ -26,6 +26,7 @@
 --- @include move
 --- @include hold
 --- @include release
+--- @include server
 --- @include book
 --- @keys
 

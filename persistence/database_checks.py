@@ -7,7 +7,7 @@ from engine.store_checks import Finding
 from persistence.database import driver_connection, fetch_rows, ledger_errors
 from persistence.heartbeats import ALIVE_WITHIN_S, read_heartbeats
 from persistence.installation import PARTITIONS_DEFAULT
-from persistence.migrate import current_revision, head_revision
+from persistence.revision import HEAD, current_revision
 from persistence.schema import installation
 
 FLOOR = 13  # the oldest version that Postgres's own project still repaired when this was written
@@ -68,7 +68,7 @@ def _connections(limit: int, in_use: int, needed: int) -> Finding:
 
 
 async def _migrations(engine: AsyncEngine) -> Finding:
-    revision, head = await current_revision(engine), head_revision()
+    revision, head = await current_revision(engine), HEAD
     if revision == head:
         return Finding("migrations", "ok", f"the schema is at {head}")
     detail = f"the schema is at {revision or 'nothing'}, this version needs {head}"

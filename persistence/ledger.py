@@ -1,4 +1,8 @@
-"""The ledger as the engine knows it: commits go through the group commit, lookups straight to Postgres."""
+"""The ledger as the engine knows it: commits go through the group commit, lookups straight to Postgres.
+
+Commits have a pool of their own. Lookups come with every request that carries a key and every look at a booking; in one
+pool a rush of them would keep the next batch waiting for a connection, and turn 201s into 202s.
+"""
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -13,9 +17,9 @@ from persistence.group_commit import GroupCommit
 class PostgresLedger:
     """Implements ``engine.ports.Ledger``."""
 
-    def __init__(self, engine: AsyncEngine, sealer: Sealer) -> None:
+    def __init__(self, engine: AsyncEngine, sealer: Sealer, *, commits: AsyncEngine) -> None:
         self._bookings = Bookings(engine, sealer)
-        self._commits = GroupCommit(engine, sealer)
+        self._commits = GroupCommit(commits, sealer)
 
     async def commit(self, entry: JournalEntry, sellable: SellableEvent) -> Committed | Refused:
         """See :meth:`persistence.group_commit.GroupCommit.commit`."""

@@ -8,12 +8,11 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from persistence.advisory import advisory_lock
-from persistence.database import in_transaction, outside_transaction
+from persistence.database import in_transaction
 
 LOCK_WAIT_S = 60.0  # several processes start at once; one migrates and the others wait
 STATEMENT_TIMEOUT_MS = 5_000
@@ -31,13 +30,8 @@ async def migrate(engine: AsyncEngine) -> list[str]:
         return await in_transaction(engine, lambda connection: connection.run_sync(_upgrade))
 
 
-async def current_revision(engine: AsyncEngine) -> str | None:
-    """The revision the database is at; ``None`` when it is empty."""
-    return await outside_transaction(engine, lambda connection: connection.run_sync(_revision_of))
-
-
 def head_revision() -> str:
-    """The revision that this version of Holdfast needs."""
+    """The latest revision there is a migration to."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
     assert head is not None
     return head
@@ -51,10 +45,6 @@ def _upgrade(connection: sa.Connection) -> list[str]:
     config.attributes["on_version_apply"] = _recorder(applied)
     command.upgrade(config, "head")
     return applied
-
-
-def _revision_of(connection: sa.Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
 
 
 def _recorder(applied: list[str]) -> Callable[..., None]:

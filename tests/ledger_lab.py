@@ -39,7 +39,7 @@ class Lab:
         self.sealer = AesSealer([b"s" * 32])
         self.events = Events(self.engine)
         self.bookings = Bookings(self.engine, self.sealer)
-        self.ledger = PostgresLedger(self.engine, self.sealer)
+        self.ledger = PostgresLedger(self.engine, self.sealer, commits=self.engine)
         self._journal = itertools.count(1)
         self._more: list[AsyncEngine] = []
 
@@ -92,7 +92,7 @@ class Lab:
         """A ledger with connections of its own, as another process has it."""
         engine = open_database(self.url)
         self._more.append(engine)
-        return PostgresLedger(engine, self.sealer)
+        return PostgresLedger(engine, self.sealer, commits=engine)
 
     async def fetch(self, query: str, *arguments: object) -> list[Any]:
         async with driver_connection(self.engine) as connection:

@@ -180,7 +180,13 @@ class Venue:
         return self._run("read_hold", hold_id, owner)
 
     def confirm(
-        self, hold_id: str, *, owner: str = "ana", attempt: str = "a1", once: str = "", body: str = "b1"
+        self,
+        hold_id: str,
+        *,
+        owner: str = "ana",
+        attempt: str = "a1",
+        once: str = "",
+        body: str = "b1",
     ) -> list[Any]:
         args = (hold_id, owner, attempt, b"sealed", body, once, ONCE_TTL_MS)
         return self._run("confirm_hold", *args, once=once)
@@ -230,6 +236,13 @@ class Venue:
         epoch = self.state("epoch") if epoch is None else epoch
         return self._run("archive_event", self.id, epoch, self.state("seq") if seq is None else seq)
 
+    def mark_audited(self, epoch: int, server: str = "") -> list[Any]:
+        return self._run("mark_audited", epoch, server or self.server_id())
+
+    def come_from_another_server(self) -> None:
+        """As a replica finds itself after its promotion."""
+        self.redis.hset(self.key("state"), "audited", "another")
+
     # --- what is in Redis ----------------------------------------------------
 
     def key(self, name: str) -> bytes:
@@ -255,6 +268,10 @@ class Venue:
     def journal(self) -> list[tuple[str, dict[str, str]]]:
         entries: Any = self.redis.xrange(self.partition_key("journal"))
         return [(text_of(number), {text_of(k): text_of(v) for k, v in fields.items()}) for number, fields in entries]
+
+    def server_id(self) -> str:
+        identity: str = self.redis.info("replication")["master_replid"]  # type: ignore[index]
+        return identity
 
     def now(self) -> int:
         return self.state("clock")

@@ -15,9 +15,12 @@ from engine.loader import EventLoader
 from engine.reservations import ClaimRequest, Reservations
 from engine.settlement import Settlement
 from engine.transport.open import open_transport
+from engine.verification import Verification
+from persistence.bookings import Bookings
 from persistence.database import open_database
 from persistence.events import Events
 from persistence.ledger import PostgresLedger
+from persistence.verification import LedgerAuditor
 
 T = TypeVar("T")
 
@@ -25,12 +28,23 @@ T = TypeVar("T")
 class Shop:
     """One process: its transport, its ledger, and what is sold through them."""
 
-    def __init__(self, kernel: Kernel, catalog: Catalog, loader: EventLoader, ledger: PostgresLedger, lab: Lab) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        catalog: Catalog,
+        loader: EventLoader,
+        ledger: PostgresLedger,
+        bookings: Bookings,
+        lab: Lab,
+    ) -> None:
         self.kernel = kernel
+        self.catalog = catalog
         self.loader = loader
+        self.bookings = bookings
         self.settlement = Settlement(kernel, ledger, catalog, loader)
+        self.verification = Verification(LedgerAuditor(bookings.engine, kernel, bookings), wait_s=10.0)
         self.reservations = Reservations(
-            kernel, catalog, loader, ledger, lab.sealer, self.settlement, confirm_timeout_s=10.0
+            kernel, catalog, loader, ledger, lab.sealer, self.settlement, self.verification, confirm_timeout_s=10.0
         )
 
 
@@ -44,13 +58,14 @@ async def open_shops(redis_url: str, lab: Lab, count: int) -> AsyncIterator[list
             stack.push_async_callback(transport.aclose)
             database = open_database(lab.url, pool_size=4)
             stack.push_async_callback(database.dispose)
-            events, ledger = Events(database), PostgresLedger(database, lab.sealer)
+            events, ledger = Events(database), PostgresLedger(database, lab.sealer, commits=database)
             stack.push_async_callback(ledger.close)
             kernel, catalog = Kernel(transport, partitions=PARTITIONS), Catalog(events)
             loader = EventLoader(kernel, events, catalog)
             kernel.load_events_with(loader.load)
-            shops.append(Shop(kernel, catalog, loader, ledger, lab))
+            shops.append(Shop(kernel, catalog, loader, ledger, Bookings(database, lab.sealer), lab))
             stack.push_async_callback(shops[-1].settlement.close)
+            stack.push_async_callback(shops[-1].verification.close)
         yield shops
 
 

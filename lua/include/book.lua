@@ -1,4 +1,4 @@
--- Entering a booking: its record, its journal entry, the idempotency key. Needs event.
+-- Entering a booking: its record, its journal entry, the idempotency key. Needs event, server.
 
 -- `confirmed_ms|created_ms|journal_id|attempt|quantity|places|owner`; the owner may contain anything.
 local function parse_booking(record)
@@ -13,6 +13,15 @@ local function parse_booking(record)
     places = places,
     owner = owner,
   }
+end
+
+-- The answer when the state was neither built on this server nor held against the ledger here: after a failover it may
+-- lack bookings, and what it says is free may be sold. Holds may go on; a booking may not.
+local function refuse_unaudited(ev)
+  local server = server_id()
+  if redis.call('HGET', ev.keys.state, 'audited') ~= server then
+    return { 'UNAUDITED', ev.epoch, server }
+  end
 end
 
 -- The answer when the idempotency key was used before, or nil.

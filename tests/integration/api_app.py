@@ -26,6 +26,7 @@ from engine.once import OnceStore
 from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.transport.open import open_transport
+from engine.verification import Verification
 from persistence.bookings import Bookings
 from persistence.database import in_transaction, open_database
 from persistence.events import Events
@@ -33,6 +34,7 @@ from persistence.ledger import PostgresLedger
 from persistence.migrate import migrate
 from persistence.schema import metadata
 from persistence.sealing import AesSealer
+from persistence.verification import LedgerAuditor
 
 SECRET = "a secret that is long enough for HS256"
 PARTITIONS = 4
@@ -47,12 +49,19 @@ async def composed(redis_url: str, database_url: str) -> AsyncIterator[Services]
     await in_transaction(database, _empty)
     transport = await open_transport(redis_url)
     sealer = AesSealer([b"k" * 32])
-    events, bookings, ledger = Events(database), Bookings(database, sealer), PostgresLedger(database, sealer)
+    events, bookings, ledger = (
+        Events(database),
+        Bookings(database, sealer),
+        PostgresLedger(database, sealer, commits=database),
+    )
     kernel, catalog = Kernel(transport, partitions=PARTITIONS), Catalog(events)
     loader = EventLoader(kernel, events, catalog)
     kernel.load_events_with(loader.load)
     settlement = Settlement(kernel, ledger, catalog, loader)
-    reservations = Reservations(kernel, catalog, loader, ledger, sealer, settlement, confirm_timeout_s=5.0)
+    verification = Verification(LedgerAuditor(database, kernel, bookings), wait_s=5.0)
+    reservations = Reservations(
+        kernel, catalog, loader, ledger, sealer, settlement, verification, confirm_timeout_s=5.0
+    )
     try:
         yield Services(
             reservations=reservations,
@@ -64,6 +73,7 @@ async def composed(redis_url: str, database_url: str) -> AsyncIterator[Services]
             checks={"redis": reservations.ping},
         )
     finally:
+        await verification.close()
         await settlement.close()
         await ledger.close()
         await transport.aclose()

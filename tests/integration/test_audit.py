@@ -194,7 +194,7 @@ async def test_booking_written_to_postgres_behind_the_back_of_redis_is_found(sce
     booking_id = BookingId(new_claim_id(scene.id))
     places = Places(0, 2, (CountedPlaces(FLOOR, 2), NumberedPlaces(STALLS, (19,))))
     epoch = (await scene.parts.events.find_event(scene.id)).epoch
-    ledger = PostgresLedger(scene.parts.database, sealer)
+    ledger = PostgresLedger(scene.parts.database, sealer, commits=scene.parts.database)
     details = sealer.seal(BookingDetails(), booking_id)
     entry = JournalEntry(
         "1-1", epoch, scene.id, booking_id, "eve", places, 1_800_000_000_000, 1_800_000_000_000, details

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from persistence.database import open_database
 from persistence.installation import PARTITIONS_DEFAULT, PartitionsDiffer, ensure_partitions
-from persistence.migrate import current_revision, head_revision, migrate
+from persistence.migrate import head_revision, migrate
+from persistence.revision import HEAD, current_revision
 from persistence.schema import metadata
 
 
@@ -30,6 +31,10 @@ async def test_migrate_brings_an_empty_database_to_the_head_and_then_has_nothing
     assert applied[-1] == head_revision()
     assert await current_revision(engine) == head_revision()
     assert await migrate(engine) == []
+
+
+def test_head_is_the_latest_migration() -> None:
+    assert head_revision() == HEAD
 
 
 async def test_migrate_is_done_once_when_many_processes_start_together(fresh_database: Callable[..., str]) -> None:

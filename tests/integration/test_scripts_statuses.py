@@ -16,8 +16,18 @@ SITUATIONS: dict[tuple[str, str], Situation] = {}
 # Refusals in whose course lapsed holds are ended.
 MAY_CLEAN_UP = {"EXPIRED", "CONTINUE"}
 DONE = {
-    *("HELD", "EXTENDED", "RELEASED", "CONFIRMED", "UNBOOKED", "REAPED", "SET"),
-    *("LOADING", "LOADED", "READY", "ARCHIVED"),
+    "ARCHIVED",
+    "MARKED",
+    "HELD",
+    "EXTENDED",
+    "RELEASED",
+    "CONFIRMED",
+    "UNBOOKED",
+    "REAPED",
+    "SET",
+    "LOADING",
+    "LOADED",
+    "READY",
 }
 DECLARED = [(name, status) for name in lua.names() for status in sorted(lua.load(name).statuses)]
 
@@ -240,6 +250,14 @@ def _confirmed_when_cancelled(runner: Runner) -> tuple[Venue, Act]:
     return venue, lambda: venue.confirm(hold_id)
 
 
+@situation("confirm_hold", "UNAUDITED")
+def _confirmed_on_another_server(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*2")
+    venue.come_from_another_server()
+    return venue, lambda: venue.confirm(hold_id)
+
+
 @situation("book_places", "CONFIRMED")
 def _booked(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
@@ -278,6 +296,27 @@ def _booked_by_somebody_else(runner: Runner) -> tuple[Venue, Act]:
 def _booked_by_an_old_layout(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
     return venue, lambda: venue.book("0:1;0*2", layout="sha256:old")
+
+
+@situation("book_places", "UNAUDITED")
+def _booked_on_another_server(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.come_from_another_server()
+    return venue, lambda: venue.book("0:1;0*2")
+
+
+@situation("mark_audited", "MARKED")
+def _audited(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.come_from_another_server()
+    return venue, lambda: venue.mark_audited(1)
+
+
+@situation("mark_audited", "STALE")
+def _audited_before_it_was_built_anew(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.load(epoch=2)
+    return venue, lambda: venue.mark_audited(1)
 
 
 @situation("book_places", "NOT_OPEN")
@@ -462,6 +501,7 @@ def _register_not_loaded() -> None:
         "unbook_places": lambda venue: venue.unbook("x"),
         "read_booking": lambda venue: venue.read_booking("x"),
         "set_status": lambda venue: venue.set_status("open"),
+        "mark_audited": lambda venue: venue.mark_audited(1),
         "snapshot_event": lambda venue: venue.snapshot(),
     }
     for script, act in acts.items():

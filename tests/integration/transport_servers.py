@@ -123,6 +123,11 @@ class Proxy:
         self.cut()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def lead_to(self, upstream_port: int) -> None:
+        """From now on stand in front of another server, as an address does that moves at a failover."""
+        self._upstream_port = upstream_port
+        self.cut()
+
     def cut(self) -> None:
         """Break every connection that exists."""
         for task in self._tasks:

@@ -80,7 +80,7 @@ def test_the_table_of_the_state_hash_has_exactly_its_fields() -> None:
     definition = msgspec.convert(PLAYABLE, EventDefinition)
     event = Event("run", "olga", "open", 1, 1, definition, definition.starts_at, definition.starts_at)
     loaded = [name.decode() for name in state_fields(event, compile_layout(definition))[::2]]
-    begun = re.findall(r"'(event|epoch|seq)'", lua.load("begin_load").source.decode())
+    begun = re.findall(r"'(event|epoch|seq|audited)'", lua.load("begin_load").source.decode())
     patterns = (
         (r"section:\d+", "section:<section>"),
         (r"(free|held|sold):\d+:\d+", r"\1:<section>:<leg>"),

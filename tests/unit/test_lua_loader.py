@@ -32,7 +32,7 @@ GLOBALS_OF_LUA = {
 REFUSES_NOT = "-- Nothing below refuses"
 # Statuses that come out of variables: what an include says of a hold's end, made of the word in the memory.
 FROM_MEMORY = {"EXPIRED", "RELEASED", "REFUSED"}
-DONE = {"ARCHIVED", "HELD", "CONFIRMED", "EXTENDED", "RELEASED", "EXPIRED", "LOADING"}
+DONE = {"ARCHIVED", "HELD", "CONFIRMED", "EXTENDED", "RELEASED", "MARKED", "EXPIRED", "LOADING"}
 
 
 def read(name: str) -> str:

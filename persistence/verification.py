@@ -1,0 +1,39 @@
+"""Audits of events that confirms wait for: by one process at a time, and once for all of them."""
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from engine.events import SellableEvent
+from engine.kernel import Kernel
+from persistence.advisory import advisory_lock
+from persistence.audit import audit_event
+from persistence.bookings import Bookings
+
+LOCK_WAIT_S = 60.0  # another process audits the same event; of a million seats that takes some seconds
+
+logger = structlog.get_logger("holdfast.persistence")
+
+
+class LedgerAuditor:
+    """Implements ``engine.ports.Auditor``."""
+
+    def __init__(self, engine: AsyncEngine, kernel: Kernel, bookings: Bookings) -> None:
+        self._engine = engine
+        self._kernel = kernel
+        self._bookings = bookings
+
+    async def audit(self, sellable: SellableEvent, *, epoch: bytes, server: bytes) -> None:
+        """See :meth:`engine.ports.Auditor.audit`.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+            LedgerUnavailable: Postgres does not answer, or another process has audited the event for a minute.
+        """
+        event_id = sellable.event.id
+        async with advisory_lock(self._engine, f"holdfast audit {event_id}", wait_s=LOCK_WAIT_S):
+            if await self._kernel.event_command(sellable, "HGET", "state", "audited") == server:
+                return  # whoever had the lock before has done it
+            audit = await audit_event(self._kernel, self._bookings, sellable)
+            reply = await self._kernel.run("mark_audited", sellable, [epoch, server])
+            if reply[0] == b"MARKED":
+                logger.warning("audited after a change of server", event_id=event_id, drift=audit.drift)

@@ -1,0 +1,110 @@
+"""Redis has lost something that was promised, and the ledger still knows it: what clients are told then."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import redis
+from ledger_lab import Lab
+from shops import Shop, claim, open_shops
+
+from engine.bookings import BookingDetails
+from engine.definition import Policy
+from engine.errors import BookingRefused, EventNotOpen, PlacesUnavailable
+from engine.loader import EventLoader
+from engine.once import Once
+from persistence.loading import PostgresTurn
+
+pytest_plugins = ["ledger_fixtures"]
+
+DETAILS = BookingDetails(guest={"name": "Ana"})
+ONCE = Once(b"a" * 32, b"b" * 32)
+
+
+@pytest.fixture
+async def shops(redis_url: str, lab: Lab) -> AsyncIterator[list[Shop]]:
+    async with open_shops(redis_url, lab, 2) as opened:
+        yield opened
+
+
+@pytest.fixture
+def client(redis_url: str) -> "redis.Redis":
+    return redis.Redis.from_url(redis_url)
+
+
+async def test_repeated_booking_gets_the_first_answer_though_the_limit_is_used_up(
+    shops: list[Shop], lab: Lab, client: "redis.Redis"
+) -> None:
+    event = await lab.event(policy=Policy(max_places_per_customer=2))
+    seats = claim(section="stalls", seats=["A-1", "A-2"])
+    reservations = shops[0].reservations
+    first = await reservations.book(event.event.id, seats, DETAILS, customer_id="ana", once=ONCE)
+    client.flushall()
+
+    again = await reservations.book(event.event.id, seats, DETAILS, customer_id="ana", once=ONCE)
+
+    assert (again.booking.id, again.replayed) == (first.booking.id, True)
+
+
+async def test_repeated_confirm_gets_the_first_answer_though_redis_thinks_that_the_hold_has_lapsed(
+    shops: list[Shop], lab: Lab, client: "redis.Redis"
+) -> None:
+    event = await lab.event()
+    reservations = shops[0].reservations
+    seats = claim(section="stalls", seats=["A-1"], ttl=1)
+    hold = (await reservations.hold(event.event.id, seats, customer_id="ana")).hold
+    as_a_replica_knows_it: dict[bytes, Any] = {key: client.dump(key) for key in client.scan_iter()}
+    first = await reservations.confirm(hold.id, DETAILS, customer_id="ana", once=ONCE)
+    await shops[0].settlement.close()
+    client.flushall()
+    for key, value in as_a_replica_knows_it.items():
+        client.restore(key, 0, value)
+    await asyncio.sleep(1.1)
+
+    again = await reservations.confirm(hold.id, DETAILS, customer_id="ana", once=ONCE)
+
+    assert (again.booking.id, again.replayed) == (first.booking.id, True)
+
+
+async def test_booking_refused_for_its_epoch_is_told_as_refused_after_the_event_was_built_anew(
+    shops: list[Shop], lab: Lab
+) -> None:
+    event = await lab.event()
+    reservations = shops[0].reservations
+    hold = (await reservations.hold(event.event.id, claim(section="stalls", seats=["A-1"]), customer_id="ana")).hold
+    await lab.fetch("UPDATE events SET epoch = epoch + 1")
+    with pytest.raises(PlacesUnavailable):
+        await reservations.confirm(hold.id, DETAILS, customer_id="ana")
+
+    await shops[0].settlement.close()  # the event is built anew behind the answer
+
+    with pytest.raises(BookingRefused):
+        await reservations.find_booking(hold.id, customer_id="ana")
+    assert await shops[0].kernel.epoch_in_store(event) == 3
+
+
+async def test_event_closed_while_its_state_is_built_anew_is_closed_afterwards(
+    shops: list[Shop], lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The organizer's word reaches the old state, just before the loader replaces it by what it read earlier."""
+    event = await lab.event()
+    seat = claim(section="stalls", seats=["A-1"])
+    await shops[0].reservations.hold(event.event.id, seat, customer_id="ana")
+    begin = PostgresTurn.begin
+
+    async def begin_and_be_overtaken(turn: PostgresTurn) -> Any:
+        loaded = await begin(turn)
+        closed = await lab.events.transition(event.event.id, "closed")
+        await shops[1].reservations.publish(closed)
+        return loaded
+
+    monkeypatch.setattr(PostgresTurn, "begin", begin_and_be_overtaken)
+    await lab.fetch("UPDATE events SET epoch = epoch + 1")
+    loader: EventLoader = shops[0].loader
+
+    await loader.load(event.event.id)
+
+    assert await shops[0].kernel.event_command(event, "HGET", "state", "status") == b"closed"
+    with pytest.raises(EventNotOpen):
+        await shops[0].reservations.hold(event.event.id, seat, customer_id="bea")
