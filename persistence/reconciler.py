@@ -61,6 +61,11 @@ class Reconciler:
         """What it has found and done since it was made."""
         return self._findings.figures
 
+    @property
+    def owned(self) -> Sequence[int]:
+        """The partitions that it takes care of now."""
+        return self._leases.partitions
+
     async def run_once(
         self, event_ids: Sequence[str] | None = None, *, dry_run: bool = False, on_progress: Progress | None = None
     ) -> Round:

@@ -19,6 +19,7 @@ from persistence.reconciling.rebuild import over_for
 from persistence.reconciling.roster import Roster, Sighting
 from persistence.schema import events
 
+ROTATION_S = 30.0  # an event that is over is in nobody's way
 PAGE = 500  # events of which one query asks whether they are over
 
 
@@ -26,16 +27,20 @@ class Archive(Duty):
     """Asks the ledger which of the events in Redis are over, audits these, and lets them go if all is well."""
 
     name = "archive"
-    pause_s = 30.0  # an event that is over is in nobody's way
+    pause_s = 1.0
 
     def __init__(self, equipment: Equipment, roster: Roster, findings: Findings) -> None:
         super().__init__()
         self._equipment = equipment
         self._roster = roster
         self._findings = findings
+        self._next_at = 0.0
 
     async def work(self, territory: Territory) -> None:
-        stop_at = time.monotonic() + self.pause_s
+        ready = territory.partitions and self._roster.synced.issuperset(territory.partitions)
+        if not ready or time.monotonic() < self._next_at:
+            return
+        self._next_at = stop_at = time.monotonic() + ROTATION_S
         for sighting in await self.find_over(list(self._roster)):
             if sighting.partition in territory.partitions and time.monotonic() < stop_at:
                 await self.archive(sighting)

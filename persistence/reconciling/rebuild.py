@@ -55,7 +55,7 @@ class Rebuild(Duty):
 
     async def work(self, territory: Territory) -> None:
         suspected = self._suspicions.partitions.intersection(territory.partitions)
-        due = time.monotonic() >= self._sweep_at
+        due = bool(territory.partitions) and time.monotonic() >= self._sweep_at
         if not suspected and not due:
             return
         self._suspicions.partitions.clear()
