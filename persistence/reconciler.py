@@ -4,7 +4,7 @@ Each duty is a loop of its own over the partitions that this process has a lease
 (:mod:`persistence.partition_leases`), so that one that is held up holds up no other::
 
     watch      every second    has Redis lost something?          persistence/reconciling/watch.py
-    wake       every 0.15 s    end holds whose deadline is past   …/wake.py
+    wake       when one is due end holds whose deadline is past   …/wake.py
     drain      every second    old journal entries → ledger       …/drain.py
     rebuild    when suspected, and every minute: load what is missing   …/rebuild.py
     audit      each event every 30 s, urgent ones at once; repair what differs   …/audit.py

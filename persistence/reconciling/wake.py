@@ -4,12 +4,15 @@ import asyncio
 import time
 
 from engine.kernel import Kernel
+from engine.records import pairs
 from persistence.partition_leases import Territory
 from persistence.reconciling.clock import StoreClock
 from persistence.reconciling.duty import Duty
 from persistence.reconciling.findings import Findings
 
-WAKE_PAUSE_S = 0.15  # with the round trips, a deadline is noticed within a quarter of a second
+# A hold lives for a second at least, so that one which is made after a look is seen by the next before it is due.
+LOOK_AHEAD_MS = 900
+PAUSE_MIN_S = 0.1  # what lapses in between waits for the next look: a deadline is noticed within a quarter of a second
 DUE_MAX = 64  # events of one partition that one look asks for; more of them come with the next, at once
 COUNTED_MAX = 1_000
 AT_ONCE_MAX = 8  # scripts under way, half a millisecond each: other callers wait four at most
@@ -18,13 +21,13 @@ FUTILE_MAX = 10_000  # such events remembered; past it they are all tried again
 
 
 class Wake(Duty):
-    """Asks all partitions in one write which events are due, and reaps these until nothing is.
+    """Asks all partitions in one write which events are due, or soon will be, and reaps these when they are.
 
     Needs nothing of Postgres, and goes on while it is away: two who wake the same event do no harm.
     """
 
     name = "wake"
-    pause_s = WAKE_PAUSE_S
+    pause_s = PAUSE_MIN_S
 
     def __init__(self, kernel: Kernel, clock: StoreClock, findings: Findings) -> None:
         super().__init__()
@@ -41,19 +44,24 @@ class Wake(Duty):
             self.bell.set()
 
     async def find_due(self, territory: Territory) -> list[tuple[int, str]]:
-        """Partition and id of the events that have something due."""
+        """Partition and id of the events that have something due; the next look is set to when others will."""
         partitions = territory.latest
         now_ms = await self._clock.now_ms()
-        found = await asyncio.gather(*[self._due(partition, now_ms) for partition in partitions])
+        found = await asyncio.gather(*[self._soon(partition, now_ms) for partition in partitions])
         now = time.monotonic()
         if self._futile:
             self._futile = {event_id: until for event_id, until in self._futile.items() if until > now}
-        return [
-            (partition, event_id)
-            for partition, event_ids in zip(partitions, found, strict=True)
-            for name in event_ids
-            if (event_id := name.decode()) not in self._futile
-        ]
+        due, next_ms = [], now_ms + LOOK_AHEAD_MS
+        for partition, flat in zip(partitions, found, strict=True):
+            for name, score in pairs(flat):
+                if (event_id := name.decode()) in self._futile:
+                    continue
+                if int(score) <= now_ms:
+                    due.append((partition, event_id))
+                else:
+                    next_ms = min(next_ms, int(score))
+        self.pause_s = max(PAUSE_MIN_S, (next_ms - now_ms) / 1000)
+        return due
 
     async def reap(self, partition: int, event_id: str) -> None:
         """End what is due of one event."""
@@ -81,8 +89,10 @@ class Wake(Duty):
         )
         return len(due)
 
-    async def _due(self, partition: int, now_ms: int) -> list[bytes]:
+    async def _soon(self, partition: int, now_ms: int) -> list[bytes]:
+        """Events and their deadlines by turns, those included that are due before the next look."""
+        limit, until_ms = DUE_MAX + len(self._futile), now_ms + LOOK_AHEAD_MS
         found: list[bytes] = await self._kernel.partition_command(
-            partition, "ZRANGEBYSCORE", "wakeups", "-inf", now_ms, "LIMIT", 0, DUE_MAX + len(self._futile)
+            partition, "ZRANGEBYSCORE", "wakeups", "-inf", until_ms, "WITHSCORES", "LIMIT", 0, limit
         )
         return found
