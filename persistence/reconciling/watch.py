@@ -1,12 +1,13 @@
 """The duty to watch: notices within a second that Redis has lost something, though nobody asks for it.
 
-Every second, in one round trip over all partitions: how many events the index ``live`` has, and one event's state of
-each. A flushed or replaced database shows in the first, one that went back in time in the second, and another server
-behind the same address is told of by the transport. What is suspected is looked through at once: missing events are
-loaded, the others audited before their turn.
+Every second, in one round trip over all partitions: how many events the index ``live`` has; and then one event's state
+of some of them. A flushed or replaced database shows in the first, one that went back in time in the second, and
+another server behind the same address is told of by the transport. What is suspected is looked through at once: missing
+events are loaded, the others audited before their turn.
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Sequence
 
@@ -22,6 +23,7 @@ from persistence.reconciling.findings import Findings
 from persistence.reconciling.roster import Roster, Sighting, live_events, look_at
 
 WATCH_PAUSE_S = 1.0
+SAMPLES = 16  # partitions of which one event is looked at; with 64, each has its turn within seconds
 RESYNC_S = 15.0  # an index that lost one event and gained another has the same length: it is read anyway now and then
 
 logger = structlog.get_logger("holdfast.reconciler")
@@ -104,8 +106,9 @@ class Watch(Duty):
             self._roster.synced.add(partition)
 
     async def _sample(self, partitions: Sequence[int]) -> None:
-        """Look at one event of each partition: after a restore, most of them have gone back."""
-        sampled = [sighting for partition in partitions if (sighting := self._roster.sample(partition)) is not None]
+        """Look at one event of some partitions: after a restore, most of them have gone back."""
+        chosen = random.sample(partitions, min(SAMPLES, len(partitions)))
+        sampled = [sighting for partition in chosen if (sighting := self._roster.sample(partition)) is not None]
         wrong = await look_at(self._kernel, sampled)
         for sighting in wrong:
             if sighting.mark != (0, 0) and sighting.event_id in self._roster.of(sighting.partition):
