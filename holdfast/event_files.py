@@ -28,9 +28,9 @@ _BOM = b"\xef\xbb\xbf"
 class ImportOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the files do not say; money in minor units.
 
-    Definitions in JSON are complete: what is said here and taken by no file is refused. A seating plan needs ``starts_at``,
-    ``currency`` and ``prices`` (by category). A timetable needs the dates, ``cars``, ``currency`` and one of ``price``
-    and ``leg_price``; without ``last_date`` it is one day.
+    Definitions in JSON are complete and take none of it. A seating plan needs ``starts_at``, ``currency`` and
+    ``prices`` (by category). A timetable needs the dates, ``cars``, ``currency`` and one of ``price`` and
+    ``leg_price``; without ``last_date`` it is one day. What is said and taken by no file is refused.
     """
 
     currency: str | None = None
