@@ -196,6 +196,6 @@ def test_listener_says_why_an_address_cannot_be_had() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
-            ListenFailed, match=f"127.0.0.1 port {port}: Address already in use; --port or HOLDFAST_PORT"
+            ListenFailed, match=f"127.0.0.1 port {port}: Address already in use.*; --port or HOLDFAST_PORT"
         ):
             bind_listener("127.0.0.1", port)
