@@ -85,6 +85,10 @@ serve: $(INSTALLED) ## run the API, with embedded servers unless REDIS_URL and D
 bench: $(INSTALLED) ## measure the ratios that the README reports
 	@$(BIN)/python loadtests/bench_hold.py $(ARGS)
 
+.PHONY: faults
+faults: $(INSTALLED) ## break every part in the middle of a sale, check, and rewrite the table in docs/faults.md
+	@$(BIN)/python -m pytest tests/faults --faults=keep --verbose $(ARGS)
+
 .PHONY: lock
 lock: ## resolve requirements.lock anew from pyproject.toml (needs uv)
 	@command -v uv >/dev/null || { echo 'make lock needs uv on PATH' >&2; exit 1; }

@@ -60,7 +60,7 @@ def local_servers(data_dir: Path, *, shared_dir: Path) -> Iterator[LocalServers]
 
     They end with this process even when it is killed: see ``holdfast/guard.py``.
     """
-    _copy_cluster(shared_dir, data_dir)
+    copy_cluster(shared_dir, data_dir)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="test servers", daemon=True)
     thread.start()
@@ -79,7 +79,7 @@ def local_servers(data_dir: Path, *, shared_dir: Path) -> Iterator[LocalServers]
         loop.close()
 
 
-def _copy_cluster(shared_dir: Path, data_dir: Path) -> None:
+def copy_cluster(shared_dir: Path, data_dir: Path) -> None:
     """Copy a cluster made once per run, which is several times faster than ``initdb``."""
     template = shared_dir / "cluster-template"
     with (shared_dir / "cluster-template.lock").open("w") as lock:

@@ -206,6 +206,20 @@ async def test_state_that_speaks_of_the_statement_passes_through(lab: Lab, state
     assert not is_unavailable(raised.value)
 
 
+@pytest.mark.parametrize("wrapped", [False, True], ids=["driver", "sqlalchemy"])
+def test_driver_that_is_confused_about_its_connection_is_no_bug_of_ours(wrapped: bool) -> None:
+    confusion: Exception = asyncpg.InternalClientError(
+        "cannot switch to state 12; another operation (2) is in progress"
+    )
+    if wrapped:
+        adapted = Exception(str(confusion))
+        adapted.__cause__ = confusion
+        confusion = sa.exc.DBAPIError("SELECT 1", None, adapted)
+
+    with pytest.raises(LedgerUnavailable), ledger_errors():
+        raise confusion
+
+
 async def test_transaction_that_lost_to_another_is_run_again(lab: Lab) -> None:
     attempts = 0
 

@@ -1,0 +1,47 @@
+"""Redis's clock jumps ten minutes ahead and, later, back.
+
+Scripts take the later of ``TIME`` and the event's own ``clock``; so a clock that has jumped is that field, moved ahead.
+Whoever asks for ``TIME`` by itself is answered through the proxy, with the same jump.
+"""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from checker import check, fault
+from crowd import AFTER, WARM_UP, Crowd, crowd_buying
+from rig import PARTITIONS, Rig
+
+from engine.keys import event_key, partition_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+JUMP_S = 600
+_TIME_REPLY = re.compile(rb"\*2\r\n\$10\r\n(\d{10})\r\n(?=\$\d\r\n)")
+
+
+def _ahead(replies: bytes) -> bytes:
+    return _TIME_REPLY.sub(lambda match: match[0].replace(match[1], b"%d" % (int(match[1]) + JUMP_S)), replies)
+
+
+async def test_no_place_is_sold_twice_when_the_clock_jumps_ahead_and_back(
+    rig: Rig, report: Callable[..., None]
+) -> None:
+    async with crowd_buying(rig, "clock") as crowd:
+        await crowd.until_operations(WARM_UP)
+        with fault() as window:
+            rig.store_proxy.rewrite = _ahead
+            _move_clocks(rig, crowd)
+            await crowd.until_operations(AFTER)
+            rig.store_proxy.rewrite = None  # and back: the events' clocks do not follow
+        await crowd.until_operations(WARM_UP)
+
+    ended = crowd.codes["410 hold-expired"]
+    report(8, f"clock {JUMP_S} s ahead, and back", await check(rig, crowd, window), f"{ended} holds ended early")
+
+
+def _move_clocks(rig: Rig, crowd: Crowd) -> None:
+    for event_id in crowd.events:
+        key = event_key(partition_of(event_id, None, PARTITIONS), event_id, "state")
+        clock = int(rig.store.call("HGET", key, "clock"))
+        rig.store.call("HSET", key, "clock", clock + JUMP_S * 1000)
