@@ -85,6 +85,10 @@ serve: $(INSTALLED) ## run the API, with embedded servers unless REDIS_URL and D
 bench: $(INSTALLED) ## measure the ratios that the README reports
 	@$(BIN)/python loadtests/bench_hold.py $(ARGS)
 
+.PHONY: model
+model: $(INSTALLED) ## explore the model of the protocol, and what goes wrong without each mechanism (needs spin)
+	@$(BIN)/python tests/model/check_protocol.py $(ARGS)
+
 .PHONY: lock
 lock: ## resolve requirements.lock anew from pyproject.toml (needs uv)
 	@command -v uv >/dev/null || { echo 'make lock needs uv on PATH' >&2; exit 1; }
