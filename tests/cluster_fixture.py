@@ -91,7 +91,8 @@ class Cluster:
     def end_migration(self, slot: int, target: Valkey) -> None:
         target_id = self.id_of(target)
         for server in [target, *(server for server in self.servers if server is not target)]:
-            server.call("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+            if server.call("ROLE")[0] == b"master":  # replicas hear of it from their masters
+                server.call("CLUSTER", "SETSLOT", slot, "NODE", target_id)
 
     def stop(self) -> None:
         for server in self.servers:
