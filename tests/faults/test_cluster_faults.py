@@ -16,7 +16,7 @@ from cluster_fixture import Cluster, running_cluster
 from ledger_lab import Lab
 from script_runner import PARTITIONS
 from shops import Shop, claim, open_shops
-from transport_servers import Valkey
+from transport_servers import Valkey, eventually
 
 from engine.bookings import BookingDetails
 from engine.definition import Policy
@@ -62,7 +62,9 @@ class Load:
         # Each keeps to one event, so that those of an event that is away do not keep the others from buying.
         buyers = [
             asyncio.create_task(
-                self._buy_for_ever(self._shops[n // len(self.events) % len(self._shops)], self.events[n % len(self.events)])
+                self._buy_for_ever(
+                    self._shops[n // len(self.events) % len(self._shops)], self.events[n % len(self.events)]
+                )
             )
             for n in range(BUYERS)
         ]
@@ -90,9 +92,11 @@ class Load:
 
     async def until_booked(self, partition: int, moment_s: float) -> None:
         """Wait until the partition has sold something that was asked for after *moment_s*."""
-        async with asyncio.timeout(RECOVERY_MAX_S):
-            while self.first_success_s(partition, moment_s) == float("inf"):
-                await asyncio.sleep(0.05)
+        await eventually(
+            lambda: self.first_success_s(partition, moment_s) < float("inf"),
+            f"partition {partition} sells nothing",
+            timeout_s=RECOVERY_MAX_S,
+        )
 
     def _booked(self, partition: int) -> Iterator[Deal]:
         return (deal for deal in self.deals if deal.partition == partition and deal.booking_id)
@@ -140,7 +144,9 @@ async def shops(cluster: Cluster, lab: Lab) -> AsyncIterator[list[Shop]]:
 async def load(shops: list[Shop], lab: Lab) -> Load:
     events = []
     for partition in range(PARTITIONS):
-        event_id = next(f"gig-{n}" for n in itertools.count() if partition_of(f"gig-{n}", None, PARTITIONS) == partition)
+        event_id = next(
+            f"gig-{n}" for n in itertools.count() if partition_of(f"gig-{n}", None, PARTITIONS) == partition
+        )
         events.append(await lab.event(id=event_id, capacity=CAPACITY, policy=LIMITLESS))
     return Load(shops, events)
 
@@ -199,7 +205,9 @@ async def test_other_slots_sell_on_and_nothing_is_lost_when_a_primary_is_killed(
     errors = load.errors_since(0.0)
     assert {partition for partition, _ in errors} <= hit, errors
     assert {error for _, error in errors} <= {"StoreUnavailable"}, errors
-    others = [load.booked_between(partition, killed_s, killed_s + recovery_s) for partition in {*range(PARTITIONS)} - hit]
+    others = [
+        load.booked_between(partition, killed_s, killed_s + recovery_s) for partition in {*range(PARTITIONS)} - hit
+    ]
     assert min(others) > 0, "the other slots stood still"
     figures = await settled_figures(load, shops, lab, recovery_s)
     besides = f"{errors.total()} answers 503, all of its slots; meanwhile {sum(others)} bookings in the others"
