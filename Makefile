@@ -89,6 +89,10 @@ bench: $(INSTALLED) ## measure the ratios that the README reports
 faults: $(INSTALLED) ## break every part in the middle of a sale, check, and rewrite the table in docs/faults.md
 	@$(BIN)/python -m pytest tests/faults --faults=keep --verbose $(ARGS)
 
+.PHONY: model
+model: $(INSTALLED) ## explore the model of the protocol, and what goes wrong without each mechanism (needs spin)
+	@$(BIN)/python tests/model/check_protocol.py $(ARGS)
+
 .PHONY: lock
 lock: ## resolve requirements.lock anew from pyproject.toml (needs uv)
 	@command -v uv >/dev/null || { echo 'make lock needs uv on PATH' >&2; exit 1; }

@@ -19,7 +19,6 @@ from engine.ports import Ledger, Refused, UnwritableEntry
 from engine.settlement import Settlement
 
 GRACE_MS = 10_000  # an entry this old is no longer being committed by the process that made it
-DRAIN_PAUSE_S = 2.0
 PAGE = 500  # entries read at once, and written in one transaction: see BATCH_MAX of the group commit
 PAGES_AHEAD = 2  # one is being written while the next is made ready; this bounds memory whatever the backlog
 
@@ -92,17 +91,6 @@ class Drainer:
             if total.left:
                 break
         return total
-
-    async def drain_for_ever(self) -> None:
-        """Drain again and again; whatever is away comes back."""
-        while True:
-            await asyncio.sleep(DRAIN_PAUSE_S)
-            try:
-                drained = await self.drain_all()
-                if drained.left:
-                    logger.warning("journal not drained", reason="the ledger does not answer", left=drained.left)
-            except Exception as error:  # whatever it was, the next round is needed all the more
-                logger.warning("journal not drained", error=type(error).__name__, reason=str(error))
 
     async def _settle_page(self, partition: int, raw: Sequence[Any]) -> Drained:
         """Write a page together; refusals and poison, which are few, are seen to one by one."""

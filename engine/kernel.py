@@ -15,6 +15,7 @@ from engine.keys import KeyRing, event_key, partition_key, partition_of
 from engine.time_limits import TimeLimit
 from engine.transport.errors import NotSent, OutcomeUnknown
 from engine.transport.open import Transport
+from engine.transport.servers import NodeAddress
 from engine.transport.wire import pack_keys
 
 ANSWER_MAX_S = 0.7  # of one call, repetition included: a request is told of an outage within a second, HTTP and all
@@ -41,13 +42,13 @@ class Kernel:
         self._limit = TimeLimit(answer_max_s, stands_still=self._any_server_is_silent, late_max_s=PATIENT_MAX_S)
         self._heard: list[int] = []
         self._keys = KeyRing()
-        self._load: Callable[[str], Awaitable[None]] | None = None
+        self._load: Callable[[str], Awaitable[object]] | None = None
 
     def patient(self) -> "Kernel":
         """The same for audits, loads and repairs: a server that is slow but alive is waited for."""
         return Kernel(self.transport, partitions=self.partitions, answer_max_s=PATIENT_MAX_S)
 
-    def load_events_with(self, load: Callable[[str], Awaitable[None]]) -> None:
+    def load_events_with(self, load: Callable[[str], Awaitable[object]]) -> None:
         """Have events whose state is not in Redis put there by *load*."""
         self._load = load
 
@@ -114,14 +115,17 @@ class Kernel:
         if event_id is None:
             keys = self._keys.for_partition(script, partition)
         else:
-            keys = self._keys.for_events(script, [event_id], partition, once)
+            keys = self._keys.for_event(script, event_id, partition, once)
         return await self._send_until_done(name, lambda: self.transport.evalsha(script, keys, args))
 
     async def time_ms(self, partition: int) -> int:
         """Redis's clock, on the node that has the partition."""
         slot = pack_keys([partition_key(partition, "journal")]).slot
-        seconds, microseconds = await self._send(lambda: self.transport.command("TIME", slot=slot))
-        return int(seconds) * 1000 + int(microseconds) // 1000
+        return _ms(await self._send(lambda: self.transport.command("TIME", slot=slot)))
+
+    async def node_time_ms(self, node: NodeAddress) -> int:
+        """The clock of one node."""
+        return _ms(await self._send(lambda: self.transport.command("TIME", node=node)))
 
     async def epoch_in_store(self, event: SellableEvent) -> int | None:
         """The epoch of the event's state in Redis; ``None`` when there is none, or none that can be read."""
@@ -132,6 +136,12 @@ class Kernel:
         """A plain command on one key of an event."""
         name = event_key(self.partition_of(event), event.event.id, key)
         return await self.command(verb, name, *args)
+
+    async def event_command_in(
+        self, partition: int, event_id: str, verb: str, key: str, *args: bytes | str | int
+    ) -> Any:
+        """The same of an event of which no more than id and partition are known."""
+        return await self.command(verb, event_key(partition, event_id, key), *args)
 
     async def partition_command(self, partition: int, verb: str, key: str, *args: bytes | str | int) -> Any:
         """A plain command on one key of a partition."""
@@ -202,6 +212,12 @@ async def _send_within(call: Callable[[], Awaitable[Any]]) -> Any:
             raise
         await asyncio.sleep(0)
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _ms(time: tuple[bytes, bytes]) -> int:
+    """A reply of ``TIME`` in ms."""
+    seconds, microseconds = time
+    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 def _code(error: ResponseError) -> str:

@@ -24,11 +24,11 @@ class EventLoader:
         self._kernel = kernel
         self._source = source
         self._catalog = catalog
-        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._under_way: dict[str, asyncio.Task[bool]] = {}
         self._turns = asyncio.Semaphore(LOADS_MAX)
 
-    async def load(self, event_id: str) -> None:
-        """Make sure that Redis has the event's state, of the ledger's epoch.
+    async def load(self, event_id: str) -> bool:
+        """Make sure that Redis has the event's state, of the ledger's epoch; returns whether it had to be built.
 
         Raises:
             EventNotFound: The ledger has no such event.
@@ -40,17 +40,18 @@ class EventLoader:
         if task is None:
             task = self._under_way[event_id] = asyncio.create_task(self._load(event_id))
             task.add_done_callback(lambda _: self._under_way.pop(event_id, None))
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
 
-    async def _load(self, event_id: str) -> None:
+    async def _load(self, event_id: str) -> bool:
         async with self._turns, self._source.loading(event_id) as turn:
             event = await turn.find_event()
             sellable = await self._catalog.keep(event)
             # Whoever had the turn before may have done it. Only the ledger's epoch will do: an older one is the memory
             # of a Redis that has lost some of it since, and nothing sold under it could ever be committed.
             if await self._kernel.epoch_in_store(sellable) == event.epoch:
-                return
+                return False
             await self._build(turn, sellable)
+            return True
 
     async def rebuild(self, event_id: str, *, seen_epoch: int | None) -> bool:
         """Build the event's state anew, whatever Redis has, unless somebody has since *seen_epoch* was read there.

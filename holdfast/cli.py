@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class LazyGroup(click.Group):
         "inspect": "holdfast.commands.inspect",
         "audit": "holdfast.commands.audit",
         "dead-letters": "holdfast.commands.dead_letters",
+        "reconcile": "holdfast.commands.reconcile",
         "doctor": "holdfast.commands.doctor",
         "demo": "holdfast.commands.demo",
     }
@@ -68,7 +69,17 @@ def settings_from(context: click.Context, **flags: Any) -> Settings:
 
 def run_async(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..., None]:
     """A command that is a coroutine; what it returns is the exit code, and foreseeable errors are one line."""
+    return run_async_failing_with(1)(function)
 
+
+def run_async_failing_with(
+    failure_code: int,
+) -> Callable[[Callable[..., Coroutine[Any, Any, int | None]]], Callable[..., None]]:
+    """The same for a command to which exit code 1 means something else than that it has failed."""
+    return partial(_runner, failure_code=failure_code)
+
+
+def _runner(function: Callable[..., Coroutine[Any, Any, int | None]], *, failure_code: int) -> Callable[..., None]:
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
@@ -81,7 +92,8 @@ def run_async(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Calla
         except Exception as error:
             if not isinstance(error, _foreseeable()):
                 raise
-            raise click.ClickException(in_words(error)) from error
+            click.ClickException(in_words(error)).show()
+            raise click.exceptions.Exit(failure_code) from error
         raise click.exceptions.Exit(code or 0)
 
     return run

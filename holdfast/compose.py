@@ -1,10 +1,8 @@
 """Where the layers meet: from settings to services, and an orderly end."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
 import httpx2
 import msgspec
@@ -16,6 +14,7 @@ from api.services import Info, Services
 from engine.backlog import BacklogWatch
 from engine.catalog import Catalog
 from engine.draining import Drainer
+from engine.events import SellableEvent
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
@@ -25,7 +24,7 @@ from engine.store_checks import require_fit_store
 from engine.transport.open import Transport, open_transport
 from engine.verification import Verification
 from holdfast.figures_board import Seat
-from holdfast.metrics import Figures, Sources
+from holdfast.metrics import Figures, Sources, serve_metrics
 from holdfast.readiness import NotMigrated, readiness_checks
 from holdfast.settings import Settings, SettingsError, data_key
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
@@ -35,11 +34,27 @@ from persistence.events import Events
 from persistence.installation import ensure_partitions
 from persistence.ledger import PostgresLedger
 from persistence.oversight import Oversight, repair_with
+from persistence.partition_leases import PartitionLeases
+from persistence.reconciler import Reconciler
+from persistence.reconciling.equipment import Equipment
+from persistence.repair import EventRepair, repair_event
 from persistence.revision import HEAD, current_revision
 from persistence.sealing import AesSealer
 from persistence.verification import LedgerAuditor
 
 COMMIT_CONNECTIONS = 2  # a batch of callers, or two pages of the journal, are written at a time
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """The connections to Postgres beside those of the group commit."""
+
+    size: int = 8
+    statement_timeout_ms: int = 2_000
+
+
+API_POOL = Pool()
+# Audits and rebuilds read much and hurry little. Five audits and three loads at a time, and whatever is short beside.
+RECONCILER_POOL = Pool(size=12, statement_timeout_ms=5_000)
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +79,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
+async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator[Parts]:
     """Connect to Redis and Postgres as *settings* say, and check that both will do.
 
     Raises:
@@ -74,7 +89,9 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
     assert settings.redis_url is not None  # holdfast.servers has filled them in
     assert settings.database_url is not None
     async with AsyncExitStack() as stack:
-        database = open_database(settings.database_url)
+        database = open_database(
+            settings.database_url, pool_size=pool.size, statement_timeout_ms=pool.statement_timeout_ms
+        )
         stack.push_async_callback(database.dispose)
         if await current_revision(database) != HEAD:
             raise NotMigrated("the database is not migrated to this version: run `holdfast migrate`")
@@ -134,15 +151,13 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
 
 @asynccontextmanager
 async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIterator[Services]:
-    """Everything the API needs, and the journal drained beside it, until the context ends.
+    """Everything the API needs, until the context ends.
 
     With a *seat* on the board of its ``serve``, the process tells its figures there, and those of all that have one.
     """
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(open_parts(settings))
         verifier = await stack.enter_async_context(_open_verifier(settings))
-        draining = asyncio.create_task(parts.drainer.drain_for_ever(), name="drain the journal")
-        stack.push_async_callback(_end, draining)
         backlog = BacklogWatch(parts.front)
         figures = Figures(_sources(parts, backlog), seat)
         await stack.enter_async_context(figures.published())
@@ -179,6 +194,51 @@ def _sources(parts: Parts, backlog: BacklogWatch) -> Sources:
 
 
 @asynccontextmanager
+async def open_reconciler(
+    settings: Settings, seat: Seat | None = None, *, metrics_port: int | None = None
+) -> AsyncIterator[Reconciler]:
+    """A reconciler with connections of its own, until the context ends; raises as :func:`open_parts` does.
+
+    Its figures are told on the board of the ``serve`` that it has a *seat* of, or at *metrics_port*.
+    """
+    assert settings.database_url is not None  # holdfast.servers has filled it in
+    async with open_parts(settings, RECONCILER_POOL) as parts:
+        # Leases are a session's: nothing else may use it, and a pool that is used up must not keep us from it.
+        session = open_database(settings.database_url, pool_size=1, application_name="holdfast leases")
+        figures = Figures(_sources(parts, BacklogWatch(parts.kernel)), seat, process="reconciler")
+        try:
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(figures.published())
+                if metrics_port is not None:
+                    await stack.enter_async_context(serve_metrics(metrics_port, figures.scrape))
+                yield Reconciler(make_equipment(parts, settings), PartitionLeases(session, parts.kernel.partitions))
+        finally:
+            await session.dispose()
+
+
+def make_equipment(parts: Parts, settings: Settings) -> Equipment:
+    """What the reconciler's duties work with."""
+
+    async def repair(event: SellableEvent, *, dry_run: bool = False) -> EventRepair:
+        done = await repair_event(
+            parts.kernel, parts.bookings, parts.loader, event, dry_run=dry_run, drain=parts.drainer.drain
+        )
+        # A dry run leaves everything as it is; which of it a repair could not put right, only a repair can tell.
+        return msgspec.structs.replace(done, repaired=done.found, unresolved=()) if dry_run else done
+
+    return Equipment(
+        kernel=parts.kernel,
+        database=parts.database,
+        catalog=parts.catalog,
+        loader=parts.loader,
+        drain=parts.drainer.drain,
+        repair=repair,
+        archive_after_s=settings.archive_after_s,
+        history_days=settings.hold_history_days,
+    )
+
+
+@asynccontextmanager
 async def _open_verifier(settings: Settings) -> AsyncIterator[TokenVerifier]:
     async with AsyncExitStack() as stack:
         sources: list[KeySource] = [SharedSecret(jwt_secret(settings))]
@@ -193,9 +253,3 @@ async def _open_transport(url: str) -> Transport:
         return await open_transport(url)
     except ValueError as error:  # names the part of the URL that is wrong, and repeats no password
         raise SettingsError(f"REDIS_URL: {error}") from error
-
-
-async def _end(task: "asyncio.Task[Any]") -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task

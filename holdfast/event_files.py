@@ -28,9 +28,9 @@ _BOM = b"\xef\xbb\xbf"
 class ImportOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the files do not say; money in minor units.
 
-    Definitions in JSON are complete: what is said here besides is refused. A seating plan needs ``starts_at``,
-    ``currency`` and ``prices`` (by category). A timetable needs the dates, ``cars``, ``currency`` and one of ``price``
-    and ``leg_price``; without ``last_date`` it is one day.
+    Definitions in JSON are complete and take none of it. A seating plan needs ``starts_at``, ``currency`` and
+    ``prices`` (by category). A timetable needs the dates, ``cars``, ``currency`` and one of ``price`` and
+    ``leg_price``; without ``last_date`` it is one day. What is said and taken by no file is refused.
     """
 
     currency: str | None = None
@@ -71,6 +71,7 @@ _OF_TIMETABLES = {
     "leg_price": "--leg-price",
     "id_prefix": "--id-prefix",
 }
+_OPTIONS = _OF_BOTH | _OF_PLANS | _OF_TIMETABLES
 _ONLY_IN_PLANS = frozenset(("size", "categories"))
 _ONLY_IN_EVENTS = frozenset(("starts_at", "currency", "sections"))
 
@@ -107,26 +108,32 @@ def read_event_files(paths: Iterable[Path], *, options: ImportOptions) -> list[E
     is a timetable in GTFS.
 
     Raises:
-        EventFileError: A file cannot be read or is wrong, or two events have one id.
+        EventFileError: A file cannot be read or is wrong, two events have one id, or no file takes an option.
     """
     events: list[EventDefinition] = []
+    used: dict[str, str] = {}
     file_of: dict[str, Path] = {}
     for path in paths:
-        for event in _read_events(path, options):
+        for event in _read_events(path, options, used):
             if event.id is not None:
                 if event.id in file_of:
                     raise EventFileError(path, f"event {event.id!r} is in {file_of[event.id]} too")
                 file_of[event.id] = path
             events.append(event)
+        last = path
+    if events:
+        _refuse_unused(last, options, used)
     return events
 
 
-def _read_events(path: Path, options: ImportOptions) -> Sequence[EventDefinition]:
+def _read_events(path: Path, options: ImportOptions, used: dict[str, str]) -> Sequence[EventDefinition]:
+    """The events of one file; the options that its kind takes are added to *used*."""
     try:
         if path.is_dir() or path.suffix.lower() == ".zip":
+            used.update(_OF_BOTH | _OF_TIMETABLES)
             return _timetable_events(path, options)
         if path.suffix.lower() == ".json":
-            return _json_events(path, path.read_bytes().removeprefix(_BOM), options)
+            return _json_events(path, path.read_bytes().removeprefix(_BOM), options, used)
     except InvalidRequest as error:
         raise EventFileError(path, error.reason, json_path=error.path) from error
     except TimetableError as error:
@@ -139,18 +146,18 @@ def _read_events(path: Path, options: ImportOptions) -> Sequence[EventDefinition
     raise EventFileError(path, "must be a .json file, or a timetable in GTFS (a directory or .zip file)")
 
 
-def _json_events(path: Path, data: bytes, options: ImportOptions) -> Sequence[EventDefinition]:
+def _json_events(path: Path, data: bytes, options: ImportOptions, used: dict[str, str]) -> Sequence[EventDefinition]:
     try:
         document = msgspec.json.decode(data.decode())  # decoded here, so that an error knows its byte
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _syntax_error(path, data, error) from error
     if isinstance(document, dict) and "zones" in document:
+        used.update(_OF_BOTH | _OF_PLANS)
         return [_plan_event(path, data, options)]
     if isinstance(document, dict) and _looks_like_plan(document):
         raise EventFileError(path, "required: a seating plan has zones", json_path="$.zones")
     if document == []:
         raise EventFileError(path, "there is no event in it")
-    _refuse_unused(path, options, _OF_PLANS | _OF_TIMETABLES | _OF_BOTH, "an event definition is complete")
     try:
         if not isinstance(document, list):
             return [_checked(_DEFINITION.decode(data), "$")]
@@ -165,11 +172,11 @@ def _looks_like_plan(document: dict[str, Any]) -> bool:
     return bool(_ONLY_IN_PLANS & document.keys()) and not _ONLY_IN_EVENTS & document.keys()
 
 
-def _refuse_unused(path: Path, options: ImportOptions, names: Mapping[str, str], why: str) -> None:
-    """An option that would be ignored is a misunderstanding: refuse it by its name on the command line."""
-    for field, option in names.items():
-        if getattr(options, field) != getattr(_NO_OPTIONS, field):
-            raise EventFileError(path, f"{why}: {option} does not apply to it")
+def _refuse_unused(path: Path, options: ImportOptions, used: Mapping[str, str]) -> None:
+    """An option that no file takes would be ignored, which is a misunderstanding: refuse it by its name."""
+    for field, option in _OPTIONS.items():
+        if field not in used and getattr(options, field) != getattr(_NO_OPTIONS, field):
+            raise EventFileError(path, f"{option} does not apply to a file of this kind")
 
 
 def _syntax_error(

@@ -18,6 +18,7 @@ INSTANT_S = 3.0  # a worker that ends sooner than this after its start has faile
 INSTANT_FAILURES_MAX = 5  # in a row, of one worker, while none has ever worked; then the fault is not passing
 RESTART_DELAY_MIN_S = 0.1
 RESTART_DELAY_MAX_S = 2.0
+COMPANION_DELAY_MAX_S = 10.0  # of one that keeps failing: the workers serve without it meanwhile
 
 log = structlog.get_logger(__name__)
 
@@ -65,12 +66,15 @@ async def supervise(
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
     ready: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    companion: Sequence[str] | None = None,
     stages: Sequence[Stage] = GRACEFUL,
 ) -> None:
     """Run *count* workers until SIGTERM or SIGINT; start again those that die.
 
     A worker finds its number, from 0, in ``HOLDFAST_WORKER``. *ready* runs beside them from the start: it may
-    wait for them to answer, and then tell the world. The first signal stops the workers in *stages*, a second
+    wait for them to answer, and then tell the world. *companion* is one process more, started when *ready* has
+    returned so that it costs the workers no time, and again and again if need be: its failing ends nothing. The first
+    signal stops the workers in *stages*, a second
     kills them. They end with this process, whatever ends it. Must run in the main thread, which receives the signals.
 
     Raises:
@@ -81,8 +85,11 @@ async def supervise(
     with _stop_signals(on_second=crew.kill) as stop:
         stopped = asyncio.create_task(stop.wait())
         tasks = [asyncio.create_task(crew.keep_running(index)) for index in range(count)]
-        if ready is not None:
-            tasks.append(asyncio.create_task(ready()))
+        is_ready = asyncio.create_task(ready()) if ready is not None else None
+        if is_ready is not None:
+            tasks.append(is_ready)
+        if companion is not None:
+            tasks.append(asyncio.create_task(crew.keep_beside(companion, after=is_ready)))
         try:
             await _until_stopped_or_failed(stopped, tasks)
         finally:
@@ -99,8 +106,8 @@ class _Crew:
         self._env = env
         self._pass_fds = pass_fds
         self._stages = stages
-        self._running: dict[int, Child] = {}
-        self._began: dict[int, float] = {}  # when those that run were started, on the monotonic clock
+        self._running: dict[int | str, Child] = {}
+        self._began: dict[int | str, float] = {}  # when those that run were started, on the monotonic clock
         self._has_worked = False
 
     async def keep_running(self, index: int) -> None:
@@ -124,16 +131,34 @@ class _Crew:
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, RESTART_DELAY_MAX_S)
 
+    async def keep_beside(self, argv: Sequence[str], *, after: "asyncio.Task[None] | None") -> None:
+        """Run the companion when *after* is done, again and again, until cancelled; then stop it."""
+        if after is not None:
+            await asyncio.wait([after])
+            if after.cancelled() or after.exception() is not None:
+                return  # whoever waits for *after* has heard of it
+        delay_s = RESTART_DELAY_MIN_S
+        while True:
+            began = time.monotonic()
+            code = await self._run("companion", argv, self._env)
+            if time.monotonic() - began > INSTANT_S:
+                delay_s = RESTART_DELAY_MIN_S
+            log.error("companion died", what=argv[-1], how=describe_exit(code), restart_in_s=delay_s)
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, COMPANION_DELAY_MAX_S)
+
     async def _run_once(self, index: int) -> int:
-        env = {**self._env, "HOLDFAST_WORKER": str(index)}
-        child = await start_child(self._argv, stages=self._stages, env=env, pass_fds=self._pass_fds)
-        self._running[index] = child
-        self._began[index] = time.monotonic()
+        return await self._run(index, self._argv, {**self._env, "HOLDFAST_WORKER": str(index)})
+
+    async def _run(self, name: int | str, argv: Sequence[str], env: Mapping[str, str]) -> int:
+        child = await start_child(argv, stages=self._stages, env=env, pass_fds=self._pass_fds)
+        self._running[name] = child
+        self._began[name] = time.monotonic()
         try:
             return await child.wait()
         finally:
             await child.stop()
-            del self._running[index], self._began[index]
+            del self._running[name], self._began[name]
 
     def _any_has_worked(self) -> bool:
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""``holdfast serve``: servers, migrations, workers, and one line that says they are ready."""
+"""``holdfast serve``: servers, migrations, workers, one line that says they are ready, and a reconciler beside them."""
 
 import asyncio
 import os
@@ -13,8 +13,8 @@ from holdfast.figures_board import BOARD_VARIABLE, open_board
 from holdfast.migrating import migrate_database
 from holdfast.processes import bind_listener, supervise
 from holdfast.servers import own_servers
-from holdfast.settings import Settings, encode_settings
-from holdfast.worker import LISTENER_VARIABLE, SETTINGS_VARIABLE
+from holdfast.settings import SETTINGS_VARIABLE, Settings, encode_settings
+from holdfast.worker import LISTENER_VARIABLE
 
 READY_WAIT_S = 60.0
 READY_POLL_S = 0.02
@@ -62,6 +62,7 @@ async def serve(settings: Settings, *, announce: Announce = print_address) -> No
                 env=environment,
                 pass_fds=[listener.fileno(), board.descriptor],
                 ready=ready,
+                companion=[sys.executable, "-m", "holdfast.reconciler"] if settings.reconciler else None,
             )
 
 

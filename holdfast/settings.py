@@ -15,12 +15,15 @@ from engine.booking_requests import JOURNAL_BYTES_MAX
 
 T = TypeVar("T")
 
+SETTINGS_VARIABLE = "HOLDFAST_SETTINGS"  # by which a process of ours gets its settings, whole and as JSON
 WORKERS_DEFAULT_MAX = 8  # past this, more machines help more than more processes beside embedded servers
 WORKERS_MAX = 256
 PARTITIONS_MAX = 16_384  # the slots of a Redis Cluster; more could never spread further
 DATA_KEY_BYTES = 32
 JOURNAL_MAX_BYTES = (1 << 20, 1 << 40)  # less is reached by a dozen large bookings; more is no bound
 HOLD_HISTORY_DAYS_MAX = 3_650  # a table of ten years is past what it is for: settling what happened in a sale
+ARCHIVE_AFTER_S = 86_400.0  # a day in which whoever comes late still finds the event as it was
+ARCHIVE_AFTER_MAX_S = 10 * 366 * 86_400.0
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster")
 _POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -51,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     confirm_timeout_s: float
     journal_max_bytes: int
     hold_history_days: int
+    reconciler: bool
+    archive_after_s: float
     log_level: str
     data_key: bytes | None
 
@@ -88,6 +93,10 @@ def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
         ),
         hold_history_days=source.read(
             "hold_history_days", "HOLDFAST_HOLD_HISTORY_DAYS", _integer(0, HOLD_HISTORY_DAYS_MAX), 30
+        ),
+        reconciler=source.read("reconciler", "HOLDFAST_RECONCILER", _switch, True),
+        archive_after_s=source.read(
+            "archive_after_s", "HOLDFAST_ARCHIVE_AFTER", _seconds(0.0, ARCHIVE_AFTER_MAX_S), ARCHIVE_AFTER_S
         ),
         log_level=source.read("log_level", "HOLDFAST_LOG_LEVEL", _one_of(*_LOG_LEVELS), "info"),
         data_key=source.read("data_key", "HOLDFAST_DATA_KEY", decode_key, None),
@@ -250,6 +259,12 @@ def _seconds(low: float, high: float) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in ("on", "off"):
+        raise ValueError("on or off")
+    return text.lower() == "on"
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:

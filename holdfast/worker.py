@@ -5,7 +5,6 @@ command line.
 """
 
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -16,16 +15,16 @@ import uvicorn
 import uvloop
 
 from api.app import create_app
+from holdfast.collector import spare_the_collector
 from holdfast.compose import open_services
 from holdfast.figures_board import worker_seat
 from holdfast.logs import configure_logs
+from holdfast.settings import SETTINGS_VARIABLE as SETTINGS_VARIABLE
 from holdfast.settings import Settings, decode_settings
 
-SETTINGS_VARIABLE = "HOLDFAST_SETTINGS"
 LISTENER_VARIABLE = "HOLDFAST_LISTENER"
 GRACE_S = 8  # requests under way may take a confirm's time limit and a little more
 BACKLOG = 2048
-GC_THRESHOLDS = (20_000, 20, 50)
 
 logger = structlog.get_logger("holdfast.worker")
 
@@ -75,22 +74,12 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopRequest)
                 )
             )
             stop.tell(server)
-            _spare_the_collector()
+            spare_the_collector()
             await server.serve(sockets=[listener])
     except Exception as error:
         logger.error("worker cannot serve", error=type(error).__name__, reason=str(error))
         return 1
     return 0
-
-
-def _spare_the_collector() -> None:
-    """Keep what a process has once and for all out of the garbage collector's rounds, and have fewer of them.
-
-    A request leaves no cycles behind, yet the default thresholds had a seventh of a worker's time spent on looking.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ local event_id, epoch = ARGV[1], ARGV[2]
 
 if redis.call('HGET', keys.loading, 'epoch') == epoch then
   redis.call('RENAME', keys.loading, keys.state)
-  redis.call('SADD', keys.live, event_id)
 elseif redis.call('HGET', keys.state, 'epoch') ~= epoch then
   return { 'STALE' }
 end
+redis.call('SADD', keys.live, event_id) -- also when it comes twice: so the reconciler mends an index that lost it
 return { 'READY', tonumber(redis.call('HGET', keys.state, 'seq')) }

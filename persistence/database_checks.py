@@ -5,6 +5,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from engine.store_checks import Finding
 from persistence.database import driver_connection, fetch_rows, ledger_errors
+from persistence.heartbeats import ALIVE_WITHIN_S, read_heartbeats
 from persistence.installation import PARTITIONS_DEFAULT
 from persistence.revision import HEAD, current_revision
 from persistence.schema import installation
@@ -35,7 +36,7 @@ async def examine_database(engine: AsyncEngine, *, workers: int, partitions: int
     migrations = await _migrations(engine)
     findings.append(migrations)
     if migrations.verdict == "ok":
-        findings.append(await _partitions(engine, partitions))
+        findings += [await _partitions(engine, partitions), await _reconcilers(engine)]
     return findings
 
 
@@ -84,3 +85,17 @@ async def _partitions(engine: AsyncEngine, wanted: int | None) -> Finding:
         detail = f"the installation has {installed}, HOLDFAST_PARTITIONS asks for {wanted}"
         return Finding("partitions", "failure", detail, "Unset HOLDFAST_PARTITIONS: the number can never change")
     return Finding("partitions", "ok", f"the installation has {installed}")
+
+
+async def _reconcilers(engine: AsyncEngine) -> Finding:
+    known = await read_heartbeats(engine)
+    alive = [beat for beat in known if beat.alive]
+    if alive:
+        figures = ", ".join(f"{beat.host} {beat.pid} has {beat.partitions} partitions" for beat in alive)
+        return Finding("reconcilers", "ok", f"{len(alive)} at work: {figures}")
+    last = f"the last was seen {known[0].age_s:.0f} s ago" if known else "none was ever seen, or not lately"
+    remedy = (
+        "Run `holdfast serve` without --no-reconciler, or `holdfast reconcile`: without one, bookings answered 202"
+        " wait, and drift is found by nobody"
+    )
+    return Finding("reconcilers", "warning", f"none seen for {ALIVE_WITHIN_S:.0f} s; {last}", remedy)

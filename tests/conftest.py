@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cluster_fixture import Cluster, running_cluster
 from servers import LocalServers, local_servers
+from stores import CLUSTER, SINGLE
 
 
 @pytest.fixture(scope="session")
@@ -20,15 +22,32 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServers]:
 
 
 @pytest.fixture(scope="session")
-def redis_url(servers: LocalServers) -> str:
-    """A Valkey that is empty at the beginning of every test."""
+def whole_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three primaries with a replica each, for tests that leave it as they found it."""
+    with running_cluster(tmp_path_factory.mktemp("cluster"), node_timeout_ms=5_000) as cluster:
+        cluster.add_replicas()
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def redis_url(request: pytest.FixtureRequest) -> str:
+    """A Valkey that is empty at the beginning of every test; for tests marked ``on_both_stores``, a cluster too."""
+    if getattr(request, "param", SINGLE) == CLUSTER:
+        cluster: Cluster = request.getfixturevalue("whole_cluster")
+        return cluster.url()
+    servers: LocalServers = request.getfixturevalue("servers")
     return servers.redis_url
 
 
 @pytest.fixture(autouse=True)
 def clean_redis(request: pytest.FixtureRequest) -> None:
     """Empty Valkey before each test that uses it, and start no server for one that does not."""
-    if "redis_url" in request.fixturenames:
+    if "redis_url" not in request.fixturenames:
+        return
+    callspec = getattr(request.node, "callspec", None)
+    if callspec is not None and callspec.params.get("redis_url") == CLUSTER:
+        request.getfixturevalue("whole_cluster").flush()
+    else:
         request.getfixturevalue("servers").flush_redis()
 
 

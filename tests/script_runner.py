@@ -249,6 +249,11 @@ class Venue:
         closes = int(self.event.definition.starts_at.timestamp() * 1000) if closes_ms is None else closes_ms
         return self._run("set_status", status, closes, version)
 
+    def archive(self, *, epoch: int | None = None, seq: int | None = None) -> list[Any]:
+        """As after an audit that saw this *epoch* and *seq*; without, those of now."""
+        epoch = self.state("epoch") if epoch is None else epoch
+        return self._run("archive_event", self.id, epoch, self.state("seq") if seq is None else seq)
+
     def mark_audited(self, epoch: int, server: str = "") -> list[Any]:
         return self._run("mark_audited", epoch, server or self.server_id())
 

@@ -12,11 +12,20 @@ from holdfast.serve import serve
 @click.option("--host", help="Address to listen on.  [127.0.0.1]")
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [8000]")
 @click.option("--workers", type=int, help="API processes.  [one a core]")
+@click.option(
+    "--reconciler/--no-reconciler", default=None, help="Run a reconciler beside the API processes.  [run one]"
+)
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Where embedded servers live.")
 @click.pass_context
 @run_async
 async def command(
-    context: click.Context, host: str | None, port: int | None, workers: int | None, data_dir: Path | None
+    context: click.Context,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    reconciler: bool | None,
+    data_dir: Path | None,
 ) -> None:
-    """Serve the API; with no REDIS_URL and DATABASE_URL, on embedded servers."""
-    await serve(settings_from(context, host=host, port=port, workers=workers, data_dir=data_dir))
+    """Serve the API, and reconcile; with no REDIS_URL and DATABASE_URL, on embedded servers."""
+    switch = None if reconciler is None else "on" if reconciler else "off"
+    await serve(settings_from(context, host=host, port=port, workers=workers, reconciler=switch, data_dir=data_dir))

@@ -6,8 +6,10 @@ from typing import Any
 
 import httpx2
 import pytest
-import redis
 from api_app import Person, claim, composed, connected, open_event
+from stores import on_both_stores, open_client
+
+pytestmark = on_both_stores
 
 GUEST = {"name": "Ana Ruiz", "email": "ana@example.org", "phone": "+34 600 000 000"}
 
@@ -309,7 +311,7 @@ async def test_upcoming_bookings_are_those_of_events_to_come(ana: Person, olga: 
 async def test_nothing_of_a_guest_is_in_redis(ana: Person, olga: Person, redis_url: str) -> None:
     hold_id = await hold_of(ana, await open_event(olga), "A-1")
     await ana.post("/v1/bookings", {"hold_id": hold_id, "guest": GUEST, "notes": "wheelchair"}, idempotency_key="k1")
-    with redis.Redis.from_url(redis_url) as server:
+    with open_client(redis_url) as server:
         dump = b"".join(server.dump(key) or b"" for key in server.scan_iter())
     assert dump
     for secret in (b"Ruiz", b"example.org", b"600 000", b"wheelchair"):

@@ -5,6 +5,9 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 from api_app import Person, claim, composed, connected, event_definition, open_event
+from stores import on_both_stores
+
+pytestmark = on_both_stores
 
 
 @pytest.fixture

@@ -44,6 +44,9 @@ class Served:
         return [child for child in self.processes() if child.cmdline()[-2:] == ["-m", "holdfast.worker"]
                 and "guard.py" not in " ".join(child.cmdline())]  # fmt: skip
 
+    def reconcilers(self) -> list[psutil.Process]:
+        return [child for child in self.processes() if child.cmdline()[1:3] == ["-m", "holdfast.reconciler"]]
+
     def token(self, sub: str, role: str = "customer") -> str:
         if (sub, role) not in self._tokens:
             self._tokens[sub, role] = self.cli.ok("token", "--sub", sub, "--role", role).strip()
@@ -105,6 +108,7 @@ def test_serve_says_one_line_is_ready_and_leaves_nothing_when_asked_to_stop(data
         checks = served.call("GET", "/readyz")["checks"]
         assert {name for name, verdict in checks.items() if not verdict["ok"]} <= {"reconciler"}  # it may yet begin
         seconds_until(lambda: len(served.workers()) == 2, within_s=10)
+        seconds_until(lambda: len(served.reconcilers()) == 1, within_s=10)
         processes = served.processes()
         names = {process.name() for process in processes}
         assert {"postgres", "valkey-server"} <= names
@@ -116,6 +120,17 @@ def test_serve_says_one_line_is_ready_and_leaves_nothing_when_asked_to_stop(data
         assert are_gone(processes)
         assert served.process.stdout is not None
         assert served.process.stdout.read() == ""
+
+
+def test_serve_starts_its_reconciler_again_and_runs_none_when_told_so(data_dir: Path) -> None:
+    with serving(data_dir) as served:
+        seconds_until(served.reconcilers, within_s=10)
+        (first,) = served.reconcilers()
+        first.kill()
+        seconds_until(lambda: served.reconcilers() not in ([], [first]), within_s=10)
+    with serving(data_dir, "--no-reconciler") as served:
+        time.sleep(0.5)  # it would be started now
+        assert served.reconcilers() == []
 
 
 def test_serve_stops_at_once_when_asked_before_all_workers_have_started(data_dir: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from processes_under_test import Program, are_gone, program, seconds_until
+from structlog.testing import capture_logs
 
 from holdfast import processes
 from holdfast.processes import INSTANT_FAILURES_MAX, ListenFailed, WorkersFailed, bind_listener, supervise
@@ -46,7 +47,8 @@ SUPERVISOR = """
         async def ready():
             print(listener.getsockname()[1], flush=True)
         argv = [sys.executable, "-c", sys.argv[1], str(listener.fileno()), sys.argv[2]]
-        await supervise(argv, count=2, pass_fds=[listener.fileno()], ready=ready)
+        companion = ["sleep", "600"] if sys.argv[2] == "accompanied" else None
+        await supervise(argv, count=2, pass_fds=[listener.fileno()], ready=ready, companion=companion)
 
     asyncio.run(main())
     print("stopped", flush=True)
@@ -82,6 +84,39 @@ def test_worker_is_started_again_when_it_dies_and_its_sibling_goes_on() -> None:
         seconds_until(lambda: _workers(running).get("0", before["0"]) != before["0"], within_s=20)
 
         assert _workers(running)["1"] == before["1"]
+
+
+def test_companion_is_started_again_when_it_dies_and_ends_with_the_workers() -> None:
+    with _supervisor("accompanied") as running:
+
+        def sleeping() -> list[psutil.Process]:
+            return [process for process in running.descendants() if process.name() == "sleep"]
+
+        seconds_until(sleeping, within_s=10)
+        (first,) = sleeping()
+        first.kill()
+        seconds_until(lambda: sleeping() not in ([], [first]), within_s=10)
+        processes = running.descendants()
+        running.process.send_signal(signal.SIGTERM)
+
+        assert running.process.wait(timeout=10) == 0
+        assert are_gone(processes)
+
+
+async def test_companion_that_cannot_run_ends_nothing() -> None:
+    async def ready() -> None:
+        pass
+
+    async def stop_soon() -> None:
+        await asyncio.sleep(0.8)  # several attempts
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopping = asyncio.create_task(stop_soon())
+    with capture_logs() as logs:
+        await supervise(["sleep", "60"], count=1, ready=ready, companion=["sh", "-c", "exit 3"])
+    await stopping
+    failures = sum(log["event"] == "companion died" for log in logs)
+    assert failures >= 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -161,6 +196,6 @@ def test_listener_says_why_an_address_cannot_be_had() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
-            ListenFailed, match=f"127.0.0.1 port {port}: Address already in use; --port or HOLDFAST_PORT"
+            ListenFailed, match=f"127.0.0.1 port {port}: Address already in use.*; --port or HOLDFAST_PORT"
         ):
             bind_listener("127.0.0.1", port)

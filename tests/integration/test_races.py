@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import redis
 from invariants import StoredState, assert_consistent, cells_of
 from ledger_lab import Lab
 from script_runner import PARTITIONS
 from shops import Shop, at_once, claim, open_shops
+from stores import on_both_stores, open_client
 
 from engine.bookings import BookingDetails
 from engine.definition import Policy
@@ -21,6 +21,7 @@ from engine.once import Once
 from engine.reservations import Booked, Held
 
 pytest_plugins = ["ledger_fixtures"]
+pytestmark = on_both_stores
 
 RIVALS = 200
 DETAILS = BookingDetails(guest={"name": "Ana"})
@@ -37,7 +38,7 @@ class Checker:
     """What is in both stores at the end, and whether it agrees."""
 
     def __init__(self, redis_url: str, lab: Lab) -> None:
-        self._redis = redis.Redis.from_url(redis_url)
+        self._redis = open_client(redis_url)
         self._lab = lab
 
     def redis_state(self, event: SellableEvent) -> StoredState:

@@ -377,3 +377,40 @@ def test_revived_entry_of_a_booking_that_redis_has_forgotten_is_in_the_journal_a
     assert venue.revive(journal_id, booking_id, **fields)[0] == "REVIVED"
     assert (len(venue.journal()), venue.read_booking(booking_id)) == (1, ["NOT_FOUND"])
     consistent(venue)
+
+
+# --- archive_event ---------------------------------------------------------------------------------------------------
+
+
+def test_archived_event_leaves_no_key_but_what_the_partition_keeps_of_others(runner: Runner) -> None:
+    other = Venue(runner, event_id="gig-4")  # of the same partition
+    kept = runner.dump()
+    venue = Venue(runner)
+    assert venue.partition == other.partition
+    venue.load(epoch=2, bookings=[(new_id(), "0:1;0*2;1#4", "ana")])
+    venue.release(venue.held("0:1;1#0"))
+
+    assert venue.archive() == ["ARCHIVED"]
+
+    assert runner.dump() == kept
+
+
+def test_event_is_archived_beside_entries_of_others_but_not_beside_a_long_journal(runner: Runner) -> None:
+    venue, other = Venue(runner), Venue(runner, event_id="gig-4")
+    journal = other.partition_key("journal")
+    other.booked("0:1;0*1")
+    for _ in range(256):
+        runner.redis.xadd(journal, {"event": "gig-4"})
+    assert venue.archive() == ["JOURNALED"], "more entries than one call may look through"
+    runner.redis.xtrim(journal, maxlen=256, approximate=False)
+
+    assert venue.archive() == ["ARCHIVED"]
+
+
+def test_finish_load_that_comes_twice_mends_the_index_of_live_events(runner: Runner) -> None:
+    venue = Venue(runner)
+    runner.redis.srem(venue.partition_key("live"), venue.id)
+
+    assert venue.finish_load(epoch=1)[0] == "READY"
+
+    assert runner.redis.smembers(venue.partition_key("live")) == {venue.id.encode()}

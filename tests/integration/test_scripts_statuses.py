@@ -16,6 +16,7 @@ SITUATIONS: dict[tuple[str, str], Situation] = {}
 # Refusals in whose course lapsed holds are ended.
 MAY_CLEAN_UP = {"EXPIRED", "CONTINUE"}
 DONE = {
+    "ARCHIVED",
     "MARKED",
     "HELD",
     "EXTENDED",
@@ -583,8 +584,41 @@ def _repaired_by_somebody_else_before(runner: Runner) -> tuple[Venue, Act]:
     return venue, lambda: venue.repair("count|free:0:0|1", repairs=0)
 
 
+# --- archive_event ---------------------------------------------------------------------------------------------------
+
+
+@situation("archive_event", "ARCHIVED")
+def _archived(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.load(epoch=2, bookings=[(new_id(), "0:1;0*2;1#4", "ana")])
+    return venue, venue.archive
+
+
+@situation("archive_event", "CHANGED")
+def _archived_after_a_change(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    seq = venue.state("seq")
+    venue.release(venue.held("0:1;0*2"))
+    return venue, lambda: venue.archive(seq=seq)
+
+
+@situation("archive_event", "HAS_HOLDS")
+def _archived_under_a_hold(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.held("0:1;0*2")
+    return venue, venue.archive
+
+
+@situation("archive_event", "JOURNALED")
+def _archived_before_its_booking_is_in_the_ledger(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.booked("0:1;0*2")
+    return venue, venue.archive
+
+
 def _register_not_loaded() -> None:
     acts: dict[str, Callable[[Venue], list[Any]]] = {
+        "archive_event": lambda venue: venue.archive(epoch=1, seq=1),
         "hold_places": lambda venue: hold_together([venue], ["0:1;0*1"]),
         "extend_hold": lambda venue: venue.extend("x"),
         "release_hold": lambda venue: venue.release("x"),

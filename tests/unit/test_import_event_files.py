@@ -172,7 +172,14 @@ def test_option_that_is_missing_or_wrong_is_named(sample: str, options: dict[str
 )
 def test_option_that_a_definition_would_ignore_is_refused(tmp_path: Path, options: dict[str, Any], option: str) -> None:
     error = refusal(write(tmp_path / "event.json", definition()), options=ImportOptions(**options))
-    assert f"an event definition is complete: {option} does not apply" in str(error)
+    assert f"event.json: {option} does not apply to a file of this kind" in str(error)
+
+
+def test_option_of_plans_is_refused_beside_a_timetable_only(tmp_path: Path) -> None:
+    with_an_id = msgspec.structs.replace(FEED_OPTIONS, event_id="train")
+    assert "--id does not apply" in str(refusal(SAMPLES / "caltrain", options=with_an_id))
+    beside_a_plan = [write(tmp_path / "event.json", definition()), SAMPLES / "grand-theatre.json"]
+    assert len(read_event_files(beside_a_plan, options=PLAN_OPTIONS)) == 2
 
 
 def test_file_with_an_empty_list_has_no_event_in_it(tmp_path: Path) -> None:

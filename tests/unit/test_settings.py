@@ -23,6 +23,7 @@ def test_settings_have_the_defaults_of_the_contract_when_nothing_is_set() -> Non
     assert (settings.confirm_timeout_s, settings.log_level) == (5.0, "info")
     assert settings.journal_max_bytes == 64 << 20
     assert settings.hold_history_days == 30
+    assert (settings.reconciler, settings.archive_after_s) == (True, 86_400.0)
 
 
 def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
@@ -42,6 +43,8 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
             "HOLDFAST_CONFIRM_TIMEOUT": "2.5",
             "HOLDFAST_JOURNAL_MAX_BYTES": "1048576",
             "HOLDFAST_HOLD_HISTORY_DAYS": "0",
+            "HOLDFAST_RECONCILER": "OFF",
+            "HOLDFAST_ARCHIVE_AFTER": "3600",
             "HOLDFAST_LOG_LEVEL": "DEBUG",
             "HOLDFAST_DATA_KEY": KEY,
         }
@@ -62,6 +65,8 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
         confirm_timeout_s=2.5,
         journal_max_bytes=1 << 20,
         hold_history_days=0,
+        reconciler=False,
+        archive_after_s=3600.0,
         log_level="debug",
         data_key=bytes(range(32)),
     )

@@ -1,0 +1,90 @@
+"""Redis's clock, by which deadlines are kept, held against this machine's monotonic one, which nobody can set."""
+
+import time
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from engine.figures import CLOCK_JUMPS
+from engine.kernel import Kernel
+from engine.transport.servers import NodeAddress
+from persistence.heartbeats import Figures
+from persistence.partition_leases import Territory
+from persistence.reconciling.duty import Duty
+
+JUMP_MS = 5_000  # NTP slews, or steps by less; holds that lapse so much early or late are worth a word
+BLUR_MAX_MS = 500  # a look that took longer than this tells nothing: we were held up, not the clock
+LOOK_PAUSE_S = 1.0
+NODES_MAX = 1_000  # known clocks; a cluster has no more masters, and those that left are forgotten with the oldest
+
+logger = structlog.get_logger("holdfast.reconciler")
+
+
+class ClockJump(msgspec.Struct, frozen=True):
+    """A server's clock that moved by *ms* more (or less, below zero) than time has passed."""
+
+    node: str
+    ms: int
+
+
+class StoreClock:
+    """What time it is for the Redis nodes, without asking every time."""
+
+    def __init__(self, kernel: Kernel, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._transport = kernel.transport
+        self._kernel = kernel
+        self._monotonic = monotonic
+        self._offsets: dict[NodeAddress, float] = {}
+
+    async def look(self) -> list[ClockJump]:
+        """Ask every node, and say which clocks have jumped since they were last asked.
+
+        Raises:
+            StoreUnavailable: A node does not answer.
+        """
+        jumps = []
+        for node in self._transport.nodes():
+            before_ms = self._monotonic() * 1000
+            time_ms = await self._kernel.node_time_ms(node)
+            after_ms = self._monotonic() * 1000
+            if after_ms - before_ms > BLUR_MAX_MS:
+                continue
+            offset = time_ms - (before_ms + after_ms) / 2
+            known = self._offsets.pop(node, offset)
+            self._offsets[node] = offset
+            if abs(offset - known) > JUMP_MS:
+                jumps.append(ClockJump(str(node), round(offset - known)))
+        while len(self._offsets) > NODES_MAX:
+            self._offsets.pop(next(iter(self._offsets)))
+        return jumps
+
+    async def now_ms(self) -> int:
+        """The time now, by the clock that is furthest ahead: what is not due elsewhere is only looked at too early.
+
+        Raises:
+            StoreUnavailable: It is not known yet, and cannot be had.
+        """
+        if not self._offsets:
+            await self.look()
+        if not self._offsets:
+            return await self._kernel.time_ms(0)
+        return round(self._monotonic() * 1000 + max(self._offsets.values()))
+
+
+class WatchClock(Duty):
+    """The duty: a jump is an error in the log, and counted. Forwards, holds end early by it; no place is sold twice."""
+
+    name = "clock"
+    pause_s = LOOK_PAUSE_S
+
+    def __init__(self, clock: StoreClock, figures: Figures) -> None:
+        super().__init__()
+        self._clock = clock
+        self._figures = figures
+
+    async def work(self, territory: Territory) -> None:  # noqa: ARG002 - clocks belong to nodes, not to partitions
+        for jump in await self._clock.look():
+            self._figures.clock_jumps += 1
+            CLOCK_JUMPS.add()
+            logger.error("Redis's clock has jumped", node=jump.node, by_ms=jump.ms)

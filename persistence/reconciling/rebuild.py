@@ -1,0 +1,178 @@
+"""The duty to rebuild: events that should be in Redis and are not are loaded from the ledger, under a new epoch.
+
+Which events those are, the ledger says: once loaded, open or closed, and not over for longer than the margin of the
+archive. It is looked through page by page, and the states of a page are asked for in one round trip, so that to find
+nothing missing among ten thousand events takes a fraction of a second.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+
+import msgspec
+import sqlalchemy as sa
+
+from engine.errors import EventNotFound, EventNotOpen, Unavailable
+from engine.keys import partition_of
+from persistence.database import Row, fetch_rows
+from persistence.partition_leases import Territory
+from persistence.reconciling.duty import Duty
+from persistence.reconciling.equipment import Equipment
+from persistence.reconciling.findings import Findings
+from persistence.reconciling.roster import Roster, Sighting, look_at
+from persistence.reconciling.watch import Suspicions
+from persistence.schema import events
+
+SWEEP_S = 60.0  # between two looks through the whole ledger when nothing is suspected
+SWEEP_AGAIN_S = 5.0  # the same after one that could not load all that was missing
+PAGE = 500  # events of the ledger, and states asked for in one round trip
+AT_ONCE_MAX = 4  # loads under way; the loader has its own bound
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """An event that should be in Redis, under this epoch."""
+
+    event_id: str
+    partition: int
+    epoch: int
+
+
+class Rebuild(Duty):
+    """Looks for missing events: where something is suspected at once, elsewhere in rotation."""
+
+    name = "rebuild"
+    pause_s = 1.0
+
+    def __init__(self, equipment: Equipment, roster: Roster, suspicions: Suspicions, findings: Findings) -> None:
+        super().__init__()
+        self._equipment = equipment
+        self._roster = roster
+        self._suspicions = suspicions
+        self._findings = findings
+        self._sweep_at = 0.0
+        self._turns = asyncio.Semaphore(AT_ONCE_MAX)
+        suspicions.bells.append(self.bell)
+
+    async def work(self, territory: Territory) -> None:
+        suspected = self._suspicions.partitions.intersection(territory.partitions)
+        due = bool(territory.partitions) and time.monotonic() >= self._sweep_at
+        if not suspected and not due:
+            return
+        self._suspicions.partitions.clear()
+        failures = 0
+        try:
+            async for page in self.known_pages(self._hottest(suspected)):
+                failures += await self.mend(page)
+            async for page in self.ledger_pages(territory.partitions if due else suspected):
+                failures += await self.mend(page)
+        except BaseException:
+            self._suspicions.partitions |= suspected
+            raise
+        if due or failures:
+            self._sweep_at = time.monotonic() + (SWEEP_AGAIN_S if failures else SWEEP_S)
+
+    async def known_pages(self, sightings: Sequence[Sighting], *, tidy: bool = True) -> AsyncIterator[list[Expected]]:
+        """Those of *sightings* that should be in Redis, in that order; with *tidy*, others that are gone are forgotten.
+
+        Raises:
+            StoreUnavailable, LedgerUnavailable: A server does not answer.
+        """
+        for start in range(0, len(sightings), PAGE):
+            batch = sightings[start : start + PAGE]
+            ids = [sighting.event_id for sighting in batch]
+            rows = await fetch_rows(self._equipment.database, self._expectations().where(events.c.id.in_(ids)))
+            found = {row["id"]: self._expected(row) for row in rows}
+            if tidy:
+                await self._forget_gone([sighting for sighting in batch if sighting.event_id not in found])
+            yield [found[event_id] for event_id in ids if event_id in found]
+
+    async def ledger_pages(self, partitions: Iterable[int]) -> AsyncIterator[list[Expected]]:
+        """All events of *partitions* that should be in Redis.
+
+        Raises:
+            LedgerUnavailable: Postgres does not answer.
+        """
+        wanted, after = frozenset(partitions), ""
+        query = self._expectations().order_by(events.c.id).limit(PAGE)
+        while True:
+            rows = await fetch_rows(self._equipment.database, query.where(events.c.id > after))
+            yield [event for event in map(self._expected, rows) if event.partition in wanted]
+            if len(rows) < PAGE:
+                return
+            after = rows[-1]["id"]
+
+    async def mend(self, expected: Sequence[Expected]) -> int:
+        """Load those that are missing; returns how many could not be.
+
+        Raises:
+            StoreUnavailable, LedgerUnavailable: A server does not answer.
+        """
+        missing = await self.find_missing(expected)
+        return sum(await asyncio.gather(*map(self._load, missing)))
+
+    async def find_missing(self, expected: Sequence[Expected], *, tidy: bool = True) -> list[Expected]:
+        """Those that are not in Redis, or under another epoch; with *tidy*, one that its index lacks is put there."""
+        kernel = self._equipment.kernel
+        epochs = await asyncio.gather(
+            *[kernel.event_command_in(event.partition, event.event_id, "HGET", "state", "epoch") for event in expected]
+        )
+        missing = []
+        for event, epoch in zip(expected, epochs, strict=True):
+            if epoch is None or int(epoch) != event.epoch:
+                missing.append(event)
+            elif tidy and event.partition in self._roster.synced:
+                await self._mend_index(event)
+        return missing
+
+    async def _mend_index(self, event: Expected) -> None:
+        """Put an event into its partition's index if it is not there: nobody would audit it."""
+        sighting = self._roster.of(event.partition).get(event.event_id)
+        if sighting is None or not sighting.indexed:
+            args = [event.event_id.encode(), b"%d" % event.epoch]
+            await self._equipment.kernel.run_in_partition("finish_load", event.partition, args, event_id=event.event_id)
+            self._roster.see(event.partition, event.event_id).indexed = True
+
+    async def _forget_gone(self, sightings: Sequence[Sighting]) -> None:
+        for sighting in await look_at(self._equipment.kernel, sightings):
+            event_id = sighting.event_id
+            # It says NOT_LOADED and clears the indexes, or that somebody has loaded it just now.
+            reply = await self._equipment.kernel.run_in_partition(
+                "archive_event", sighting.partition, [event_id.encode(), b"0", b"0"], event_id=event_id
+            )
+            if reply[0] == b"NOT_LOADED":
+                self._roster.forget(sighting.partition, event_id)
+
+    async def _load(self, event: Expected) -> bool:
+        """Load one event; returns whether it could not be done."""
+        async with self._turns:
+            try:
+                if await self._equipment.loader.load(event.event_id):
+                    self._findings.rebuilt(event.event_id)
+                self._roster.see(event.partition, event.event_id)
+            except (EventNotFound, EventNotOpen):
+                pass  # it is not to be sold any more, since just now
+            except Unavailable as error:
+                await self._equipment.check()
+                self._findings.failed(event.event_id, error)
+                return True
+        return False
+
+    def _hottest(self, partitions: Iterable[int]) -> list[Sighting]:
+        """Events known of *partitions*, those that changed most often first: there, customers are waiting."""
+        known = [sighting for partition in partitions for sighting in self._roster.of(partition).values()]
+        return sorted(known, key=lambda sighting: -sighting.heat)
+
+    def _expectations(self) -> sa.Select[tuple[str, str | None, int]]:
+        return sa.select(events.c.id, events.c.group_id, events.c.epoch).where(
+            events.c.epoch > 0, events.c.status.in_(("open", "closed")), ~over_for(self._equipment.archive_after_s)
+        )
+
+    def _expected(self, row: Row) -> Expected:
+        partition = partition_of(row["id"], row["group_id"], self._equipment.kernel.partitions)
+        return Expected(row["id"], partition, row["epoch"])
+
+
+def over_for(seconds: float) -> sa.ColumnElement[bool]:
+    """Whether an event ended so long ago; one that does not say when it ends lasts for a day."""
+    end = sa.func.coalesce(events.c.ends_at, events.c.starts_at + sa.func.make_interval(0, 0, 0, 1))
+    return end < sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)

@@ -1,0 +1,126 @@
+"""What one round of the reconciler has found and done, event by event, and what that means."""
+
+import datetime as dt
+from typing import Literal
+
+import msgspec
+
+from persistence.differences import Difference
+from persistence.reconciling.equipment import Drained, Repaired
+from persistence.reconciling.findings import Findings, count_kinds
+from persistence.reconciling.roster import Sighting
+
+DIFFERENCES_MAX = 1_000  # of one event, told one by one; the counts by kind have all
+
+Verdict = Literal["clean", "repaired", "person"]
+
+
+class EventRound(msgspec.Struct, kw_only=True):
+    """What a round has found of one event, and done about it; a dry run has only found."""
+
+    event_id: str
+    reaped: int = 0
+    missing: bool = False
+    rebuilt: bool = False
+    archived: bool = False
+    found: dict[str, int] = {}
+    repaired: dict[str, int] = {}
+    unresolved: dict[str, int] = {}
+    differences: tuple[Difference, ...] = ()
+    error: str | None = None
+
+    @property
+    def wrong(self) -> bool:
+        """Whether anything was not as it should be; lapsed holds and events that are over are as they should be."""
+        return bool(self.missing or self.rebuilt or self.found or self.error)
+
+
+class Round(msgspec.Struct, kw_only=True):
+    """A round as ``--json`` prints it. ``events`` are those with something to tell; ``audited`` were looked at."""
+
+    verdict: Verdict = "clean"
+    dry_run: bool
+    started_at: dt.datetime
+    seconds: float = 0.0
+    drained: int = 0
+    buried: int = 0
+    left: int = 0
+    reaped: int = 0
+    audited: int = 0
+    rebuilt: int = 0
+    repaired: int = 0
+    unresolved: int = 0
+    archived: int = 0
+    events: list[EventRound] = []
+
+
+class Collected(Findings):
+    """Findings kept for one round rather than logged."""
+
+    def __init__(self, *, dry_run: bool) -> None:
+        super().__init__()
+        self.round = Round(dry_run=dry_run, started_at=dt.datetime.now(dt.UTC))
+        self._events: dict[str, EventRound] = {}
+
+    def is_missing(self, event_id: str) -> bool:
+        """Whether a dry run has found that it ought to be rebuilt."""
+        return event_id in self._events and self._events[event_id].missing
+
+    def event(self, event_id: str) -> EventRound:
+        """What there is to tell of an event."""
+        return self._events.setdefault(event_id, EventRound(event_id=event_id))
+
+    def drained(self, partition: int, drained: Drained) -> None:  # noqa: ARG002 - events are what a person looks for
+        self.round.drained += drained.settled
+        self.round.buried += drained.buried
+        self.round.left += drained.left
+
+    def reaped(self, event_id: str, count: int) -> None:
+        self.round.reaped += count
+        self.event(event_id).reaped += count
+
+    def audited(self, sighting: Sighting, repaired: Repaired) -> None:
+        self.round.audited += 1
+        if not (repaired.found or repaired.unresolved or repaired.rebuilt):
+            return
+        event = self.event(sighting.event_id)
+        event.found = count_kinds(repaired.found)
+        event.repaired = count_kinds(repaired.repaired)
+        event.unresolved = count_kinds(repaired.unresolved)
+        event.differences = tuple(repaired.found[:DIFFERENCES_MAX])
+        if repaired.rebuilt:
+            self.rebuilt(sighting.event_id)
+
+    def unknown(self, sighting: Sighting) -> None:
+        self.round.audited += 1
+        difference = Difference(sighting.event_id, "event_unknown")
+        event = self.event(sighting.event_id)
+        event.found = event.unresolved = count_kinds([difference])
+        event.differences = (difference,)
+
+    def missing(self, event_id: str) -> None:
+        self.event(event_id).missing = True
+
+    def rebuilt(self, event_id: str) -> None:
+        self.round.rebuilt += 1
+        self.event(event_id).rebuilt = True
+
+    def archived(self, event_id: str) -> None:
+        self.round.archived += 1
+        self.event(event_id).archived = True
+
+    def failed(self, event_id: str, error: Exception) -> None:
+        self.event(event_id).error = f"{type(error).__name__}: {error}"
+
+    def finish(self, seconds: float) -> Round:
+        """The round, with its sums and its verdict."""
+        found = self.round
+        found.seconds = round(seconds, 3)
+        found.events = sorted(self._events.values(), key=lambda event: event.event_id)
+        found.repaired = sum(sum(event.repaired.values()) for event in found.events)
+        found.unresolved = sum(sum(event.unresolved.values()) for event in found.events)
+        if found.unresolved or found.buried or any(event.error for event in found.events):
+            found.verdict = "person"
+        elif found.drained or any(event.wrong for event in found.events):
+            found.verdict = "repaired"
+        return found

@@ -1,0 +1,114 @@
+"""Every duty once, for ``holdfast reconcile --once`` and for whoever asks for a round over the API."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from persistence.partition_leases import Everywhere
+from persistence.reconciling.archive import Archive
+from persistence.reconciling.audit import Audit
+from persistence.reconciling.clock import StoreClock
+from persistence.reconciling.drain import Drain
+from persistence.reconciling.equipment import Equipment
+from persistence.reconciling.rebuild import Expected, Rebuild
+from persistence.reconciling.roster import Roster
+from persistence.reconciling.rounds import Collected, Round
+from persistence.reconciling.wake import Wake
+from persistence.reconciling.watch import Suspicions, Watch
+
+AUDITS_AT_ONCE = 4
+
+Progress = Callable[[int, int], None]
+"""Is told how many events are audited, of how many."""
+
+
+class SingleRound:
+    """One round over all partitions, or a few events; it waits for nobody, for doing things twice does no harm."""
+
+    def __init__(self, equipment: Equipment, *, dry_run: bool, on_progress: Progress | None = None) -> None:
+        self._equipment = equipment
+        self._dry_run = dry_run
+        self._on_progress = on_progress
+        self._findings = Collected(dry_run=dry_run)
+        kernel, suspicions, clock = equipment.kernel, Suspicions(), StoreClock(equipment.kernel)
+        self._roster = Roster()
+        self._watch = Watch(kernel, self._roster, suspicions, self._findings)
+        self._drain = Drain(equipment, clock, self._findings)
+        self._wake = Wake(kernel, clock, self._findings)
+        self._rebuild = Rebuild(equipment, self._roster, suspicions, self._findings)
+        self._audit = Audit(equipment, self._roster, suspicions, self._findings)
+        self._archive = Archive(equipment, self._roster, self._findings)
+
+    async def run(self, event_ids: Sequence[str] | None = None) -> Round:
+        """Do it, for the events named or for all.
+
+        Raises:
+            EventNotFound, EventNotOpen: One of those named does not exist, or is a draft.
+            StoreUnavailable, LedgerUnavailable: A server does not answer.
+        """
+        began = time.monotonic()
+        if event_ids is None:
+            territory = Everywhere(range(self._equipment.kernel.partitions))
+            await self._watch.sync(territory.partitions)
+        else:
+            territory = Everywhere(sorted({await self._name(event_id) for event_id in event_ids}))
+        await self._drain_journals(territory)
+        await self._wake_due(territory, event_ids)
+        async for page in self._expected(territory, event_ids):
+            await self._mend(page)
+        await self._audit_all()
+        for sighting in await self._archive.find_over(list(self._roster)):
+            if self._dry_run:
+                self._findings.archived(sighting.event_id)
+            else:
+                await self._archive.archive(sighting)
+        return self._findings.finish(time.monotonic() - began)
+
+    async def _name(self, event_id: str) -> int:
+        """Put an event that was named on the roster, whether or not it is in Redis; returns its partition."""
+        partition = self._equipment.kernel.partition_of(await self._equipment.catalog.get(event_id))
+        self._roster.see(partition, event_id)
+        return partition
+
+    async def _drain_journals(self, territory: Everywhere) -> None:
+        if not self._dry_run:
+            await self._drain.work(territory)
+            return
+        for partition in await self._drain.find_old(territory):
+            self._findings.round.drained += await self._drain.count_old(partition)
+
+    async def _wake_due(self, territory: Everywhere, event_ids: Sequence[str] | None) -> None:
+        for partition, event_id in await self._wake.find_due(territory):
+            if event_ids is not None and event_id not in event_ids:
+                continue
+            if self._dry_run:
+                self._findings.reaped(event_id, await self._wake.count_due(partition, event_id))
+            else:
+                await self._wake.reap(partition, event_id)
+
+    async def _expected(self, territory: Everywhere, event_ids: Sequence[str] | None) -> AsyncIterator[list[Expected]]:
+        """Pages of events that should be in Redis: those known of first, then all of the ledger."""
+        async for page in self._rebuild.known_pages(list(self._roster), tidy=not self._dry_run):
+            yield page
+        if event_ids is None:
+            async for page in self._rebuild.ledger_pages(territory.partitions):
+                yield page
+
+    async def _mend(self, page: Sequence[Expected]) -> None:
+        if not self._dry_run:
+            await self._rebuild.mend(page)
+            return
+        for event in await self._rebuild.find_missing(page, tidy=False):
+            self._findings.missing(event.event_id)
+
+    async def _audit_all(self) -> None:
+        queue = [sighting for sighting in self._roster if not self._findings.is_missing(sighting.event_id)]
+        total = len(queue)
+
+        async def lane() -> None:
+            while queue:
+                await self._audit.audit(queue.pop(), dry_run=self._dry_run)
+                if self._on_progress is not None:
+                    self._on_progress(total - len(queue), total)
+
+        await asyncio.gather(*[lane() for _ in range(AUDITS_AT_ONCE)])

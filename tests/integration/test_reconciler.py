@@ -1,0 +1,252 @@
+"""The reconciler at work on real servers: what must happen though nobody asks for it, and how soon it does."""
+
+import asyncio
+import datetime as dt
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from reconciling import YESTERDAY, Installation, reconciling, until
+
+from holdfast.compose import open_parts
+from holdfast.settings import Settings, load_settings
+from persistence.heartbeats import read_heartbeats
+from persistence.partition_leases import Everywhere
+from persistence.reconciling.clock import StoreClock
+from persistence.reconciling.findings import Findings
+from persistence.reconciling.wake import Wake
+
+pytest_plugins = ("ledger_fixtures",)
+
+PARTITIONS = "8"
+
+
+@pytest.fixture
+def settings(redis_url: str, fresh_database: Callable[..., str], migrated_database: str, tmp_path: Path) -> Settings:
+    return load_settings(
+        {
+            "REDIS_URL": redis_url,
+            "DATABASE_URL": fresh_database(template=migrated_database),
+            "HOLDFAST_DATA_DIR": str(tmp_path),
+            "HOLDFAST_PARTITIONS": PARTITIONS,
+        }
+    )
+
+
+@pytest.fixture
+async def shop(settings: Settings) -> AsyncIterator[Installation]:
+    async with open_parts(settings) as parts:
+        yield Installation(parts, settings)
+
+
+async def test_holds_are_ended_on_time_though_nobody_calls(shop: Installation) -> None:
+    event = await shop.open_event("gig")
+    async with reconciling(shop.settings) as reconciler:
+        await until(lambda: reconciler.figures.events == 1, within_s=5)
+        await shop.hold("gig", ttl_s=1)
+        assert shop.counter(event, "held:0:0") == 2
+
+        took_s = await until(lambda: shop.counter(event, "held:0:0") == 0, within_s=3)
+
+        assert took_s < 1.0 + 0.35  # a quarter of a second after the deadline, and what two busy cores add
+        await until(lambda: reconciler.figures.reaped == 1, within_s=1)
+
+
+async def test_holds_are_ended_while_postgres_is_away(shop: Installation) -> None:
+    class Adrift:
+        partitions: tuple[int, ...] = ()
+        latest = tuple(range(int(PARTITIONS)))
+
+    event = await shop.open_event("gig")
+    await shop.hold("gig", ttl_s=1)
+    findings = Findings()
+    wake = Wake(shop.parts.kernel, StoreClock(shop.parts.kernel), findings)
+    async with asyncio.timeout(3):
+        while not findings.figures.reaped:
+            await wake.work(Adrift())
+            await asyncio.sleep(0.02)
+
+    assert shop.counter(event, "held:0:0") == 0
+
+
+async def test_a_wakeup_that_nothing_is_behind_is_not_tried_again_at_once(shop: Installation) -> None:
+    event = await shop.open_event("gig")
+    shop.redis.zadd(shop.partition_key(event, "wakeups"), {"gig": 1, "nothing": 1})
+    territory = Everywhere(range(int(PARTITIONS)))
+    wake = Wake(shop.parts.kernel, StoreClock(shop.parts.kernel), Findings())
+    assert {event_id for _, event_id in await wake.find_due(territory)} == {"gig", "nothing"}
+
+    await wake.work(territory)
+
+    assert await wake.find_due(territory) == []
+
+
+async def test_bookings_of_a_process_that_died_are_written_to_the_ledger(shop: Installation) -> None:
+    event = await shop.open_event("gig")
+    booking_id = await shop.leave_behind(event, age_s=60)
+    async with reconciling(shop.settings) as reconciler:
+        await until(lambda: reconciler.figures.drained == 1, within_s=5)
+
+        assert await shop.status_of(booking_id) == "confirmed"
+        await until(lambda: shop.redis.xlen(shop.partition_key(event, "journal")) == 0, within_s=2)
+
+
+async def test_young_entries_are_left_to_the_process_that_made_them(shop: Installation) -> None:
+    event = await shop.open_event("gig")
+    await shop.leave_behind(event, age_s=2)
+    async with reconciling(shop.settings) as reconciler:
+        await until(lambda: reconciler.figures.audited, within_s=5)
+        await asyncio.sleep(1.2)  # longer than a round of draining
+
+        assert reconciler.figures.drained == 0
+        assert shop.redis.xlen(shop.partition_key(event, "journal")) == 1
+
+
+async def test_a_flushed_redis_is_rebuilt_at_once_though_nobody_calls(shop: Installation) -> None:
+    events = [await shop.open_event(f"gig-{number}") for number in range(20)]
+    booking_id = await shop.book("gig-7")
+    async with reconciling(shop.settings) as reconciler:
+        await until(lambda: reconciler.figures.events == 20, within_s=5)
+        before = shop.counter(events[7], "epoch")
+        shop.redis.flushall()
+
+        took_s = await until(lambda: all(map(shop.is_loaded, events)), within_s=10)
+
+        assert took_s < 5
+        await until(lambda: reconciler.figures.rebuilt == 20, within_s=2)
+    assert shop.counter(events[7], "epoch") == before + 1
+    assert shop.redis.hkeys(shop.key(events[7], "bookings")) == [booking_id.partition("~")[0].encode()]
+
+
+async def test_an_event_whose_state_alone_is_lost_is_rebuilt(shop: Installation) -> None:
+    event = await shop.open_event("gig")
+    async with reconciling(shop.settings) as reconciler:
+        await until(lambda: reconciler.figures.events == 1, within_s=5)
+        shop.redis.delete(shop.key(event, "state"))
+
+        await until(lambda: shop.is_loaded(event), within_s=5)
+
+
+async def test_an_event_that_its_index_has_lost_is_put_back(shop: Installation) -> None:
+    event = await shop.open_event("gig")
+    epoch = shop.counter(event, "epoch")
+    live = shop.partition_key(event, "live")
+    async with reconciling(shop.settings) as reconciler:
+        await until(lambda: reconciler.figures.events == 1, within_s=5)
+        shop.redis.srem(live, "gig")
+
+        await until(lambda: shop.redis.smembers(live) == {b"gig"}, within_s=5)
+
+    assert shop.counter(event, "epoch") == epoch, "it was there all the time"
+
+
+async def test_a_state_that_has_gone_back_is_told_of_and_audited_before_its_turn(shop: Installation) -> None:
+    event = await shop.open_event("gig")
+    old = shop.redis.dump(shop.key(event, "state"))
+    await shop.hold("gig")
+    async with reconciling(shop.settings) as reconciler:
+        await until(lambda: reconciler.figures.audited, within_s=5)
+        audited = reconciler.figures.audited
+        shop.redis.restore(shop.key(event, "state"), 0, old, replace=True)
+
+        await until(lambda: reconciler.figures.regressed == 1, within_s=5)
+        await until(lambda: reconciler.figures.audited > audited, within_s=5)
+        assert reconciler.figures.found
+
+
+async def test_an_event_that_is_over_leaves_redis_and_its_bookings_stay_readable(shop: Installation) -> None:
+    event = await shop.open_event("gig")
+    going_on = await shop.open_event("gig-2")
+    booking_id = await shop.book("gig")
+    await until(lambda: shop.redis.xlen(shop.partition_key(event, "journal")) == 0, within_s=5)
+    await shop.postgres("UPDATE events SET starts_at = $1 WHERE id = 'gig'", YESTERDAY)
+    async with reconciling(shop.settings) as reconciler:
+        await until(lambda: not shop.is_loaded(event), within_s=5)
+        await until(lambda: reconciler.figures.archived == 1, within_s=1)
+        await asyncio.sleep(1.5)  # longer than a look for what is missing
+
+        assert not shop.is_loaded(event)
+        assert reconciler.figures.rebuilt == 0
+    assert shop.is_loaded(going_on)
+    assert shop.redis.keys("*:gig:*") == []
+    assert await shop.status_of(booking_id) == "confirmed"
+
+
+async def test_an_event_is_kept_for_as_long_as_the_margin_says(shop: Installation) -> None:
+    event = await shop.open_event("gig")
+    ended_at = dt.datetime.now(dt.UTC) - dt.timedelta(hours=2)
+    await shop.postgres("UPDATE events SET starts_at = $1, ends_at = $2", YESTERDAY, ended_at)
+    for margin_s, archived in ((3 * 3600.0, False), (3600.0, True)):
+        settings = msgspec.structs.replace(shop.settings, archive_after_s=margin_s)
+        async with reconciling(settings) as reconciler:
+            await until(lambda r=reconciler: r.figures.audited, within_s=5)
+            if archived:
+                await until(lambda: not shop.is_loaded(event), within_s=5)
+            else:
+                await asyncio.sleep(0.5)
+                assert shop.is_loaded(event)
+
+
+async def test_an_index_that_names_an_event_of_which_nothing_is_left_is_cleared(shop: Installation) -> None:
+    event = await shop.open_event("gig")
+    await shop.postgres("UPDATE events SET status = 'cancelled'")
+    shop.redis.delete(shop.key(event, "state"))
+    async with reconciling(shop.settings):
+        await until(lambda: not shop.redis.exists(shop.partition_key(event, "live")), within_s=5)
+
+
+async def test_an_event_that_the_ledger_does_not_know_is_told_of_and_left_alone(shop: Installation) -> None:
+    event = await shop.open_event("gig")
+    await shop.postgres("DELETE FROM events")
+    async with reconciling(shop.settings) as reconciler:
+        await until(lambda: reconciler.figures.unresolved == {"event_unknown": 1}, within_s=5)
+
+        assert shop.is_loaded(event)
+
+
+async def test_a_clock_that_jumps_is_counted(shop: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with reconciling(shop.settings) as reconciler:
+        await asyncio.sleep(0.3)
+        kernel = reconciler._equipment.kernel
+        honest = kernel.node_time_ms
+
+        async def ten_minutes_ahead(node: object) -> int:
+            return await honest(node) + 600_000  # type: ignore[arg-type]
+
+        monkeypatch.setattr(kernel, "node_time_ms", ten_minutes_ahead)
+        await until(lambda: reconciler.figures.clock_jumps == 1, within_s=4)
+
+
+async def test_reconcilers_say_that_they_live_and_take_their_word_back_when_they_end(shop: Installation) -> None:
+    await shop.open_event("gig")
+    await shop.postgres(
+        "INSERT INTO reconcilers VALUES (gen_random_uuid(), 'gone', 1, now(), now() - interval '1 hour', 8, '{}')"
+    )
+    async with reconciling(shop.settings) as reconciler:
+        await until(lambda: reconciler.figures.audited, within_s=5)
+        async with asyncio.timeout(8):
+            while True:
+                beats = await read_heartbeats(shop.parts.database)
+                if len(beats) == 1 and beats[0].figures.audited:
+                    break
+                await asyncio.sleep(0.1)
+        assert beats[0].alive
+        assert beats[0].partitions == int(PARTITIONS)
+        assert beats[0].figures.events == 1
+    assert await read_heartbeats(shop.parts.database) == []
+
+
+async def test_reconciler_goes_on_when_its_sessions_were_cut(shop: Installation) -> None:
+    event = await shop.open_event("gig")
+    async with reconciling(shop.settings) as reconciler:
+        await until(lambda: reconciler.figures.audited, within_s=5)
+        await shop.postgres(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        await until(lambda: not reconciler.owned, within_s=3)
+        await until(lambda: len(reconciler.owned) == int(PARTITIONS), within_s=5)
+        shop.redis.flushall()
+
+        await until(lambda: shop.is_loaded(event), within_s=5)

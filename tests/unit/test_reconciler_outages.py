@@ -1,0 +1,75 @@
+"""What a duty's failure leads to: a word in the log when it begins and when it ends, and another attempt."""
+
+import asyncio
+from collections.abc import Sequence
+
+from structlog.testing import capture_logs
+
+from engine.errors import StoreUnavailable
+from persistence.heartbeats import Figures
+from persistence.partition_leases import Everywhere, Territory
+from persistence.reconciling.duty import Duty, EachPartition, Once, keep_doing
+from persistence.reconciling.outages import SUBJECTS_MAX, Outages
+
+
+class Failing(Duty):
+    name = "failing"
+    pause_s = 0.001
+
+    def __init__(self, failures: Sequence[Exception], stop: asyncio.Event) -> None:
+        super().__init__()
+        self._left = list(failures)
+        self._stop = stop
+
+    async def work(self, territory: Territory) -> None:
+        if self._left:
+            raise self._left.pop(0)
+        self._stop.set()
+
+
+async def test_an_outage_is_told_once_when_it_begins_and_once_when_it_is_over() -> None:
+    stop, figures = asyncio.Event(), Figures()
+    duty = Failing([StoreUnavailable("gone")] * 2, stop)
+    with capture_logs() as logs:
+        async with asyncio.timeout(5):
+            await keep_doing(duty, Everywhere([0]), outages=Outages(), figures=figures, stop=stop)
+
+    assert [(log["log_level"], log["event"]) for log in logs] == [
+        ("warning", "reconciler is held up"),
+        ("info", "reconciler goes on"),
+    ]
+    assert figures.failures == {"failing": 2}
+
+
+def test_an_error_that_nobody_foresaw_is_told_as_one() -> None:
+    outages = Outages()
+    with capture_logs() as logs:
+        outages.note("audit", StoreUnavailable("gone"))
+        outages.note("audit", KeyError("field"))
+
+    assert [log["log_level"] for log in logs] == ["warning", "error"]
+
+
+def test_what_is_failing_is_remembered_up_to_a_bound() -> None:
+    outages = Outages()
+    with capture_logs() as logs:
+        for number in range(SUBJECTS_MAX + 5):
+            outages.note(f"event {number}", StoreUnavailable("gone"))
+
+    assert len(logs) == SUBJECTS_MAX
+
+
+async def test_a_duty_may_be_a_function_of_a_partition_or_of_the_installation() -> None:
+    async def work(partition: int) -> int:
+        return partition
+
+    async def purge() -> int:
+        return 7
+
+    figures = Figures()
+    await EachPartition("trail", work, figures, pause_s=1.0).work(Everywhere([0, 1, 2]))
+    await Once("purge", purge, figures, pause_s=60.0).work(Everywhere([1, 2]))
+    assert figures.done == {"trail": 3}
+
+    await Once("purge", purge, figures, pause_s=60.0).work(Everywhere([0, 1]))
+    assert figures.done == {"trail": 3, "purge": 7}
