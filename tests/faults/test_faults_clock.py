@@ -4,12 +4,14 @@ Scripts take the later of ``TIME`` and the event's own ``clock``; so a clock tha
 Whoever asks for ``TIME`` by itself is answered through the proxy, with the same jump.
 """
 
+import asyncio
 import re
 from collections.abc import Callable
 
 import pytest
 from checker import check, fault
 from crowd import AFTER, WARM_UP, Crowd, crowd_buying
+from recording import now
 from rig import PARTITIONS, Rig
 
 from engine.keys import event_key, partition_of
@@ -17,6 +19,8 @@ from engine.keys import event_key, partition_of
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 JUMP_S = 600
+ALARM = "Redis's clock has jumped"
+ALARM_WITHIN_S = 10.0
 _TIME_REPLY = re.compile(rb"\*2\r\n\$10\r\n(\d{10})\r\n(?=\$\d\r\n)")
 
 
@@ -33,11 +37,20 @@ async def test_no_place_is_sold_twice_when_the_clock_jumps_ahead_and_back(
             rig.store_proxy.rewrite = _ahead
             _move_clocks(rig, crowd)
             await crowd.until_operations(AFTER)
+            await _until_alarm(rig)
             rig.store_proxy.rewrite = None  # and back: the events' clocks do not follow
         await crowd.until_operations(WARM_UP)
 
     ended = crowd.codes["410 hold-expired"]
     report(8, f"clock {JUMP_S} s ahead, and back", await check(rig, crowd, window), f"{ended} holds ended early")
+
+
+async def _until_alarm(rig: Rig) -> None:
+    """Until the reconciler, which looks every second, has said so."""
+    give_up_at = now() + ALARM_WITHIN_S
+    while ALARM not in rig.apis[0].said():
+        assert now() < give_up_at, rig.complaints()
+        await asyncio.sleep(0.05)
 
 
 def _move_clocks(rig: Rig, crowd: Crowd) -> None:
