@@ -1,5 +1,7 @@
 """Audits of events that confirms wait for: by one process at a time, and once for all of them."""
 
+import asyncio
+
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -10,6 +12,7 @@ from persistence.advisory import advisory_lock
 from persistence.bookings import Bookings
 from persistence.repair import repair_event
 
+AUDITS_AT_ONCE = 2  # in a process: each keeps two connections of the pool, which requests need as well
 LOCK_WAIT_S = 60.0  # another process audits the same event; of a million seats that takes some seconds
 
 logger = structlog.get_logger("holdfast.persistence")
@@ -23,6 +26,7 @@ class LedgerAuditor:
         self._kernel = kernel
         self._bookings = bookings
         self._loader = loader
+        self._turns = asyncio.Semaphore(AUDITS_AT_ONCE)
 
     async def audit(self, sellable: SellableEvent, *, epoch: bytes, server: bytes) -> None:
         """See :meth:`engine.ports.Auditor.audit`.
@@ -32,7 +36,7 @@ class LedgerAuditor:
             LedgerUnavailable: Postgres does not answer, or another process has audited the event for a minute.
         """
         event_id = sellable.event.id
-        async with advisory_lock(self._engine, f"holdfast audit {event_id}", wait_s=LOCK_WAIT_S):
+        async with self._turns, advisory_lock(self._engine, f"holdfast audit {event_id}", wait_s=LOCK_WAIT_S):
             if await self._kernel.event_command(sellable, "HGET", "state", "audited") == server:
                 return  # whoever had the lock before has done it
             repair = await repair_event(self._kernel, self._bookings, self._loader, sellable)

@@ -113,6 +113,20 @@ async def test_event_is_audited_once_for_all_processes(pair: Pair, lab: Lab, mon
     assert len(audits) == 1
 
 
+async def test_many_events_are_audited_without_using_up_the_pool(pair: Pair, lab: Lab) -> None:
+    """The shop's pool has four connections, and an audit needs two at a time."""
+    shop = pair.shops[0]
+    events = [await lab.event() for _ in range(12)]
+    for event in events:
+        await book(shop, event, "A-1")
+    pair.cut_off_replica()
+
+    pair.fail_over()
+
+    results = await at_once([book(shop, event, "A-2") for event in events])
+    assert [type(result) for result in results] == [Booked] * 12
+
+
 def _counting(shop: Shop, audits: list[str]) -> Any:
     original = shop.kernel.run
 
