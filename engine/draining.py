@@ -53,7 +53,7 @@ class Drainer:
         self._ledger = ledger
         self._grace_ms = grace_ms
 
-    async def drain(self, partition: int) -> Drained:
+    async def drain(self, partition: int, *, grace_ms: int | None = None) -> Drained:
         """Settle what has been in the partition's journal for longer than the grace, the oldest first.
 
         Bounded in memory, not in time: it ends when it has seen what was old enough when it began.
@@ -61,7 +61,7 @@ class Drainer:
         Raises:
             StoreUnavailable: Redis does not answer; what was settled is settled.
         """
-        until_ms = await self._kernel.time_ms(partition) - self._grace_ms
+        until_ms = await self._kernel.time_ms(partition) - (self._grace_ms if grace_ms is None else grace_ms)
         if not await self._kernel.partition_command(partition, "XLEN", "journal"):
             return Drained()
         pages: list[asyncio.Task[Drained]] = []
@@ -82,6 +82,10 @@ class Drainer:
         finally:
             await asyncio.gather(*pages, return_exceptions=True)  # also when one before them has failed
         return total
+
+    async def drain_now(self, partition: int) -> Drained:
+        """The same for all that is in the journal, also what its own process is just about to commit: twice is once."""
+        return await self.drain(partition, grace_ms=0)
 
     async def drain_all(self) -> Drained:
         """Drain one partition after another, until the ledger stops answering."""

@@ -1,6 +1,7 @@
 """Putting an event into Redis, under a new epoch, when its state is not there."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from engine import figures
 from engine.catalog import Catalog
@@ -26,6 +27,14 @@ class EventLoader:
         self._catalog = catalog
         self._under_way: dict[str, asyncio.Task[bool]] = {}
         self._turns = asyncio.Semaphore(LOADS_MAX)
+        self._drain: Callable[[int], Awaitable[object]] | None = None
+
+    def drain_with(self, drain: Callable[[int], Awaitable[object]]) -> None:
+        """Have *drain* settle a partition's whole journal before the epoch of an event in it is raised.
+
+        What was accepted under the old epoch and is not in the ledger by then never will be.
+        """
+        self._drain = drain
 
     async def load(self, event_id: str) -> bool:
         """Make sure that Redis has the event's state, of the ledger's epoch; returns whether it had to be built.
@@ -48,8 +57,10 @@ class EventLoader:
             sellable = await self._catalog.keep(event)
             # Whoever had the turn before may have done it. Only the ledger's epoch will do: an older one is the memory
             # of a Redis that has lost some of it since, and nothing sold under it could ever be committed.
-            if await self._kernel.epoch_in_store(sellable) == event.epoch:
+            epoch = await self._kernel.epoch_in_store(sellable)
+            if epoch == event.epoch:
                 return False
+            _refuse_later(event, epoch)
             await self._build(turn, sellable)
             return True
 
@@ -68,8 +79,7 @@ class EventLoader:
             event = await turn.find_event()
             sellable = await self._catalog.keep(event)
             epoch = await self._kernel.epoch_in_store(sellable)
-            if epoch is not None and epoch > event.epoch:
-                raise StoreUnavailable(f"event {event_id} has epoch {epoch} in Redis and {event.epoch} in the ledger")
+            _refuse_later(event, epoch)
             if epoch == event.epoch and epoch != seen_epoch:
                 return False
             await self._build(turn, sellable)
@@ -86,6 +96,8 @@ class EventLoader:
         await self._tell(await self._source.find_event(event_id))
 
     async def _build(self, turn: LoadingTurn, sellable: SellableEvent) -> None:
+        if self._drain is not None and sellable.event.epoch > 0:  # else there was no Redis to accept anything
+            await self._drain(self._kernel.partition_of(sellable))
         loaded = await turn.begin()
         await self._fill(loaded, sellable)
         now = await turn.find_event()
@@ -116,3 +128,12 @@ class EventLoader:
         reply = await self._kernel.run(script, sellable, args, load=False)
         if reply[0] == b"STALE":
             raise StoreUnavailable(f"event {sellable.event.id} is being loaded by somebody else: try again")
+
+
+def _refuse_later(event: Event, epoch: int | None) -> None:
+    """Raise when Redis has a later epoch than the ledger, which has gone back, or is another installation's.
+
+    To raise the ledger's until it fits would empty a Redis that may know more than the ledger does.
+    """
+    if epoch is not None and epoch > event.epoch:
+        raise StoreUnavailable(f"event {event.id} has epoch {epoch} in Redis and {event.epoch} in the ledger")

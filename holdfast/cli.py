@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import traceback
 from collections.abc import Callable, Coroutine
 from functools import partial, wraps
 from importlib import import_module
@@ -91,7 +92,10 @@ def _runner(function: Callable[..., Coroutine[Any, Any, int | None]], *, failure
             raise click.exceptions.Exit(128 + signal.SIGTERM) from None
         except Exception as error:
             if not isinstance(error, _foreseeable()):
-                raise
+                if failure_code == 1:  # as Python itself ends then
+                    raise
+                traceback.print_exc()
+                raise click.exceptions.Exit(failure_code) from error
             click.ClickException(in_words(error)).show()
             raise click.exceptions.Exit(failure_code) from error
         raise click.exceptions.Exit(code or 0)

@@ -28,6 +28,7 @@ from holdfast.metrics import Figures, Sources, serve_metrics
 from holdfast.readiness import NotMigrated, readiness_checks
 from holdfast.settings import Settings, SettingsError, data_key
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
+from persistence.audit_journal import JournalWatch
 from persistence.bookings import Bookings
 from persistence.database import open_database
 from persistence.events import Events
@@ -74,6 +75,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     ledger: PostgresLedger
     settlement: Settlement
     drainer: Drainer
+    journals: JournalWatch
     reservations: Reservations
     oversight: Oversight
 
@@ -115,12 +117,12 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
         settlement = Settlement(kernel, ledger, loader)
         stack.push_async_callback(settlement.close)
         drainer = Drainer(kernel, settlement, catalog, ledger)
-        oversight = Oversight(
-            kernel, bookings, catalog, database, repair_with(kernel, bookings, loader, drain=drainer.drain)
-        )
+        loader.drain_with(drainer.drain_now)
+        journals = JournalWatch(kernel)
+        oversight = Oversight(kernel, bookings, catalog, database, repair_with(kernel, bookings, loader, journals))
         stack.push_async_callback(oversight.close)
         verification = Verification(
-            LedgerAuditor(database, kernel, bookings, loader), wait_s=settings.confirm_timeout_s
+            LedgerAuditor(database, kernel, bookings, loader, journals), wait_s=settings.confirm_timeout_s
         )
         stack.push_async_callback(verification.close)
         yield Parts(
@@ -134,6 +136,7 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             ledger=ledger,
             settlement=settlement,
             drainer=drainer,
+            journals=journals,
             oversight=oversight,
             reservations=Reservations(
                 front,
@@ -221,7 +224,7 @@ def make_equipment(parts: Parts, settings: Settings) -> Equipment:
 
     async def repair(event: SellableEvent, *, dry_run: bool = False) -> EventRepair:
         done = await repair_event(
-            parts.kernel, parts.bookings, parts.loader, event, dry_run=dry_run, drain=parts.drainer.drain
+            parts.kernel, parts.bookings, parts.loader, event, dry_run=dry_run, journals=parts.journals
         )
         # A dry run leaves everything as it is; which of it a repair could not put right, only a repair can tell.
         return msgspec.structs.replace(done, repaired=done.found, unresolved=()) if dry_run else done

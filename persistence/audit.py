@@ -8,14 +8,14 @@ seats, and to a bounded number of its live holds.
 import asyncio
 import datetime as dt
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 
 import msgspec
 
 from engine.backlog import read_backlog
 from engine.catalog import Catalog
-from engine.errors import EventNotFound, StoreUnavailable
+from engine.errors import EventNotFound, EventNotOpen, StoreUnavailable
 from engine.events import SellableEvent
 from engine.kernel import Kernel
 from persistence.audit_journal import JournalWatch
@@ -80,14 +80,14 @@ async def audit_events(
     """Audit the events named, or all whose state is in Redis.
 
     Raises:
-        EventNotFound: One of those named does not exist.
+        EventNotFound, EventNotOpen: One of those named does not exist, or is a draft.
         StoreUnavailable, LedgerUnavailable: A server does not answer.
     """
     audited, journals = [], JournalWatch(kernel)
     for event_id in await live_events(kernel) if event_ids is None else event_ids:
         try:
             audited.append(await audit_event(kernel, bookings, await catalog.get(event_id), journals=journals))
-        except EventNotFound:
+        except (EventNotFound, EventNotOpen):
             if event_ids is not None:
                 raise
             audited.append(unknown_event(event_id))
@@ -176,15 +176,21 @@ class EventReader:
 
 async def live_events(kernel: Kernel) -> list[str]:
     """The ids of all events whose state is in Redis, sorted."""
-    found: set[str] = set()
+    return sorted([event_id async for _, event_id in live_by_partition(kernel)])
+
+
+async def live_by_partition(kernel: Kernel) -> AsyncIterator[tuple[int, str]]:
+    """Partition and id of every event whose state is in Redis, each once."""
     for partition in range(kernel.partitions):
-        cursor = b"0"
+        cursor, found = b"0", set[bytes]()
         while True:
             cursor, members = await kernel.partition_command(partition, "SSCAN", "live", cursor, "COUNT", LIVE_BATCH)
-            found.update(member.decode() for member in members)
+            for member in members:
+                if member not in found:
+                    found.add(member)
+                    yield partition, member.decode()
             if cursor == b"0":
                 break
-    return sorted(found)
 
 
 async def _journal_state(kernel: Kernel) -> JournalState:

@@ -41,10 +41,18 @@ class JournalWatch:
         known = self._passes.get(partition)
         if known is None or known[0] < begun_after or _has_failed(known[1]):
             known = (time.monotonic(), asyncio.create_task(_find_lost(self._kernel, partition)))
+            self._forget_old()
             self._passes[partition] = known
         # Shielded: one event that gives up must not take the pass from the others.
         lost = await asyncio.shield(known[1])
         return [entry for entry in lost.by_event.get(event_id, ()) if entry.epoch == epoch], lost.complete
+
+    def _forget_old(self) -> None:
+        """Let go of passes that nobody may use any more: one keeps up to ten thousand entries."""
+        oldest = time.monotonic() - KEPT_S
+        self._passes = {
+            partition: known for partition, known in self._passes.items() if known[0] > oldest or not known[1].done()
+        }
 
 
 class _Lost(msgspec.Struct, frozen=True):

@@ -13,15 +13,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from engine.backlog import read_backlog
 from engine.catalog import Catalog
-from engine.errors import EventNotFound, HoldfastError
+from engine.errors import EventNotFound, EventNotOpen
 from engine.events import SellableEvent
 from engine.kernel import Kernel
 from engine.loader import EventLoader
-from persistence.audit import Audit, JournalState, audit_events, live_events
+from persistence.audit import Audit, JournalState, audit_events, live_by_partition, live_events
+from persistence.audit_journal import JournalWatch
 from persistence.bookings import Bookings
 from persistence.database import fetch_rows
 from persistence.differences import Difference
-from persistence.repair import Drain, repair_event
+from persistence.repair import repair_event
 from persistence.schema import bookings as booking_table
 from persistence.schema import events, reconcilers
 
@@ -101,11 +102,11 @@ RepairEvent = Callable[[SellableEvent], Awaitable[EventRound]]
 """Compares one event with the ledger and repairs what differs."""
 
 
-def repair_with(kernel: Kernel, bookings: Bookings, loader: EventLoader, *, drain: Drain | None = None) -> RepairEvent:
+def repair_with(kernel: Kernel, bookings: Bookings, loader: EventLoader, journals: JournalWatch) -> RepairEvent:
     """How one event is repaired over these parts; see :func:`persistence.repair.repair_event`."""
 
     async def repair(sellable: SellableEvent) -> EventRound:
-        done = await repair_event(kernel, bookings, loader, sellable, drain=drain)
+        done = await repair_event(kernel, bookings, loader, sellable, journals=journals)
         return EventRound(done.event_id, done.found, done.repaired, done.unresolved, done.rebuilt)
 
     return repair
@@ -186,12 +187,12 @@ class Oversight:
         """
         by_status = sa.select(events.c.status, sa.func.count().label("count")).group_by(events.c.status)
         latest = sa.select(sa.func.coalesce(sa.func.max(booking_table.c.number), 0).label("number"))
-        event_ids = await live_events(self._kernel)
+        live = [pair async for pair in live_by_partition(self._kernel)]
         backlog = await read_backlog(self._kernel)
         return Overview(
             events={row["status"]: row["count"] for row in await fetch_rows(self._database, by_status)},
-            live_events=len(event_ids),
-            holds=await self._count_holds(event_ids),
+            live_events=len(live),
+            holds=await self._count_holds(live),
             bookings=(await fetch_rows(self._database, latest))[0]["number"],
             journal=JournalState(backlog.entries, backlog.oldest_age_s),
             dead_letters=backlog.dead_letters,
@@ -209,26 +210,21 @@ class Oversight:
     async def _repair_one(self, event_id: str) -> EventRound | EventFailure:
         try:
             return await self._repair(await self._catalog.get(event_id))
-        except EventNotFound:
+        except (EventNotFound, EventNotOpen):
             unknown = (Difference(event_id, "event_unknown"),)
             return EventRound(event_id, unknown, (), unknown)
-        except HoldfastError as error:  # the next event may fare better
+        except Exception as error:  # the next event may fare better
             logger.warning("event not reconciled", event_id=event_id, error=type(error).__name__, reason=str(error))
             return EventFailure(event_id, type(error).__name__)
 
-    async def _count_holds(self, event_ids: Sequence[str]) -> int:
+    async def _count_holds(self, live: Sequence[tuple[int, str]]) -> int:
+        """By partition and id alone: to read all these events would put those on sale out of the catalog."""
         total = 0
-        for first in range(0, len(event_ids), COUNTED_AT_ONCE):
-            batch = event_ids[first : first + COUNTED_AT_ONCE]
-            total += sum(await asyncio.gather(*[self._holds_of(event_id) for event_id in batch]))
+        for first in range(0, len(live), COUNTED_AT_ONCE):
+            batch = live[first : first + COUNTED_AT_ONCE]
+            counting = [self._kernel.event_command_in(*one, "HLEN", "holds") for one in batch]
+            total += sum(await asyncio.gather(*counting))
         return total
-
-    async def _holds_of(self, event_id: str) -> int:
-        try:
-            event = await self._catalog.get(event_id)
-        except EventNotFound:
-            return 0
-        return int(await self._kernel.event_command(event, "HLEN", "holds"))
 
 
 class _Running:

@@ -6,7 +6,7 @@ leaves no more than drift that the next one finds.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 import msgspec
@@ -36,7 +36,6 @@ READINGS_AT_ONCE = 4  # each keeps a connection of the pool, and work for the se
 UNANSWERED_MAX = 3  # events in a row that a server gave no answer for; then it is the server, and no event
 REBUILT_KINDS = frozenset(("epoch_wrong", "layout_wrong"))  # what no repair in place can put right
 
-Drain = Callable[[int], Awaitable[object]]
 
 logger = structlog.get_logger("holdfast.persistence")
 
@@ -64,13 +63,11 @@ async def repair_event(
     sellable: SellableEvent,
     *,
     dry_run: bool = False,
-    drain: Drain | None = None,
     journals: JournalWatch | None = None,
     turns: AbstractAsyncContextManager[object] | None = None,
 ) -> EventRepair:
     """Audit one event and put right what differs, the ledger winning; *dry_run* only finds.
 
-    *drain* is called with the partition before an event is built anew, which makes entries of its journal worthless.
     *journals* and *turns* are shared with others that are repaired at the same time.
 
     Raises:
@@ -78,7 +75,7 @@ async def repair_event(
         EventNotFound: The ledger has no such event.
     """
     reader = EventReader(kernel, bookings, sellable, journals or JournalWatch(kernel), turns)
-    repairer = _Repairer(kernel, bookings, loader, sellable, drain)
+    repairer = _Repairer(kernel, bookings, loader, sellable)
     audit, reading = await reader.confirmed(await reader.read())
     found = {difference.identity: difference for difference in audit.differences}
     for _ in range(0 if dry_run else ROUNDS_MAX):
@@ -120,7 +117,6 @@ async def repair_events(
     event_ids: Iterable[str],
     *,
     dry_run: bool = False,
-    drain: Drain | None = None,
 ) -> AsyncIterator[EventRepair]:
     """Audit and repair many events, in no order, some of them at once; one that fails does not stop the others.
 
@@ -137,7 +133,7 @@ async def repair_events(
         try:
             sellable = await catalog.get(event_id)
             done = await repair_event(
-                kernel, bookings, loader, sellable, dry_run=dry_run, drain=drain, journals=journals, turns=turns
+                kernel, bookings, loader, sellable, dry_run=dry_run, journals=journals, turns=turns
             )
         except EventNotFound:
             audit = unknown_event(event_id)
@@ -174,11 +170,8 @@ async def repair_events(
 class _Repairer:
     """Puts right what was found of one event; ``rebuilt`` says whether it was built anew."""
 
-    def __init__(
-        self, kernel: Kernel, bookings: Bookings, loader: EventLoader, sellable: SellableEvent, drain: Drain | None
-    ) -> None:
+    def __init__(self, kernel: Kernel, bookings: Bookings, loader: EventLoader, sellable: SellableEvent) -> None:
         self.rebuilt = False
-        self._drain = drain
         self._kernel = kernel
         self._bookings = bookings
         self._loader = loader
@@ -223,8 +216,6 @@ class _Repairer:
         ):
             logger.error("Redis has a later epoch than the ledger: is it the right one?", event_id=event_id)
             return False
-        if self._drain is not None:
-            await self._drain(self._kernel.partition_of(self._sellable))
         if await self._loader.rebuild(event_id, seen_epoch=reading.epoch):
             self.rebuilt = True
             logger.warning("event rebuilt from the ledger", event_id=event_id, epoch_before=reading.epoch)

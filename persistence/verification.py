@@ -9,6 +9,7 @@ from engine.events import SellableEvent
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from persistence.advisory import advisory_lock
+from persistence.audit_journal import JournalWatch
 from persistence.bookings import Bookings
 from persistence.repair import repair_event
 
@@ -21,8 +22,11 @@ logger = structlog.get_logger("holdfast.persistence")
 class LedgerAuditor:
     """Implements ``engine.ports.Auditor``."""
 
-    def __init__(self, engine: AsyncEngine, kernel: Kernel, bookings: Bookings, loader: EventLoader) -> None:
+    def __init__(
+        self, engine: AsyncEngine, kernel: Kernel, bookings: Bookings, loader: EventLoader, journals: JournalWatch
+    ) -> None:
         self._engine = engine
+        self._journals = journals
         self._kernel = kernel
         self._bookings = bookings
         self._loader = loader
@@ -39,7 +43,7 @@ class LedgerAuditor:
         async with self._turns, advisory_lock(self._engine, f"holdfast audit {event_id}", wait_s=LOCK_WAIT_S):
             if await self._kernel.event_command(sellable, "HGET", "state", "audited") == server:
                 return  # whoever had the lock before has done it
-            repair = await repair_event(self._kernel, self._bookings, self._loader, sellable)
+            repair = await repair_event(self._kernel, self._bookings, self._loader, sellable, journals=self._journals)
             reply = await self._kernel.run("mark_audited", sellable, [epoch, server])
             if reply[0] == b"MARKED":
                 logger.warning(

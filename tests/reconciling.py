@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 
+from engine.booking_requests import JOURNAL_BYTES_MAX
 from engine.bookings import BookingDetails
 from engine.claims import ItemRequest
 from engine.definition import EventDefinition, RowDefinition, SectionDefinition
@@ -74,7 +75,8 @@ class Installation:
         assert claim is not None
         booking_id = f"{claim.key}~{event.event.id}"
         sealed = AesSealer([data_key(self.settings)]).seal(BookingDetails(), BookingId(booking_id))
-        attempt = [claim.key, "cy", "attempt", sealed, "body", "", "60000", event.layout.digest, "0:1;0*3"]
+        attempt = [claim.key, "cy", "attempt", sealed, "body", "", "60000", str(JOURNAL_BYTES_MAX)]
+        attempt += [event.layout.digest, "0:1;0*3"]
         reply = await kernel.run("book_places", event, [p if isinstance(p, bytes) else p.encode() for p in attempt])
         assert reply[0] == b"CONFIRMED"
         journal, record = self.partition_key(event, "journal"), self.key(event, "bookings")

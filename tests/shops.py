@@ -17,6 +17,7 @@ from engine.reservations import ClaimRequest, Reservations
 from engine.settlement import Settlement
 from engine.transport.open import open_transport
 from engine.verification import Verification
+from persistence.audit_journal import JournalWatch
 from persistence.bookings import Bookings
 from persistence.database import open_database
 from persistence.events import Events
@@ -44,7 +45,9 @@ class Shop:
         self.bookings = bookings
         self.settlement = Settlement(kernel, ledger, loader)
         self.drainer = Drainer(kernel, self.settlement, catalog, ledger, grace_ms=0)
-        self.verification = Verification(LedgerAuditor(bookings.engine, kernel, bookings, loader), wait_s=10.0)
+        self.verification = Verification(
+            LedgerAuditor(bookings.engine, kernel, bookings, loader, JournalWatch(kernel)), wait_s=10.0
+        )
         self.reservations = Reservations(
             kernel, catalog, loader, ledger, lab.sealer, self.settlement, self.verification, confirm_timeout_s=10.0
         )

@@ -65,8 +65,9 @@ class Archive(Duty):
             repaired = await self._equipment.repair(event)
         except (EventNotFound, EventNotOpen):
             return  # the audit tells of it
-        except Unavailable as error:
-            await self._equipment.check()
+        except Exception as error:  # as in the audit
+            if isinstance(error, Unavailable):
+                await self._equipment.check()
             self._findings.failed(sighting.event_id, error)
             return
         self._findings.audited(sighting, repaired)

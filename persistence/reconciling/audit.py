@@ -65,10 +65,11 @@ class Audit(Duty):
             repaired = await self._equipment.repair(event, dry_run=dry_run)
         except (EventNotFound, EventNotOpen):
             self._findings.unknown(sighting)
-        except Unavailable as error:
-            await self._equipment.check()
+        except Exception as error:  # damaged beyond reading, say: it must keep no other event from its audit
+            if isinstance(error, Unavailable):
+                await self._equipment.check()
             self._findings.failed(sighting.event_id, error)
-            sighting.since = time.monotonic() - ROTATION_S + RETRY_S
+            sighting.since, sighting.audited, sighting.urgent = time.monotonic() - ROTATION_S + RETRY_S, True, False
             return
         else:
             self._findings.audited(sighting, repaired)

@@ -151,8 +151,9 @@ class Rebuild(Duty):
                 self._roster.see(event.partition, event.event_id)
             except (EventNotFound, EventNotOpen):
                 pass  # it is not to be sold any more, since just now
-            except Unavailable as error:
-                await self._equipment.check()
+            except Exception as error:  # one event that cannot be loaded must not keep the others from it
+                if isinstance(error, Unavailable):
+                    await self._equipment.check()
                 self._findings.failed(event.event_id, error)
                 return True
         return False

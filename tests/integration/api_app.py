@@ -30,6 +30,7 @@ from engine.settlement import Settlement
 from engine.transport.open import open_transport
 from engine.verification import Verification
 from holdfast.metrics import process_figures
+from persistence.audit_journal import JournalWatch
 from persistence.bookings import Bookings
 from persistence.database import in_transaction, open_database
 from persistence.events import Events
@@ -66,7 +67,7 @@ async def composed(
     kernel.load_events_with(loader.load)
     settlement = Settlement(kernel, ledger, loader)
     patient = kernel.patient()
-    verification = Verification(LedgerAuditor(database, patient, bookings, loader), wait_s=5.0)
+    verification = Verification(LedgerAuditor(database, patient, bookings, loader, JournalWatch(kernel)), wait_s=5.0)
     reservations = Reservations(
         kernel,
         catalog,

@@ -130,7 +130,7 @@ def commands_of_the_code() -> set[str]:
     sent: set[str] = set()
     for name in lua.names():
         calls = re.findall(r"redis\.call\('([A-Z_]+)'(?:, '([A-Z]+)')?", lua.load(name).source.decode())
-        sent.update(f"{verb}|{other}" if verb == "MEMORY" else verb for verb, other in calls)
+        sent.update(f"{verb}|{other}" if verb in ("MEMORY", "XINFO") else verb for verb, other in calls)
     for package in ("engine", "persistence", "api", "holdfast"):
         for file in (ROOT / package).rglob("*.py"):
             for verb, other in re.findall(

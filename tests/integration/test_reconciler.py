@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from reconciling import YESTERDAY, Installation, reconciling, until
 
+from engine.errors import StoreUnavailable
 from holdfast.compose import open_parts
 from holdfast.settings import Settings, load_settings
 from persistence.heartbeats import read_heartbeats
@@ -250,3 +251,41 @@ async def test_reconciler_goes_on_when_its_sessions_were_cut(shop: Installation)
         shop.redis.flushall()
 
         await until(lambda: shop.is_loaded(event), within_s=5)
+
+
+async def test_an_event_that_cannot_be_read_keeps_no_other_from_its_audit(shop: Installation) -> None:
+    bad, good = await shop.open_event("bad"), await shop.open_event("good")
+    await shop.book("good")
+    shop.redis.delete(shop.key(bad, "users"))
+    shop.redis.set(shop.key(bad, "users"), "no hash")
+    shop.redis.hincrby(shop.key(good, "state"), "free:0:0", -7)
+
+    async with reconciling(shop.settings) as reconciler:
+        await until(lambda: shop.counter(good, "free:0:0") == 100, within_s=20)
+        await until(lambda: reconciler.figures.failures.get("event"), within_s=10)
+
+
+async def test_a_redis_of_a_later_epoch_than_the_ledger_is_not_emptied(shop: Installation) -> None:
+    """Postgres was restored from a backup, say: Redis knows more than it does."""
+    event = await shop.open_event("gig")
+    hold = await shop.hold("gig")
+    shop.redis.hset(shop.key(event, "state"), "epoch", 9)
+
+    with pytest.raises(StoreUnavailable):
+        await shop.parts.loader.load("gig")
+
+    rows = await shop.postgres("SELECT epoch FROM events WHERE id = 'gig'")
+    assert rows[0]["epoch"] == 1
+    assert (await shop.parts.reservations.find_hold(hold, customer_id="ana")).id == hold
+
+
+async def test_bookings_of_the_journal_are_in_the_ledger_before_the_epoch_is_raised_over_them(
+    shop: Installation,
+) -> None:
+    event = await shop.open_event("gig")
+    booking_id = await shop.leave_behind(event, age_s=0)
+
+    assert await shop.parts.loader.rebuild("gig", seen_epoch=1)
+
+    assert await shop.status_of(booking_id) == "confirmed"
+    assert shop.counter(event, "sold:0:0") == 3

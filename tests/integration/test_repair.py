@@ -280,7 +280,8 @@ async def test_journal_is_drained_before_an_event_is_built_anew(scene: Scene) ->
     async def drain(partition: int) -> None:
         drained.append((partition, await parts.kernel.epoch_in_store(scene.event)))
 
-    done = await repair_event(parts.kernel, parts.bookings, parts.loader, scene.event, drain=drain)
+    parts.loader.drain_with(drain)
+    done = await repair_event(parts.kernel, parts.bookings, parts.loader, scene.event)
     assert (done.rebuilt, drained) == (True, [(scene.partition, 1)])
 
 

@@ -90,7 +90,7 @@ def play(venue: Venue, legs: int, steps: list[tuple[Any, ...]]) -> list[list[Any
             replies.append(venue.hold(places, **options))
         elif act == "release" and held:
             _, options = held[what[0] % len(held)]
-            replies.append(venue.release(options["hold_id"], owner=options["owner"]))
+            replies.append(venue.release(options["hold_id"], owner=options["owner"], attempt="r1"))
         elif act == "advance":
             venue.advance(what[0])
         elif act == "status":

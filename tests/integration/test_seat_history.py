@@ -210,7 +210,7 @@ async def test_booking_that_is_not_in_the_ledger_yet_is_told_as_such(past: Past)
     hold_id = await past.hold()
     key = parse_claim_id(hold_id)
     assert key is not None
-    reply = await past.run("confirm_hold", key.key, "ana", "a1", "sealed", "", "", "1000")
+    reply = await past.run("confirm_hold", key.key, "ana", "a1", "sealed", "", "", "1000", "1000000")
     assert reply[0] == b"CONFIRMED"
     at = await past.now()
     told = await past.seat(at)
