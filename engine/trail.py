@@ -12,6 +12,7 @@ from engine.keys import event_of_key
 # from before lives on.
 TrailWord = Literal["active", "expired", "released", "confirmed", "refused", "rebuilt"]
 _WORDS = frozenset(get_args(TrailWord))
+_BEGUN = b"begun"  # the first line of a trail, so that there is one; it tells nothing
 LINES_MAX = 250_000  # as in lua/include/trail.lua
 LINES_AT_ONCE = 1_000  # in one reading, about a millisecond of the server's time
 _READINGS_MAX = 2 * LINES_MAX // LINES_AT_ONCE  # of one walk: a trail that grows meanwhile does not go on for ever
@@ -61,14 +62,15 @@ async def read_trail(kernel: Kernel, partition: int, *, limit: int = LINES_AT_ON
     if reply[0] == b"NO_TRAIL":
         return None
     number, lost, since_ms, *entries = reply[1:]
-    lines = [line for _, fields in entries if (line := _line_of(fields)) is not None]
+    told = [fields for _, fields in entries if fields[0] != _BEGUN]
+    lines = [line for fields in told if (line := _line_of(fields)) is not None]
     return TrailPart(
         first_number=number,
         lost=lost,
         lost_since_ms=since_ms,
         ids=tuple(entry_id for entry_id, _ in entries),
         lines=tuple(lines),
-        unreadable=len(entries) - len(lines),
+        unreadable=len(told) - len(lines),
     )
 
 
@@ -94,7 +96,7 @@ async def walk_trail(kernel: Kernel, partition: int) -> AsyncIterator[TrailLine]
 
 async def begin_trail(kernel: Kernel, partition: int) -> None:
     """Have scripts leave a trail from now on. What is loaded into an empty Redis has one anyway."""
-    await kernel.partition_command(partition, "XADD", "trail", "*", "begun", "")
+    await kernel.partition_command(partition, "XADD", "trail", "*", _BEGUN, b"")
 
 
 async def end_trail(kernel: Kernel, partition: int) -> None:

@@ -44,6 +44,7 @@ class Crowd:
         """The share of requests that are first sent by somebody who hangs up before the answer."""
         self.recording = Recording()
         self.events = {event.id: event for event in events}
+        self._popular = tuple(events)
         self.findings: list[str] = []
         self.codes: Counter[str] = Counter()
         self.late_s: list[float] = []
@@ -66,6 +67,11 @@ class Crowd:
             finally:
                 self._stopped.set()
         await asyncio.gather(*self._resolving)
+
+    async def add_quiet(self, event: OnSale) -> None:
+        """Put an event on sale that the crowd does not buy at, and the checker looks at all the same."""
+        await self._rig.put_on_sale([event.definition])
+        self.events[event.id] = event
 
     async def until_operations(self, count: int, *, within_s: float = 60.0) -> None:
         """Wait until *count* more operations have ended, which is bounded."""
@@ -125,7 +131,7 @@ class Crowd:
         buyer = Buyer(self, rng.randrange(2**32))
         try:
             while not self._stopped.is_set():
-                await buyer.visit(f"c{next(self._customers)}", rng.choice(list(self.events.values())))
+                await buyer.visit(f"c{next(self._customers)}", rng.choice(self._popular))
                 await asyncio.sleep(self._pause_s)
         finally:
             buyer.close()

@@ -4,12 +4,14 @@ Scripts take the later of ``TIME`` and the event's own ``clock``; so a clock tha
 Whoever asks for ``TIME`` by itself is answered through the proxy, with the same jump.
 """
 
+import asyncio
 import re
 from collections.abc import Callable
 
 import pytest
 from checker import check, fault
 from crowd import AFTER, WARM_UP, Crowd, crowd_buying
+from recording import now
 from rig import PARTITIONS, Rig
 
 from engine.keys import event_key, partition_of
@@ -17,6 +19,10 @@ from engine.keys import event_key, partition_of
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 JUMP_S = 600
+ALARM = "Redis's clock has jumped"
+AT_WORK = "partitions owned"
+LOOK_S = 2.0  # twice the time between two looks
+SAID_WITHIN_S = 20.0
 _TIME_REPLY = re.compile(rb"\*2\r\n\$10\r\n(\d{10})\r\n(?=\$\d\r\n)")
 
 
@@ -29,15 +35,26 @@ async def test_no_place_is_sold_twice_when_the_clock_jumps_ahead_and_back(
 ) -> None:
     async with crowd_buying(rig, "clock") as crowd:
         await crowd.until_operations(WARM_UP)
+        await _until_said(rig, AT_WORK)
+        await asyncio.sleep(LOOK_S)  # a clock that was never looked at cannot be seen to jump
         with fault() as window:
             rig.store_proxy.rewrite = _ahead
             _move_clocks(rig, crowd)
             await crowd.until_operations(AFTER)
+            await _until_said(rig, ALARM)
             rig.store_proxy.rewrite = None  # and back: the events' clocks do not follow
         await crowd.until_operations(WARM_UP)
 
     ended = crowd.codes["410 hold-expired"]
     report(8, f"clock {JUMP_S} s ahead, and back", await check(rig, crowd, window), f"{ended} holds ended early")
+
+
+async def _until_said(rig: Rig, text: str) -> None:
+    """Until the reconciler of ``serve`` has said so, which is bounded."""
+    give_up_at = now() + SAID_WITHIN_S
+    while text not in rig.apis[0].said():
+        assert now() < give_up_at, rig.complaints()
+        await asyncio.sleep(0.05)
 
 
 def _move_clocks(rig: Rig, crowd: Crowd) -> None:

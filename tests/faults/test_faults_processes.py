@@ -11,7 +11,7 @@ import pytest
 from checker import check, fault
 from crowd import AFTER, WARM_UP, Crowd, crowd_buying
 from http_calls import Answer, Connection, NoAnswer
-from on_sale import OnSale
+from on_sale import OnSale, one_row
 from proxy import Catch, Proxy
 from recording import Operation, now
 from rig import READY_WAIT_S, Process, Rig
@@ -52,9 +52,13 @@ async def test_a_repetition_converges_when_an_api_process_is_killed(
     async with rig.proxied(op) as proxies:
         victim = await rig.serve(workers=1, proxies=proxies, public=False)
         async with crowd_buying(rig, f"killed-{op}", clients=4, pause_s=0.05) as crowd:
+            quiet = one_row(f"killed-{op}", 2 * len(points))
+            await crowd.add_quiet(quiet)
             with fault() as window:
                 for number, point in enumerate(points):
-                    await _kill_at(rig, crowd, point, await _make_request(rig, crowd, op, number), victim, proxies)
+                    await _kill_at(
+                        rig, crowd, point, await _make_request(rig, crowd, quiet, op, number), victim, proxies
+                    )
             await crowd.until_operations(WARM_UP // 4)
         await victim.stop()
 
@@ -84,11 +88,10 @@ async def test_the_others_go_on_when_api_processes_are_killed_again_and_again(
     assert kills >= 3
 
 
-async def _make_request(rig: Rig, crowd: Crowd, op: str, number: int) -> Request:
-    """A request for seats of the last row, where nobody else wants to sit."""
-    event = _hall(crowd)
+async def _make_request(rig: Rig, crowd: Crowd, event: OnSale, op: str, number: int) -> Request:
+    """A request for two seats that nobody else wants."""
     customer = f"victim-{op}-{number}"
-    claim = {"items": [{"section": "stalls", "seats": list(event.seats["stalls"][-2 * (number + 1) :][:2])}]}
+    claim = {"items": [{"section": "box", "seats": list(event.seats["box"][2 * number :][:2])}]}
     if op == "hold":
         return Request(op, customer, f"/v1/events/{event.id}/holds", claim, uuid4().hex)
     if op == "book":
@@ -121,7 +124,7 @@ async def _kill_at(
     again = await rig.ask("POST", request.path, customer=request.customer, body=request.body, key=request.key)
     assert (again.status, again.json()["id"]) == (201, answer.json()["id"])
     assert again.headers[b"idempotent-replayed"] == b"true"
-    _record(crowd, _hall(crowd), request.op, request.customer, answer, invoked_at)
+    _record(crowd, crowd.events[answer.json()["event_id"]], request.op, request.customer, answer, invoked_at)
 
 
 async def _until_ready(victim: Process) -> None:
@@ -182,7 +185,3 @@ def _record(crowd: Crowd, event: OnSale, op: str, customer: str, answer: Answer,
             attempts=2,
         )
     )
-
-
-def _hall(crowd: Crowd) -> OnSale:
-    return next(event for event in crowd.events.values() if event.id.endswith("hall"))

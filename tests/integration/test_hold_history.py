@@ -17,6 +17,7 @@ from engine.events import SellableEvent
 from engine.ids import new_claim_id, parse_claim_id
 from engine.kernel import Kernel
 from engine.loader import EventLoader
+from engine.trail import begin_trail, read_trail
 from persistence import hold_history
 from persistence.database import open_database
 from persistence.hold_history import first_id_at, moment, purge_hold_history, store_trail
@@ -241,6 +242,17 @@ async def test_trail_ends_and_begins_as_history_is_switched(trail: Trail) -> Non
     assert not await trail.kernel.partition_command(trail.partition, "EXISTS", "trail")
     assert await trail.store() == 0
     assert await trail.kernel.partition_command(trail.partition, "EXISTS", "trail")
+
+
+async def test_trail_that_has_just_begun_has_nothing_that_cannot_be_read(trail: Trail) -> None:
+    await trail.store(keep=False)
+    await begin_trail(trail.kernel, trail.partition)
+    await trail.add("active", T0 + 1)
+
+    part = await read_trail(trail.kernel, trail.partition)
+
+    assert part is not None
+    assert (len(part.ids), len(part.lines), part.unreadable) == (2, 1, 0)
 
 
 async def test_event_that_is_loaded_where_no_history_is_kept_begins_no_trail(redis_url: str, lab: Lab) -> None:
