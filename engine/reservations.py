@@ -365,6 +365,14 @@ class Reservations:
         except EventNotFound:
             raise HoldNotFound(hold_id) from None
 
+    async def _may_have_forgotten(self, event: SellableEvent) -> bool:
+        """Whether the event's state was ever built anew or repaired.
+
+        Asked of Redis, so that ten thousand who come too late with a key each do not all ask Postgres.
+        """
+        epoch, repairs = await self._kernel.event_command(event, "HMGET", "state", "epoch", "repairs")
+        return epoch != b"1" or (repairs or b"0") != b"0"
+
     async def _find_replay(self, once: Once) -> Booked | None:
         """The booking that the key made, where all events meet: a script sees but the keys of its own partition.
 
@@ -401,7 +409,11 @@ class Reservations:
             return await self._resume(claim_id_of(reply[1].decode(), event.event.id), request)
         if reply[0] != b"CONFIRMED":
             # Redis may have forgotten the key with everything else; the ledger has not, and it is no refusal then.
-            if request.once is not None and (booked := await self._find_replay(request.once)) is not None:
+            if (
+                request.once is not None
+                and await self._may_have_forgotten(event)
+                and (booked := await self._find_replay(request.once)) is not None
+            ):
                 return booked
             raise booking_refusal(reply, event, request.booking_id)
         _, epoch, created_ms, confirmed_ms, journal_id, places = reply
