@@ -35,7 +35,9 @@ from recording import Operation
 STATES_MAX = 200_000  # of one place: far more than a busy seat needs (thousands), and a matter of seconds
 SLACK_S = 0.05  # between Redis's clock, which deadlines are by, and the one of the recording; both are of one machine
 TAKEN = "places-unavailable"
-UNDONE = frozenset({TAKEN, "booking-refused", "booking-not-found"})  # a confirmation refused by the ledger ends the hold
+UNDONE = frozenset(
+    {TAKEN, "booking-refused", "booking-not-found"}
+)  # a confirmation refused by the ledger ends the hold
 
 Cell = tuple[str, str, str, int]  # event, section, seat, leg
 Kind = Literal["hold", "extend", "release", "confirm", "book", "taken"]
@@ -311,4 +313,3 @@ def _certain(operations: Sequence[Operation], *, holds_are_kept: bool) -> Iterat
             end = math.inf if one.hold_id in confirmed else ends[one.hold_id or ""]
             if end > one.completed_at:
                 yield one, one.completed_at, end
-

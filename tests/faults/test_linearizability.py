@@ -179,6 +179,5 @@ def _busy_seat(*, rivals: int, rounds: int) -> list[Operation]:
         at = float(number)
         history.append(told("hold", f"h{number}", at, at + 0.1 + rng.random() / 10, expires_at=at + 60))
         history.append(told("release", f"h{number}", at + 0.9, at + 0.95))
-        for _ in range(rivals - 1):
-            history.append(refused(at + rng.random() * 0.5, at + 0.6 + rng.random() * 0.25))
+        history += [refused(at + rng.random() * 0.5, at + 0.6 + rng.random() * 0.25) for _ in range(rivals - 1)]
     return history
