@@ -171,6 +171,42 @@ def test_a_lie_in_the_middle_of_thousands_of_operations_is_found() -> None:
     assert "none of these can be next" in finding
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_what_a_real_place_would_have_said_passes_whatever_was_not_heard(seed: int) -> None:
+    verdict = judge(*_overheard(random.Random(seed), operations=120))
+
+    assert verdict.findings == []
+    assert verdict.states < 50_000
+
+
+def _overheard(rng: random.Random, *, operations: int) -> list[Operation]:
+    """A place lives through operations at known moments; clients learn the outcomes late, and some never do."""
+    history: list[Operation] = []
+    owner, until, is_sold, is_known = "", 0.0, False, False
+    for number in range(operations):
+        at = float(number)
+        invoked_at, answered_at = at - rng.random() * 8, at + rng.random() * 8
+        heard = None if rng.random() < 0.05 else answered_at
+        is_free = not is_sold and (not owner or until <= at)
+        op: Op = rng.choices(("hold", "release", "extend", "confirm", "book"), (60, 25, 10, 1, 1))[0]
+        if op in ("hold", "book"):
+            if is_free:
+                owner, until, is_sold = f"{op}-{number}", at + rng.choice((3, 10, 40)), op == "book"
+                is_known = heard is not None  # or its customer has no id to go on with
+                named = {} if heard else {"hold_id": None, "booking_id": None}
+                history.append(
+                    told(op, owner, invoked_at, heard, **named, expires_at=until if heard and op == "hold" else None)
+                )
+            elif heard:
+                history.append(refused(invoked_at, heard))
+        elif is_known and not is_free and not is_sold:
+            until = at + 20 if op == "extend" else until
+            history.append(told(op, owner, invoked_at, heard, expires_at=until if heard and op == "extend" else None))
+            is_sold = op == "confirm"
+            owner = "" if op == "release" else owner
+    return history
+
+
 def _busy_seat(*, rivals: int, rounds: int) -> list[Operation]:
     """Rounds of a second: somebody holds the seat and releases it, the others are refused, and answers are late."""
     rng = random.Random(7)
