@@ -33,6 +33,7 @@ import msgspec
 from recording import Operation
 
 STATES_MAX = 200_000  # of one place: far more than a busy seat needs (thousands), and a matter of seconds
+SHOWN_MAX = 5  # of the operations that cannot be next; a rush has hundreds
 SLACK_S = 0.05  # between Redis's clock, which deadlines are by, and the one of the recording; both are of one machine
 TAKEN = "places-unavailable"
 UNDONE = frozenset(
@@ -137,8 +138,8 @@ class _History:
                 self._furthest = state
             waiting += self._successors(state, moment)
         window, _ = self._window(self._furthest)
-        stuck = "; ".join(_describe(self._steps[number]) for number in window)
-        return f"with {self._furthest.place or 'the place free'}, none of these can be next: {stuck}"
+        stuck = "; ".join(_describe(self._steps[number]) for number in window[:SHOWN_MAX])
+        return f"with {self._furthest.place or 'the place free'}, none of {len(window)} can be next: {stuck}"
 
     def _successors(self, state: _State, moment: float) -> list[tuple[_State, float]]:
         """Where one more step leads to; the most promising, whose answer came first, is last."""

@@ -39,12 +39,12 @@ async def test_exactly_one_of_many_callers_gets_the_last_seat(
 
 
 async def _call(rig: Rig, crowd: Crowd, event_id: str, customers: Iterator[int], answers: Counter[int]) -> None:
-    """One caller after the other, over one connection."""
+    """One caller after the other, over one connection; a customer's key is used for this event alone."""
     connection = Connection(rig.urls[0])
     body = {"event_id": event_id, "items": [{"section": "box", "seats": ["R1-1"]}]}
     for number in customers:
         customer, invoked_at = f"caller-{number}", now()
-        answer = await connection.call("POST", "/v1/bookings", token=rig.token(customer), body=body, key="only")
+        answer = await connection.call("POST", "/v1/bookings", token=rig.token(customer), body=body, key=event_id)
         crowd.inspect("POST", "/v1/bookings", answer)
         answers[answer.status] += 1
         booked = answer.json() if answer.status == 201 else None
@@ -62,7 +62,7 @@ async def _call(rig: Rig, crowd: Crowd, event_id: str, customers: Iterator[int],
                 hold_id=None if booked is None else booked["id"],
                 status=answer.status,
                 code=answer.code,
-                key="only",
+                key=event_id,
             )
         )
     connection.close()
