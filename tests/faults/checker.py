@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 
 import msgspec
 from crowd import Crowd
+from linearizability import check_history
 from on_sale import OnSale
 from recording import Operation, Place, now
 from rig import Rig
@@ -69,8 +70,11 @@ class _Booking(msgspec.Struct, frozen=True):
     owning: bool
 
 
-async def check(rig: Rig, crowd: Crowd, window: Fault | None = None) -> Figures:
-    """Compare everything with everything; the servers must be up, and may still be settling."""
+async def check(rig: Rig, crowd: Crowd, window: Fault | None = None, *, holds_are_kept: bool = False) -> Figures:
+    """Compare everything with everything; the servers must be up, and may still be settling.
+
+    *holds_are_kept* says that Redis has lost nothing in the run: then holds are promises too.
+    """
     operations = crowd.recording.operations
     async with open_parts(rig.settings) as parts:
         whole_s, drift = await _until_whole(parts, list(crowd.events))
@@ -79,9 +83,12 @@ async def check(rig: Rig, crowd: Crowd, window: Fault | None = None) -> Figures:
     acknowledged = [one for one in operations if one.op in ("confirm", "book") and one.outcome == "ok"]
     lost = list(_lost(acknowledged, bookings))
     duplicates = list(_twice(crowd.events, bookings, acknowledged))
+    verdict = check_history(operations, _capacities(crowd.events), holds_are_kept=holds_are_kept)
+    print(f"\n{verdict}")
     findings = [
         *crowd.findings,
         *drift,
+        *_shorten(verdict.findings),
         *_shorten(lost),
         *_shorten(duplicates),
         *_shorten(strangers),
@@ -101,6 +108,10 @@ async def check(rig: Rig, crowd: Crowd, window: Fault | None = None) -> Figures:
         late=len(crowd.late_s),
         findings=findings,
     )
+
+
+def _capacities(events: dict[str, OnSale]) -> dict[tuple[str, str], int]:
+    return {(event.id, section): size for event in events.values() for section, size in event.capacities.items()}
 
 
 async def _until_whole(parts: Parts, event_ids: list[str]) -> tuple[float, list[str]]:

@@ -93,7 +93,8 @@ async def test_scripts_are_loaded_again_unnoticed_after_script_flush(rig: Rig, r
         await crowd.until_operations(WARM_UP)
         loads = _script_loads(rig) - loads
 
-    report(4, f"SCRIPT FLUSH, {flushes} times", await check(rig, crowd, window), f"{loads} scripts loaded again")
+    figures = await check(rig, crowd, window, holds_are_kept=True)
+    report(4, f"SCRIPT FLUSH, {flushes} times", figures, f"{loads} scripts loaded again")
     assert 0 < loads <= flushes * 2 * len(lua.names())  # each process loads what it needs, once
     assert not [code for code in crowd.codes if code.startswith(("5", "no answer"))]
 

@@ -4,16 +4,13 @@ A mutant is killed by a short history that the real scripts live through: compar
 and at its end with the invariants of ``tests/invariants.py``.
 """
 
-import hashlib
 from collections.abc import Callable
 
 import msgspec
 import pytest
 from invariants import assert_consistent
+from script_mutants import mutated
 from script_runner import FROZEN_MS, PARTITIONS, TTL_MS, Runner, Venue, new_id
-
-import lua
-from lua import Script
 
 History = Callable[[Venue], None]
 
@@ -68,6 +65,30 @@ def places_are_wanted_twice(venue: Venue) -> None:
         venue.hold(places, owner="cem")
 
 
+def places_are_booked_twice(venue: Venue) -> None:
+    venue.held("0:1;0*8;1#3,4", owner="bea")
+    venue.booked("0:1;1#5", owner="bea")
+    for places in ("0:1;0*3", "0:1;1#3", "0:1;1#5", "0:1;1?9"):
+        venue.book(places, owner="cem")
+
+
+def sale_has_ended(venue: Venue) -> None:
+    venue.held("0:1;0*1")  # there is a deadline before that of the next hold, which is then a usual claim
+    venue.set_status("closed")
+    for places in ("0:1;1#3", "0:1;1#4,5"):
+        assert venue.hold(places) == ["NOT_OPEN", 1, "closed"]
+        assert venue.book(places) == ["NOT_OPEN", "closed"]
+
+
+def every_call_is_sent_twice(venue: Venue) -> None:
+    hold_id, booking_id, wanted = new_id(), new_id(), "0:1;0*2"
+    for _ in range(2):
+        venue.hold(wanted, hold_id=hold_id)
+        venue.hold("0:1;0*1;1#3", hold_id="h" + hold_id[1:])
+    for _ in range(2):
+        venue.book(wanted, booking_id=booking_id)
+
+
 def customer_wants_more_and_more(venue: Venue) -> None:
     venue.held("0:1;0*10")
     venue.booked("0:1;1?10")
@@ -120,6 +141,34 @@ def booking_is_undone_twice(venue: Venue) -> None:
     assert venue.unbook(booking_id) == ["NOT_FOUND"]
 
 
+def another_server_has_taken_over(venue: Venue) -> None:
+    hold_id = venue.held("0:1;0*2;1#3")
+    venue.come_from_another_server()
+    assert venue.confirm(hold_id)[0] == "UNAUDITED"
+    assert venue.book("0:1;0*2")[0] == "UNAUDITED"
+
+
+def server_changes_during_an_audit(venue: Venue) -> None:
+    hold_id = venue.held("0:1;0*2")
+    venue.come_from_another_server()
+    venue.mark_audited(1, server="the one before")
+    assert venue.confirm(hold_id)[0] == "UNAUDITED"
+
+
+def two_reconcilers_have_read_the_same(venue: Venue) -> None:
+    venue.held("0:1;0*2")
+    venue.redis.hincrby(venue.key("state"), "free:0:0", -3)
+    for _ in range(2):
+        venue.repair("count|free:0:0|3", repairs=0)
+
+
+def hold_is_confirmed_before_it_is_repaired_away(venue: Venue) -> None:
+    hold_id = venue.held("0:1;0*2;1#3")
+    record = venue.redis.hget(venue.key("holds"), hold_id).decode()  # type: ignore[union-attr]
+    venue.confirm(hold_id)
+    venue.repair(f"end_hold|{hold_id}|{record}", "clear_held|3", "count|held:0:0|-2", "count|free:0:0|2")
+
+
 def load_is_interrupted(venue: Venue) -> None:
     bookings = [(new_id(), "0:1;0*2;1#3", "ana")]
     venue.begin_load(2)
@@ -160,6 +209,27 @@ MUTANTS = {
     "a booking ignores the journal's bound": Mutant(
         "book_places", "if is_journal_full(keys, bytes_max)", "if false", journal_is_full
     ),
+    "a confirmation goes on after a change of server": Mutant(
+        "confirm_hold", "'audited') ~= server", "'audited') == ''", another_server_has_taken_over
+    ),
+    "a booking goes on after a change of server": Mutant(
+        "book_places", "'audited') ~= server", "'audited') == ''", another_server_has_taken_over
+    ),
+    "an audit of one server counts on another": Mutant(
+        "mark_audited",
+        "or server ~= server_id() then",
+        "then return { 'STALE' } end server = server_id() if false then",
+        server_changes_during_an_audit,
+    ),
+    "a reading is acted upon twice": Mutant(
+        "repair_event", "or (repaired or '0') ~= repairs", "", two_reconcilers_have_read_the_same
+    ),
+    "a repair does not look again": Mutant(
+        "repair_event",
+        "verb.holds_true and not verb.holds_true(unpack(fields))",
+        "false",
+        hold_is_confirmed_before_it_is_repaired_away,
+    ),
     "a dead letter is revived and stays": Mutant(
         "revive_entry", "redis.call('HDEL', keys.dead, journal_id)", "", letter_is_revived_twice
     ),
@@ -172,6 +242,48 @@ MUTANTS = {
     ),
     "counts are not looked at": Mutant(
         "hold_places", "if free < item.quantity then", "if false then", places_are_wanted_twice
+    ),
+    "the usual claim does not look at what is sold": Mutant(
+        "hold_places", "+ redis.call('GETBIT', KEYS[3], cell) > 0", "> 0", places_are_wanted_twice
+    ),
+    "the usual claim does not look at what is held": Mutant(
+        "hold_places", "redis.call('GETBIT', KEYS[2], cell) + ", "", places_are_wanted_twice
+    ),
+    "the usual claim does not look at counts": Mutant(
+        "hold_places", "and quantity <= tonumber(free)", "", places_are_wanted_twice
+    ),
+    "the usual claim has no limit": Mutant(
+        "hold_places", "<= tonumber(max_customer)", "< 1000", customer_wants_more_and_more
+    ),
+    "the usual claim goes on when sale has ended": Mutant(
+        "hold_places", "if status == 'open' and", "if", sale_has_ended
+    ),
+    "the usual claim sent twice holds twice": Mutant(
+        "hold_places",
+        "redis.call('HSETNX', KEYS[4], hold_id, record) == 1",
+        "redis.call('HSET', KEYS[4], hold_id, record) >= 0",
+        every_call_is_sent_twice,
+    ),
+    "a hold sent twice holds twice": Mutant(
+        "hold_places", "if record then\n    claim.again", "if false then\n    claim.again", every_call_is_sent_twice
+    ),
+    "a booking sent twice books twice": Mutant(
+        "book_places", "or find_booking(ev, booking_id, owner, attempt)", "", every_call_is_sent_twice
+    ),
+    "a booking does not look at what is sold": Mutant(
+        "book_places", "if sold[i] then", "if false then", places_are_booked_twice
+    ),
+    "a booking does not look at what is held": Mutant(
+        "book_places", "elseif held[i] then", "elseif false then", places_are_booked_twice
+    ),
+    "a booking does not look at counts": Mutant(
+        "book_places", "if free < item.quantity then", "if false then", places_are_booked_twice
+    ),
+    "holds go on when sale has ended": Mutant(
+        "hold_places", "if ev.status ~= 'open' or ev.now >= ev.closes then", "if false then", sale_has_ended
+    ),
+    "bookings go on when sale has ended": Mutant(
+        "book_places", "if ev.status ~= 'open' or ev.now >= ev.closes then", "if false then", sale_has_ended
     ),
     "neighbours are chosen that are sold": Mutant(
         "hold_places", "not held[i] and not sold[i] and", "not held[i] and", places_are_wanted_twice
@@ -213,20 +325,13 @@ def live_through(runner: Runner, history: History) -> None:
     assert_consistent(runner.redis, venue.event, partitions=PARTITIONS)
 
 
-def mutated(mutant: Mutant) -> Script:
-    script = lua.load(mutant.script)
-    source = script.source.decode()
-    assert mutant.original in source, f"{mutant.script} has changed: there is nothing to replace"
-    changed = source.replace(mutant.original, mutant.replacement).encode()
-    return msgspec.structs.replace(script, source=changed, sha=hashlib.sha1(changed).hexdigest().encode())
-
-
 @pytest.mark.parametrize("name", MUTANTS)
 def test_script_without_a_safety_is_found_out(redis_url: str, name: str) -> None:
     runner = Runner(redis_url)
     live_through(runner, MUTANTS[name].history)
     runner.redis.flushall()
-    changed = mutated(MUTANTS[name])
+    mutant = MUTANTS[name]
+    changed = mutated(mutant.script, (mutant.original, mutant.replacement))
     runner.scripts[changed.name] = changed
     with pytest.raises(AssertionError):
         live_through(runner, MUTANTS[name].history)

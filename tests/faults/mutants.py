@@ -1,0 +1,89 @@
+"""Safeties of the Python side, taken out: each function replaces one of them for the length of a test."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine import kernel
+from engine.booking_requests import accepted_booking
+from engine.bookings import BookingDetails, JournalEntry
+from engine.errors import StoreUnavailable
+from engine.events import SellableEvent
+from engine.ports import Committed, Sealer
+from engine.reservations import Reservations
+from engine.settlement import Settled, Settlement
+from persistence import ledger_batch
+from persistence.ledger import PostgresLedger
+from persistence.ledger_batch import Outcomes
+from persistence.ledger_entries import ReadyEntry
+
+
+def epochs_are_not_compared(patch: pytest.MonkeyPatch) -> None:
+    """An entry is written whatever has become of the state that it was accepted under."""
+
+    async def check(connection: Any, batch: Sequence[ReadyEntry], sealer: Sealer) -> tuple[list[ReadyEntry], Outcomes]:
+        return list(batch), {}
+
+    patch.setattr(ledger_batch, "_check_epochs", check)
+
+
+def claims_in_the_way_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+    """``ON CONFLICT DO NOTHING``, and nobody looks at what was not inserted."""
+
+    async def insert(connection: Any, entries: Sequence[ReadyEntry]) -> None:
+        cells = sorted((one.entry.event_id, seat, leg, one.id) for one in entries for seat, leg in one.cells)
+        if cells:
+            await connection.execute(ledger_batch._INSERT_CLAIMS, *zip(*cells, strict=True))
+
+    patch.setattr(ledger_batch, "_insert_claims", insert)
+
+
+def keys_are_left_to_redis(patch: pytest.MonkeyPatch) -> None:
+    """The ledger keeps no idempotency keys of its own."""
+
+    async def insert(connection: Any, entries: Sequence[ReadyEntry], sealer: Sealer) -> None:
+        return None
+
+    patch.setattr(ledger_batch, "_insert_keys", insert)
+
+
+def retries_have_new_ids(patch: pytest.MonkeyPatch) -> None:
+    """A call whose reply was lost is made anew, rather than sent again as it was."""
+    hold = Reservations.hold
+
+    async def hold_again(self: Reservations, *args: Any, **options: Any) -> Any:
+        try:
+            return await hold(self, *args, **options)
+        except StoreUnavailable:
+            return await hold(self, *args, **options)
+
+    patch.setattr(kernel, "SENDS_MAX", 1)
+    patch.setattr(Reservations, "hold", hold_again)
+
+
+def journal_is_dropped_before_the_commit(patch: pytest.MonkeyPatch) -> None:
+    """An entry is forgotten when its commit begins."""
+    settle = Settlement.settle
+
+    async def settle_late(self: Settlement, entry: JournalEntry, event: SellableEvent) -> Settled:
+        self._drop(self._kernel.partition_of(event), entry.journal_id)
+        return await settle(self, entry, event)
+
+    patch.setattr(Settlement, "settle", settle_late)
+
+
+def bookings_are_acknowledged_before_the_commit(patch: pytest.MonkeyPatch) -> None:
+    """A booking is called durable when its commit begins."""
+    commit, under_way = PostgresLedger.commit, set()
+
+    async def commit_later(self: PostgresLedger, entry: JournalEntry, sellable: SellableEvent) -> Committed:
+        task = asyncio.create_task(commit(self, entry, sellable))
+        under_way.add(task)
+        task.add_done_callback(lambda task: task.exception())
+        accepted = accepted_booking(entry, sellable, BookingDetails())
+        return Committed(msgspec.structs.replace(accepted, status="confirmed", durable=True))
+
+    patch.setattr(PostgresLedger, "commit", commit_later)
