@@ -48,7 +48,12 @@ def new_claim_id(event_id: str) -> HoldId:
 
 def claim_id(number: int, event_id: str) -> str:
     """The public id made of the 128-bit *number* and the event."""
-    return claim_id_of("".join([_PAIRS[number >> shift & 1023] for shift in _PAIR_SHIFTS]), event_id)
+    return claim_id_of(claim_key(number), event_id)
+
+
+def claim_key(number: int) -> str:
+    """What an event's hashes call the hold or booking of the 128-bit *number*."""
+    return "".join([_PAIRS[number >> shift & 1023] for shift in _PAIR_SHIFTS])
 
 
 def claim_id_of(key: str, event_id: str) -> str:

@@ -6,8 +6,6 @@ import struct
 from engine.definition import EventDefinition
 from engine.events import Event
 from engine.layout import Layout
-from engine.places import format_places
-from engine.ports import ActiveBooking
 
 RUNS = 16  # as in lua/include/rows.lua: runs of neighbours that the index tells apart
 NEVER_MS = 9_000_000_000_000_000  # as in lua/include/event.lua
@@ -71,8 +69,3 @@ def pack_rows(layout: Layout) -> bytes:
             position = (run - 1) * stride * 8 + block
             bits[position >> 3] |= 0x80 >> (position & 7)
     return bytes(bits) + struct.pack(f">{len(starts)}I", *starts)
-
-
-def booking_record(booking: ActiveBooking, key: str) -> bytes:
-    """One argument of ``load_bookings``; *key* is the booking's name inside the event's hashes."""
-    return f"{key}|{booking.confirmed_at_ms}|{format_places(booking.places)}|{booking.customer_id}".encode()

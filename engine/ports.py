@@ -13,7 +13,7 @@ from engine.places import Places
 
 
 class ActiveBooking(msgspec.Struct, frozen=True):
-    """A booking that owns places, as the loader puts it into Redis."""
+    """A booking that owns places, as the ledger has it."""
 
     booking_id: BookingId
     customer_id: str
@@ -22,12 +22,16 @@ class ActiveBooking(msgspec.Struct, frozen=True):
 
 
 class LoadedEvent(Protocol):
-    """One event read for loading: all of it seen by one transaction, under an epoch that is new and durable."""
+    """One event read for loading: under an epoch that is new and durable, its bookings as one snapshot shows them."""
 
     event: Event
 
-    def active_bookings(self, *, batch_size: int) -> AsyncIterator[Sequence[ActiveBooking]]:
-        """The bookings that own places, in batches; memory is bounded by *batch_size*."""
+    def booking_lines(self, *, batch_size: int) -> AsyncIterator[Sequence[bytes]]:
+        """The bookings that own places, in batches and no order; memory is bounded by *batch_size*. To be read once.
+
+        Each is an argument of ``load_bookings``: key inside the event's hashes, time of confirmation in ms, places and
+        customer, with ``|`` between.
+        """
         ...
 
 

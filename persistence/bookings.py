@@ -2,7 +2,6 @@
 
 import datetime as dt
 import uuid
-from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -12,9 +11,8 @@ from engine.bookings import Booking, BookingDetails
 from engine.claims import ClaimedItem
 from engine.errors import IdempotencyKeyReused
 from engine.ids import BookingId, claim_id, number_from_reference, parse_claim_id, reference_from_number
-from engine.places import parse_places
-from engine.ports import ActiveBooking, Sealer
-from persistence.database import Row, fetch_rows, ledger_errors
+from engine.ports import Sealer
+from persistence.database import Row, fetch_rows
 from persistence.paging import BookingKey, Page, UpcomingKey, cut_page, decode_cursor
 from persistence.schema import bookings, events, idempotency, usage
 
@@ -26,10 +24,6 @@ UPCOMING_STATUSES = ("payment_initiated", "paid", "pending", "confirmed", "check
 IDEMPOTENCY_TIME = dt.timedelta(hours=24)  # an idempotency key is remembered that long
 
 _decode_items = msgspec.json.Decoder(tuple[ClaimedItem, ...]).decode
-_ACTIVE_PAGE = """
-    SELECT number, id, customer_id, COALESCE(confirmed_at, created_at) AS confirmed_at, places FROM bookings
-     WHERE event_id = $1 AND number > $2 AND status = ANY($3::text[]) ORDER BY number LIMIT $4
-"""
 
 
 class BookingFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,22 +144,6 @@ class Bookings:
 
     def _open(self, row: Row) -> Booking:
         return open_booking(row, self._sealer)
-
-
-async def read_active(connection: Any, event_id: str, *, after: int, limit: int) -> tuple[list[ActiveBooking], int]:
-    """The next bookings that own places, by number *after* the one given; and the number to go on after."""
-    with ledger_errors():
-        rows = await connection.fetch(_ACTIVE_PAGE, event_id, after, OWNING_STATUSES, limit)
-    page = [
-        ActiveBooking(
-            BookingId(claim_id(row["id"].int, event_id)),
-            row["customer_id"],
-            round(row["confirmed_at"].timestamp() * 1000),
-            parse_places(row["places"]),
-        )
-        for row in rows
-    ]
-    return page, rows[-1]["number"] if rows else after
 
 
 def open_booking(row: Row, sealer: Sealer) -> Booking:

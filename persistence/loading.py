@@ -20,14 +20,26 @@ from typing import Any
 
 from engine.errors import EventNotFound
 from engine.events import Event
-from engine.ports import ActiveBooking
-from persistence.bookings import read_active
+from engine.ids import claim_key
+from persistence.bookings import OWNING_STATUSES
 from persistence.database import ledger_errors, retrying
 from persistence.event_rows import event_from_row
 
-_LOCK_EVENT = "SELECT 1 FROM events WHERE id = $1 FOR UPDATE"
-_RAISE_EPOCH = "UPDATE events SET epoch = epoch + 1 WHERE id = $1"
 _READ_EVENT = "SELECT * FROM events WHERE id = $1"
+# FOR UPDATE waits for the FOR KEY SHARE of group commits; the UPDATE alone would not.
+_RAISE_EPOCH = """
+    WITH locked AS MATERIALIZED (SELECT id FROM events WHERE id = $1 FOR UPDATE)
+    UPDATE events SET epoch = events.epoch + 1 FROM locked WHERE events.id = locked.id RETURNING events.*
+"""
+# All but the key, which Postgres cannot write in our base32. Without an order, so that nothing is ever sorted: whatever
+# plan there is, it reads each row once.
+_LINES = """
+    SELECT uuid_send(id) AS id,
+           round(date_part('epoch', COALESCE(confirmed_at, created_at)) * 1000)::bigint
+               || '|' || places || '|' || customer_id AS line
+      FROM bookings WHERE event_id = $1 AND status = ANY($2::text[])
+"""
+_FEW_LINES = f"{_LINES} LIMIT $3"
 
 
 class PostgresTurn:
@@ -54,20 +66,26 @@ class PostgresTurn:
     async def begin(self) -> "PostgresLoadedEvent":
         """Raise the event's epoch, durably, and read what the ledger knows; begun again, it starts anew.
 
-        The snapshot lasts until all bookings are read or the turn ends. A loader that pauses between two batches for
-        more than five seconds (``idle_in_transaction_session_timeout``) loses its turn.
-
         Raises:
             EventNotFound: There is no such event.
             LedgerUnavailable: Postgres does not answer.
         """
         await self.end()
-        await retrying(self._raise_epoch)
+        return PostgresLoadedEvent(self, self._connection, event_from_row(await retrying(self._raise_epoch)))
+
+    async def open_cursor(self, query: str, *args: object) -> Any:
+        """Begin to read what one statement finds; its snapshot lasts until the turn ends or begins anew.
+
+        A loader that pauses between two batches for more than five seconds (``idle_in_transaction_session_timeout``)
+        loses its turn.
+
+        Raises:
+            LedgerUnavailable: Postgres does not answer.
+        """
         with ledger_errors():
-            self._snapshot = self._connection.transaction(isolation="repeatable_read", readonly=True)
+            self._snapshot = self._connection.transaction(readonly=True)
             await self._snapshot.start()
-            row = await self._connection.fetchrow(_READ_EVENT, self._event_id)
-        return PostgresLoadedEvent(self, self._connection, event_from_row(row))
+            return await self._connection.cursor(query, *args)
 
     async def end(self) -> None:
         """Let the snapshot go, which would hold back vacuum; harmless when there is none."""
@@ -76,29 +94,46 @@ class PostgresTurn:
             with ledger_errors():
                 await snapshot.commit()
 
-    async def _raise_epoch(self) -> None:
-        async with self._connection.transaction():
-            # FOR UPDATE waits for the FOR KEY SHARE of group commits; the UPDATE alone would not.
-            if await self._connection.fetchval(_LOCK_EVENT, self._event_id) is None:
-                raise EventNotFound(self._event_id)
-            await self._connection.execute(_RAISE_EPOCH, self._event_id)
+    async def _raise_epoch(self) -> Any:
+        row = await self._connection.fetchrow(_RAISE_EPOCH, self._event_id)
+        if row is None:
+            raise EventNotFound(self._event_id)
+        return row
 
 
 class PostgresLoadedEvent:
-    """One event as one snapshot shows it."""
+    """One event as it was when its epoch rose, and its bookings since then."""
 
     def __init__(self, turn: PostgresTurn, connection: Any, event: Event) -> None:
         self.event = event
         self._turn = turn
         self._connection = connection
 
-    async def active_bookings(self, *, batch_size: int) -> AsyncIterator[Sequence[ActiveBooking]]:
-        """The bookings that own places, in batches; memory is bounded by *batch_size*. To be read once."""
-        last_number = -1
+    async def booking_lines(self, *, batch_size: int) -> AsyncIterator[Sequence[bytes]]:
+        """The bookings that own places, as arguments of ``load_bookings``; memory is bounded by *batch_size*.
+
+        To be read once.
+
+        Raises:
+            LedgerUnavailable: Postgres does not answer.
+        """
+        with ledger_errors():
+            # Most events are small: one statement is a snapshot of its own, and needs no transaction.
+            rows = await self._connection.fetch(_FEW_LINES, self.event.id, OWNING_STATUSES, batch_size + 1)
+        if len(rows) <= batch_size:
+            if rows:
+                yield _lines(rows)
+            return
+        cursor = await self._turn.open_cursor(_LINES, self.event.id, OWNING_STATUSES)
         while True:
-            page, last_number = await read_active(self._connection, self.event.id, after=last_number, limit=batch_size)
-            if page:
-                yield page
-            if len(page) < batch_size:
+            with ledger_errors():
+                rows = await cursor.fetch(batch_size)
+            if rows:
+                yield _lines(rows)
+            if len(rows) < batch_size:
                 await self._turn.end()
                 return
+
+
+def _lines(rows: Sequence[Any]) -> list[bytes]:
+    return [f"{claim_key(int.from_bytes(number))}|{line}".encode() for number, line in rows]

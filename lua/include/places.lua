@@ -94,16 +94,16 @@ local function write_cells(bitmap, seats, legs, first, last, set)
   end
   local value = set and '-1' or '0' -- a signed field of ones, whatever its width
   local operations = {}
-  for i = 1, #seats do
-    for from = first, last - 1, BITS_PER_OPERATION do
-      operations[#operations + 1] = 'SET'
-      operations[#operations + 1] = 'i' .. math.min(BITS_PER_OPERATION, last - from)
-      operations[#operations + 1] = seats[i] * legs + from
-      operations[#operations + 1] = value
-    end
-    if #operations >= 4 * OPERATIONS_PER_COMMAND then
-      redis.call('BITFIELD', bitmap, unpack(operations))
-      operations = {}
+  for from = first, last - 1, BITS_PER_OPERATION do
+    local width = 'i' .. math.min(BITS_PER_OPERATION, last - from)
+    for i = 1, #seats do
+      local count = #operations
+      operations[count + 1], operations[count + 2] = 'SET', width
+      operations[count + 3], operations[count + 4] = seats[i] * legs + from, value
+      if count + 4 >= 4 * OPERATIONS_PER_COMMAND then
+        redis.call('BITFIELD', bitmap, unpack(operations))
+        operations = {}
+      end
     end
   end
   if #operations > 0 then

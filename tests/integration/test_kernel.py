@@ -13,7 +13,7 @@ from engine.catalog import Catalog
 from engine.errors import EventNotOpen, HoldReleased, StoreUnavailable
 from engine.events import Event
 from engine.loader import EventLoader
-from engine.ports import ActiveBooking, LoadedEvent, LoadingTurn
+from engine.ports import LoadedEvent, LoadingTurn
 from engine.reservations import Reservations
 from engine.transport.errors import OutcomeUnknown
 from engine.transport.wire import PackedKeys
@@ -143,8 +143,8 @@ class _ClosingLoad:
         self._close = close
         self.event = loaded.event
 
-    async def active_bookings(self, *, batch_size: int) -> AsyncIterator[Sequence[ActiveBooking]]:
-        async for batch in self._loaded.active_bookings(batch_size=batch_size):
+    async def booking_lines(self, *, batch_size: int) -> AsyncIterator[Sequence[bytes]]:
+        async for batch in self._loaded.booking_lines(batch_size=batch_size):
             yield batch
         await self._close(self.event.id)
 

@@ -13,7 +13,7 @@ from ledger_lab import Lab
 from engine.bookings import JournalEntry
 from engine.errors import LedgerUnavailable
 from engine.events import SellableEvent
-from engine.ids import claim_id
+from engine.ids import claim_id, claim_id_of
 from engine.places import CountedPlaces, NumberedPlaces, parse_places
 from engine.ports import Committed, Refused
 from persistence import advisory, database, events
@@ -150,7 +150,8 @@ async def test_every_booking_is_seen_by_the_loader_or_refused_when_loading_races
         async with lab.events.loading(event.event.id) as turn:
             loaded = await turn.begin()
             assert loaded.event.epoch == event.event.epoch + 1
-            return {str(booking.booking_id) async for page in loaded.active_bookings(batch_size=50) for booking in page}
+            lines = [line async for page in loaded.booking_lines(batch_size=50) for line in page]
+            return {claim_id_of(line.split(b"|")[0].decode(), event.event.id) for line in lines}
 
     sales = [asyncio.create_task(sell(ledger)) for ledger in ledgers for _ in range(8)]
     loading = asyncio.create_task(load())

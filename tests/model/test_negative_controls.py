@@ -309,7 +309,7 @@ MUTANTS = {
         "unbook_places", "redis.call('HDEL', keys.bookings, booking_id)", "", booking_is_undone_twice
     ),
     "a batch sent twice counts twice": Mutant(
-        "load_bookings", "booking_id, record) == 1", "booking_id, record) >= 0", load_is_interrupted
+        "load_bookings", "if not known[i] then", "if true then", load_is_interrupted
     ),
     "an old epoch is loaded over a new one": Mutant("begin_load", "known >= epoch or", "", loader_comes_late),
     "a batch of another load is taken": Mutant("load_bookings", "or ev.epoch ~= epoch", "", loader_comes_late),
