@@ -1,7 +1,7 @@
 """Dead letters: entries that the ledger can never take, out of the journal's way until a person has looked at them.
 
 Their bookings keep their places. A letter is written as JSON that a person can read in ``redis-cli``; only this module
-knows its form. What a customer said of people stays sealed in it.
+knows its form, and ``lua/archive_event.lua`` how it names its event. What a customer said of people stays sealed in it.
 """
 
 from collections.abc import AsyncIterator
@@ -143,10 +143,29 @@ async def revive(kernel: Kernel, dead: DeadLetter) -> JournalEntry | None:
 
 
 async def discard(kernel: Kernel, dead: DeadLetter) -> bool:
-    """Forget a letter for good; returns whether it was still there. Its booking is the caller's business."""
+    """Forget a letter for good, and nothing else; returns whether it was still there."""
     args = [dead.journal_id.encode(), dead.raw]
     reply = await kernel.run_in_partition("discard_entry", dead.partition, args)
     return bool(reply[0] == b"DISCARDED")
+
+
+async def discard_booking(kernel: Kernel, dead: DeadLetter, booking_id: BookingId) -> tuple[bool, bool]:
+    """Forget a letter for good, and undo its booking; returns whether it was still there, and whether places are free.
+
+    Its customer hears that the booking was refused. A letter that somebody has put back meanwhile, or buried again, is
+    left alone, and so is its booking.
+    """
+    claim = parse_claim_id(booking_id)
+    assert claim is not None, booking_id
+    texts = map(str.encode, (claim.key, dead.text_of("owner"), dead.text_of("body")))
+    reply = await kernel.run_in_partition(
+        "discard_booking",
+        dead.partition,
+        [dead.journal_id.encode(), dead.raw, *texts],
+        event_id=claim.event_id,
+        once=dead.text_of("once").encode() or None,
+    )
+    return reply[0] != b"NOT_FOUND", reply[0] == b"UNBOOKED"
 
 
 def _field(name: bytes, value: bytes) -> LetterField:

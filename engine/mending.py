@@ -4,8 +4,9 @@ from typing import Literal
 
 import msgspec
 
+from engine.bookings import JournalEntry
 from engine.catalog import Catalog
-from engine.dead_letters import DeadLetter, discard, revive
+from engine.dead_letters import DeadLetter, discard, discard_booking, revive
 from engine.errors import (
     EventNotFound,
     EventNotOpen,
@@ -14,10 +15,11 @@ from engine.errors import (
     Overloaded,
     PlacesUnavailable,
 )
-from engine.ids import BookingId, parse_claim_id
+from engine.events import SellableEvent
+from engine.ids import BookingId
 from engine.kernel import Kernel
 from engine.ports import Ledger, UnwritableEntry
-from engine.settlement import Settlement
+from engine.settlement import OUTDATED, Settlement
 
 
 class Retried(msgspec.Struct, frozen=True):
@@ -44,8 +46,10 @@ class Discarded(msgspec.Struct, frozen=True):
     freed: bool = False
 
 
-async def retry(kernel: Kernel, settlement: Settlement, catalog: Catalog, dead: DeadLetter) -> Retried:
+async def retry(kernel: Kernel, settlement: Settlement, catalog: Catalog, ledger: Ledger, dead: DeadLetter) -> Retried:
     """Put a letter back into the journal, and write it to the ledger at once.
+
+    A letter of an epoch that is over stays one: the ledger would refuse it, and what it says would be lost.
 
     Raises:
         StoreUnavailable: Redis does not answer; it is in the journal or among the dead letters.
@@ -56,47 +60,49 @@ async def retry(kernel: Kernel, settlement: Settlement, catalog: Catalog, dead: 
 
     try:
         event = await catalog.get(dead.entry.event_id)
+        if await _is_outdated(kernel, ledger, dead.entry, event):
+            return outcome("unwritable", OUTDATED)
         entry = await revive(kernel, dead)
-        if entry is None:
-            return outcome("gone")
-        settled = await settlement.settle(entry, event)
     except ValueError as error:
         return outcome("unwritable", f"it cannot be read: {error}")
     except (EventNotFound, EventNotOpen) as error:
         return outcome("unwritable", f"the ledger has no event {error.event_id!r} on sale")
+    except (LedgerUnavailable, Overloaded) as error:
+        return outcome("unwritable", f"the ledger cannot be asked about it now: {error}")
+    if entry is None:
+        return outcome("gone")
+    try:
+        settled = await settlement.settle(entry, event, was_buried=True)
     except UnwritableEntry as error:
         return outcome("unwritable", error)
     except (PlacesUnavailable, IdempotencyKeyReused) as error:
         return outcome("refused", f"{type(error).__name__}: {error}")
     except (LedgerUnavailable, Overloaded) as error:
         return outcome("waiting", error)
+    if settled.replayed:
+        return outcome("refused", f"its idempotency key has made {settled.booking.id} ({settled.booking.reference})")
     return Retried(dead.journal_id, dead.booking_id, "written", reference=settled.booking.reference)
 
 
-async def give_up(kernel: Kernel, ledger: Ledger, dead: DeadLetter) -> Discarded:
-    """Undo a letter's booking, unless the ledger has it after all, and forget the letter.
+async def _is_outdated(kernel: Kernel, ledger: Ledger, entry: JournalEntry, event: SellableEvent) -> bool:
+    """Whether the event has another epoch in Redis than the entry, which is not in the ledger either."""
+    epoch = await kernel.epoch_in_store(event)
+    return epoch not in (None, entry.epoch) and await ledger.find_booking(entry.booking_id) is None
 
-    In this order: a crash in between leaves the letter, and giving it up again ends here again.
+
+async def give_up(kernel: Kernel, ledger: Ledger, dead: DeadLetter) -> Discarded:
+    """Forget a letter and undo its booking, unless the ledger has it after all, or somebody has put it back meanwhile.
+
+    The ledger is asked first: what writes a letter's booking takes the letter away before, so that a letter which is
+    still there has no booking that was written since.
 
     Raises:
         LedgerUnavailable: Whether the ledger has the booking cannot be asked; nothing was done.
         StoreUnavailable: Redis does not answer; repeating it is safe.
     """
-    freed = False
     booking_id = dead.booking_id
     if booking_id is not None and await ledger.find_booking(booking_id) is None:
-        freed = await _undo(kernel, dead, booking_id)
-    is_gone = not await discard(kernel, dead)
-    return Discarded(dead.journal_id, booking_id, "gone" if is_gone else "discarded", freed)
-
-
-async def _undo(kernel: Kernel, dead: DeadLetter, booking_id: BookingId) -> bool:
-    """Free the places of the booking where Redis still has it; its customer hears that it was refused."""
-    claim = parse_claim_id(booking_id)
-    assert claim is not None, booking_id
-    once = dead.text_of("once").encode() or None
-    args = [claim.key, "", dead.text_of("owner"), dead.text_of("body")]
-    reply = await kernel.run_in_partition(
-        "unbook_places", dead.partition, [*map(str.encode, args)], event_id=claim.event_id, once=once
-    )
-    return bool(reply[0] == b"UNBOOKED")
+        was_there, freed = await discard_booking(kernel, dead, booking_id)
+    else:
+        was_there, freed = await discard(kernel, dead), False
+    return Discarded(dead.journal_id, booking_id, "discarded" if was_there else "gone", freed)

@@ -24,6 +24,8 @@ from engine.loader import EventLoader
 from engine.places import NumberedPlaces
 from engine.ports import Committed, Ledger, Refused, UnwritableEntry
 
+OUTDATED = "its event was built anew since it was accepted, without its places: discard it, and book anew"
+
 T = TypeVar("T")
 
 logger = structlog.get_logger("holdfast.engine")
@@ -54,8 +56,10 @@ class Settlement:
         """Settle *entry* in a task of its own: it goes on when the request that waits for it gives up."""
         return self._keep_going(self.settle(entry, event))
 
-    async def settle(self, entry: JournalEntry, event: SellableEvent) -> Settled:
+    async def settle(self, entry: JournalEntry, event: SellableEvent, *, was_buried: bool = False) -> Settled:
         """Commit *entry* and drop it from the journal, or undo it, or bury it.
+
+        One that *was_buried* is not undone when its epoch is over, but buried again: nobody waits who could book anew.
 
         Raises:
             PlacesUnavailable: The ledger has another booking for a place; this one is undone.
@@ -72,6 +76,10 @@ class Settlement:
         if isinstance(outcome, Committed):
             self._drop(partition, entry.journal_id)
             return Settled(outcome.booking)
+        if was_buried and outcome.reason == "stale_epoch":
+            await self._bury(partition, entry.journal_id, OUTDATED)
+            self._keep_going(self._reload(event.event.id))  # as in the undoing
+            raise UnwritableEntry(OUTDATED)
         await self.undo(entry, event, outcome)
         match outcome.reason:
             case "key_replayed":

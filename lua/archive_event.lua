@@ -12,8 +12,9 @@
 -- KEYS[9]  ended     hash    how the last holds ended
 -- KEYS[10] bookings  hash    booking id -> record
 -- KEYS[11] journal   stream  bookings not yet known to be in Postgres
--- KEYS[12] wakeups   zset    event id scored by its earliest deadline
--- KEYS[13] live      set     events whose state is in Redis
+-- KEYS[12] dead      hash    journal id -> what could not be written, and why
+-- KEYS[13] wakeups   zset    event id scored by its earliest deadline
+-- KEYS[14] live      set     events whose state is in Redis
 --
 -- ARGV[1]  event_id
 -- ARGV[2]  epoch      as the audit saw it
@@ -22,13 +23,15 @@
 -- Returns {'ARCHIVED'}     no key of the event is left
 --         {'CHANGED'}      it is not as the audit saw it: audit it again first
 --         {'HAS_HOLDS'}    somebody holds places
---         {'JOURNALED'}    a booking of it waits to be written to the ledger, or the journal is too long to tell
+--         {'JOURNALED'}    a booking of it waits to be written to the ledger, perhaps as a dead letter; or there are
+--                          too many entries or letters to tell
 --         {'NOT_LOADED'}   its state is not in Redis; the partition's indexes do not name it any more either
 
 --- @keys
 
 local event_id, epoch, seq = ARGV[1], ARGV[2], ARGV[3]
 local ENTRIES_MAX = 256 -- of the journal; about half a millisecond to look through, and a drained one has fewer
+local LETTERS_MAX = 256 -- of the dead letters; as many, and of the same size
 
 -- Whether the partition's journal has no entry of the event.
 local function journal_is_clear()
@@ -47,6 +50,21 @@ local function journal_is_clear()
   return true
 end
 
+-- Whether the partition has no dead letter of the event: it could not be written any more under another epoch. As
+-- engine/dead_letters.py writes them; inside of other texts the quotes would be escaped.
+local function letters_are_clear()
+  if redis.call('HLEN', keys.dead) > LETTERS_MAX then
+    return false
+  end
+  local letters = redis.call('HVALS', keys.dead)
+  for i = 1, #letters do
+    if string.find(letters[i], '{"name":"event","text":"' .. event_id .. '"}', 1, true) then
+      return false
+    end
+  end
+  return true
+end
+
 local known = redis.call('HMGET', keys.state, 'epoch', 'seq')
 if not known[1] then
   -- Whoever is loading it puts it back at the end.
@@ -57,7 +75,7 @@ elseif known[1] ~= epoch or known[2] ~= seq then
   return { 'CHANGED' }
 elseif redis.call('EXISTS', keys.holds) == 1 then
   return { 'HAS_HOLDS' }
-elseif not journal_is_clear() then
+elseif not journal_is_clear() or not letters_are_clear() then
   return { 'JOURNALED' }
 end
 

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- discard_entry: forget a dead letter for good; its booking is in Postgres, or was undone before.
+-- discard_entry: forget a dead letter for good; its booking is in Postgres, or cannot be told.
 --
 -- KEYS[1] dead     hash    journal id -> what could not be written, and why
 --

@@ -30,6 +30,7 @@
 --- @include release
 --- @include server
 --- @include book
+--- @include unbook
 --- @keys
 
 local booking_id, journal_id, owner, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -38,12 +39,7 @@ local ev = read_event(keys, read_clock())
 if journal_id ~= '' then
   redis.call('XDEL', keys.journal, journal_id)
 end
-if keys.once and redis.call('GET', keys.once) == body .. '|' .. booking_id then
-  redis.call('DEL', keys.once) -- a refusal is not remembered: the same request may succeed later
-end
-if owner ~= '' then
-  remember_end({ keys = keys }, booking_id, 'refused', owner) -- also of an event that is being built anew
-end
+tell_refused(keys, booking_id, owner, body)
 if not ev then
   return { 'NOT_LOADED' }
 end
@@ -51,14 +47,5 @@ local record = redis.call('HGET', keys.bookings, booking_id)
 if not record then
   return { 'NOT_FOUND' }
 end
-local booking = parse_booking(record)
-move_places(ev, parse_places(booking.places), 'sold', 'free')
-redis.call('HDEL', keys.bookings, booking_id)
-forget_user_places(ev, booking.owner, booking.quantity)
-if owner ~= '' then
-  note_end(ev, booking_id, 'refused', ev.now, booking)
-end
-ev.seq = ev.seq + 1
-write_event(ev)
-redis.call('HINCRBY', keys.state, 'undone', 1) -- who is counting bookings meanwhile must know that one is gone
+undo_booking(ev, booking_id, parse_booking(record), owner)
 return { 'UNBOOKED', ev.seq }

@@ -234,6 +234,11 @@ class Venue:
     def discard(self, journal_id: str, letter: str = "letter") -> list[Any]:
         return self._run("discard_entry", journal_id, letter)
 
+    def discard_booking(
+        self, journal_id: str, booking_id: str, letter: str = "letter", *, once: str = "", body: str = "b1"
+    ) -> list[Any]:
+        return self._run("discard_booking", journal_id, letter, booking_id, "ana", body, once=once)
+
     def reap(self) -> list[Any]:
         return self._run("reap_event")
 

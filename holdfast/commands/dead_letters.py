@@ -96,20 +96,20 @@ async def show_letter(context: click.Context, letter_id: str, as_json: bool) -> 
 async def retry_letters(context: click.Context, letter_ids: tuple[str, ...], every: bool, as_json: bool) -> int:
     """Put them back into the journal and write them, after what kept them out is mended.
 
-    Exit code 0 when all are settled, 2 when one could still not be written.
+    Exit code 0 when all are written, 2 when one could still not be written, or was refused by the ledger.
     """
     if every == bool(letter_ids):
         raise click.UsageError("name the dead letters, or say --all")
     async with open_installation(context) as (_, parts):
         letters = await (_all_letters(parts.kernel) if every else _find(parts.kernel, letter_ids))
-        retried = [await retry(parts.kernel, parts.settlement, parts.catalog, dead) for dead in letters]
+        retried = [await retry(parts.kernel, parts.settlement, parts.catalog, parts.ledger, dead) for dead in letters]
     if as_json:
         print_json(retried)
     else:
         for one in retried:
             click.echo(_retried_in_words(one))
         click.echo(f"{len(retried):,} retried")
-    return EXIT_UNSOLVED if any(one.outcome in ("unwritable", "waiting") for one in retried) else 0
+    return EXIT_UNSOLVED if any(one.outcome in ("unwritable", "waiting", "refused") for one in retried) else 0
 
 
 @command.command("discard")

@@ -12,6 +12,8 @@ from script_runner import FLOOR, STALLS
 from engine.bookings import BookingDetails
 from engine.claims import ItemRequest
 from engine.definition import EventDefinition
+from engine.errors import BookingRefused
+from engine.ids import parse_claim_id
 from engine.reservations import ClaimRequest
 from holdfast.compose import Parts, open_parts
 from holdfast.settings import load_settings
@@ -103,6 +105,33 @@ async def test_discarding_says_what_it_frees_asks_and_frees_it(
     assert [section.sold for section in availability.sections] == [0, 0]
     missing = cli.run("dead-letters", "discard", listed["id"], "--yes")
     assert (missing.returncode, "there is no dead letter" in missing.stderr) == (1, True)
+
+
+async def test_retry_of_what_the_ledger_refuses_exits_2_and_names_the_booking(
+    cli: CommandLine, client: redis.Redis, parts: Parts
+) -> None:
+    stale = await refused_by_postgres(parts, "gig-3")
+    await execute(parts, TAKE_ALL)
+    await execute(parts, "UPDATE events SET epoch = epoch + 1 WHERE id = 'gig-3'")
+    kept = cli.run("dead-letters", "retry", "--all")
+    assert (kept.returncode, len(client.keys("hf:*:dead"))) == (2, 1)
+    assert f"({stale}): cannot be written still: its event was built anew" in kept.stdout
+    (listed,) = cli.json("dead-letters", "list")
+    cli.ok("dead-letters", "discard", listed["id"], "--yes")
+
+    taken = await refused_by_postgres(parts, "gig-4")
+    await execute(parts, TAKE_ALL)
+    claim = parse_claim_id(taken)
+    assert claim is not None
+    event = await parts.catalog.get("gig-4")
+    await parts.kernel.run("unbook_places", event, [claim.key.encode(), b"", b"", b""])  # a Redis that has lost it
+    wish = ClaimRequest([ItemRequest("stalls", seats=["A-1"])])
+    await parts.reservations.book("gig-4", wish, BookingDetails(), customer_id="bob")
+    refused = cli.run("dead-letters", "retry", "--all")
+    assert (refused.returncode, client.keys("hf:*:dead")) == (2, [])
+    assert f"({taken}): refused, and undone: PlacesUnavailable" in refused.stdout
+    with pytest.raises(BookingRefused):
+        await parts.reservations.find_booking(taken, customer_id="ana")
 
 
 def test_letters_of_one_id_in_two_partitions_are_told_apart(cli: CommandLine, client: redis.Redis) -> None:

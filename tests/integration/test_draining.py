@@ -1,7 +1,7 @@
 """The journal's other end: a backlog goes into the ledger, poison goes aside, and what is refused is undone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from postgres_outage import postgres_away
 from shops import Shop, claim, open_shops
 
 from engine.booking_requests import JOURNAL_BYTES_MAX, BookingRequest, booking_args
-from engine.bookings import BookingDetails, JournalEntry
+from engine.bookings import Booking, BookingDetails, JournalEntry
 from engine.catalog import Catalog
 from engine.dead_letters import DeadLetter, scan_letters
 from engine.definition import Policy
@@ -20,9 +20,10 @@ from engine.errors import BookingRefused, LedgerUnavailable
 from engine.events import SellableEvent
 from engine.ids import BookingId, new_claim_id, parse_claim_id
 from engine.keys import event_key, partition_key
-from engine.mending import Discarded, give_up, retry
+from engine.mending import Discarded, Retried, give_up, retry
 from engine.once import Once
 from engine.ports import Committed, Refused, UnwritableEntry
+from engine.settlement import OUTDATED
 from persistence.events import Events
 from persistence.ledger import PostgresLedger
 from persistence.sealing import AesSealer
@@ -228,15 +229,15 @@ async def test_booking_that_postgres_will_not_have_is_confirming_until_a_person_
     assert "nobody_called_eve" in dead.letter.reason
 
     catalog = Catalog(Events(lab.engine))
-    retried = await retry(shop.kernel, shop.settlement, catalog, dead)
+    retried = await retry(shop.kernel, shop.settlement, catalog, lab.ledger, dead)
     assert (retried.outcome, retried.booking_id) == ("unwritable", booked.booking.id)
     (dead,) = await journal.dead()
     await lab.fetch(EVE_IS_WELCOME)
-    retried = await retry(shop.kernel, shop.settlement, catalog, dead)
+    retried = await retry(shop.kernel, shop.settlement, catalog, lab.ledger, dead)
     found = await shop.reservations.find_booking(booked.booking.id, customer_id="eve")
     assert (retried.outcome, retried.reference) == ("written", found.reference)
     assert (found.status, found.durable) == ("confirmed", True)
-    assert (await retry(shop.kernel, shop.settlement, catalog, dead)).outcome == "gone"
+    assert (await retry(shop.kernel, shop.settlement, catalog, lab.ledger, dead)).outcome == "gone"
     await shop.settlement.close()
     assert (journal.length, await journal.dead(), journal.sold()) == (0, [], 2)
 
@@ -251,7 +252,7 @@ async def test_booking_that_waits_again_after_a_retry_is_found_in_the_journal(
     catalog = Catalog(Events(lab.engine))
     await catalog.get(event.event.id)
     async with postgres_away(lab.url):
-        assert (await retry(shop.kernel, shop.settlement, catalog, dead)).outcome == "waiting"
+        assert (await retry(shop.kernel, shop.settlement, catalog, lab.ledger, dead)).outcome == "waiting"
         assert (await shop.reservations.find_booking(booking_id, customer_id="eve")).status == "confirming"
     assert (journal.length, await journal.dead()) == (1, [])
     await lab.fetch(EVE_IS_WELCOME)
@@ -291,6 +292,63 @@ async def test_discarding_the_letter_of_a_booking_that_the_ledger_has_frees_noth
     assert (journal.sold(), await journal.dead()) == (1, [])
 
 
+async def test_letter_of_an_epoch_that_is_over_is_kept_by_a_retry(
+    shop: Shop, lab: Lab, event: SellableEvent, journal: Journal
+) -> None:
+    await lab.fetch(NOBODY_CALLED_EVE)
+    (booking_id,) = await journal.accept(customer_id="eve")
+    await shop.drainer.drain(journal.partition)
+    await lab.fetch(EVE_IS_WELCOME)
+    (dead,) = await journal.dead()
+    catalog = Catalog(Events(lab.engine))
+
+    await lab.fetch("UPDATE events SET epoch = epoch + 1")  # Redis has not been told: the ledger refuses the letter
+    retried = await retry(shop.kernel, shop.settlement, catalog, lab.ledger, dead)
+    assert (retried.outcome, retried.booking_id, retried.reason) == ("unwritable", booking_id, OUTDATED)
+    await shop.settlement.close()  # Redis's state is built anew meanwhile
+    (again,) = await journal.dead()
+    assert (again.flat_fields, again.letter.reason, journal.length) == (dead.flat_fields, OUTDATED, 0)
+
+    async with postgres_away(lab.url):  # it must not wait in a journal that would lose it
+        assert (await retry(shop.kernel, shop.settlement, catalog, lab.ledger, again)).outcome == "unwritable"
+    assert (await retry(shop.kernel, shop.settlement, catalog, lab.ledger, again)).reason == OUTDATED
+    assert ([letter.raw for letter in await journal.dead()], journal.length) == ([again.raw], 0)
+    assert (await give_up(shop.kernel, lab.ledger, again)).outcome == "discarded"
+    with pytest.raises(BookingRefused):
+        await shop.reservations.find_booking(booking_id, customer_id="eve")
+
+
+class LedgerOfASlowDiscard:
+    """The real ledger, and what somebody else does between its answer and what follows from it."""
+
+    def __init__(self, ledger: PostgresLedger, then: Callable[[], Awaitable[Retried]]) -> None:
+        self._ledger = ledger
+        self._then = then
+
+    async def find_booking(self, booking_id: BookingId) -> Booking | None:
+        found = await self._ledger.find_booking(booking_id)
+        assert (await self._then()).outcome == "written"
+        return found
+
+
+async def test_discard_leaves_a_booking_alone_that_a_retry_has_written_meanwhile(
+    shop: Shop, lab: Lab, event: SellableEvent, journal: Journal
+) -> None:
+    await lab.fetch(NOBODY_CALLED_EVE)
+    (booking_id,) = await journal.accept(customer_id="eve")
+    await shop.drainer.drain(journal.partition)
+    await lab.fetch(EVE_IS_WELCOME)
+    (dead,) = await journal.dead()
+    catalog = Catalog(Events(lab.engine))
+    slow = LedgerOfASlowDiscard(lab.ledger, lambda: retry(shop.kernel, shop.settlement, catalog, lab.ledger, dead))
+
+    discarded = await give_up(shop.kernel, slow, dead)  # type: ignore[arg-type]
+
+    assert discarded == Discarded(dead.journal_id, booking_id, "gone", freed=False)
+    assert journal.sold() == await lab.value("SELECT sold FROM usage") == 1
+    assert (await shop.reservations.find_booking(booking_id, customer_id="eve")).status == "confirmed"
+
+
 async def test_discarding_waits_for_the_ledger_s_word(shop: Shop, lab: Lab, journal: Journal) -> None:
     await journal.accept(sealer=AesSealer([b"another key of thirty-two bytes!"]))
     await shop.drainer.drain(journal.partition)
@@ -315,7 +373,9 @@ async def test_letter_that_somebody_else_wrote_can_be_seen_and_discarded(
     journal.redis.hset(partition_key(journal.partition, "dead"), "1-1", "gibberish")
     (dead,) = await journal.dead()
     assert "cannot be read" in dead.letter.reason
-    assert (await retry(shop.kernel, shop.settlement, Catalog(Events(lab.engine)), dead)).outcome == "unwritable"
+    assert (
+        await retry(shop.kernel, shop.settlement, Catalog(Events(lab.engine)), lab.ledger, dead)
+    ).outcome == "unwritable"
     assert (await give_up(shop.kernel, lab.ledger, dead)).outcome == "discarded"
     assert await journal.dead() == []
 

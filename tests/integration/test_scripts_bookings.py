@@ -2,10 +2,13 @@
 
 from functools import partial
 
+import msgspec
 import pytest
 from invariants import StoredState, assert_consistent
 from redis.exceptions import OutOfMemoryError
 from script_runner import FROZEN_MS, ONCE_TTL_MS, PARTITIONS, TTL_MS, Runner, Venue, new_id
+
+from engine.dead_letters import Letter, LetterField
 
 
 @pytest.fixture
@@ -429,6 +432,43 @@ def test_event_is_archived_beside_entries_of_others_but_not_beside_a_long_journa
     runner.redis.xtrim(journal, maxlen=256, approximate=False)
 
     assert venue.archive() == ["ARCHIVED"]
+
+
+def test_event_with_a_dead_letter_is_not_archived(runner: Runner) -> None:
+    venue, other = Venue(runner), Venue(runner, event_id="gig-4")
+    venue.booked("0:1;0*2")
+    journal_id = venue.journal()[0][0]
+    fields = (LetterField("event", text=venue.id), LetterField("owner", text="ana"))
+    letter = msgspec.json.encode(Letter("nobody knows", 1, fields)).decode()
+    venue.bury(journal_id, letter)
+
+    assert venue.archive() == ["JOURNALED"]
+    for count in range(256):
+        runner.redis.hset(venue.partition_key("dead"), f"9-{count}", "gibberish")
+    assert other.archive() == ["JOURNALED"], "more letters than one call may look through"
+    runner.redis.hdel(venue.partition_key("dead"), "9-0")
+    assert other.archive() == ["ARCHIVED"]
+    assert venue.discard(journal_id, letter) == ["DISCARDED"]
+    assert venue.archive() == ["ARCHIVED"]
+
+
+def test_discarding_a_letter_with_its_booking_frees_only_what_its_entry_took(runner: Runner) -> None:
+    venue = Venue(runner)
+    booking_id = venue.booked("0:1;0*2;1#4", once="k")
+    journal_id = venue.journal()[0][0]
+    venue.bury(journal_id)
+    assert venue.discard_booking(journal_id, booking_id, "another letter", once="k") == ["NOT_FOUND"]
+    assert venue.read_booking(booking_id)[0] == "BURIED"
+    assert venue.discard_booking(journal_id, booking_id, once="k")[0] == "UNBOOKED"
+    assert venue.read_booking(booking_id, owner="ana") == ["REFUSED"]
+    venue.booked("0:1;0*2;1#4", once="k")  # the key is as new, and so are the places
+    consistent(venue)
+
+    venue.bury(journal_id := venue.journal()[0][0])
+    venue.load(epoch=2, bookings=[(booking_id, "0:1;0*2;1#4", "ana")])
+    assert venue.discard_booking(journal_id, booking_id) == ["DISCARDED"]
+    assert venue.read_booking(booking_id) == ["RECORDED"]
+    consistent(venue)
 
 
 def test_finish_load_that_comes_twice_mends_the_index_of_live_events(runner: Runner) -> None:

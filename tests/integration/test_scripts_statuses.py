@@ -469,6 +469,26 @@ def _discarded_after_it_was_buried_again(runner: Runner) -> tuple[Venue, Act]:
     return venue, lambda: venue.discard(journal_id, "another letter")
 
 
+@situation("discard_booking", "UNBOOKED")
+def _discarded_with_its_booking(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id, journal_id = _buried(runner)
+    return venue, lambda: venue.discard_booking(journal_id, booking_id)
+
+
+@situation("discard_booking", "DISCARDED")
+def _discarded_after_its_booking_was_forgotten(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id, journal_id = _buried(runner)
+    venue.load(epoch=2)
+    return venue, lambda: venue.discard_booking(journal_id, booking_id)
+
+
+@situation("discard_booking", "NOT_FOUND")
+def _discarded_after_it_was_put_back(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id, journal_id = _buried(runner)
+    venue.revive(journal_id, booking_id, event="gig")
+    return venue, lambda: venue.discard_booking(journal_id, booking_id)
+
+
 @situation("read_booking", "RECORDED")
 def _recorded(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)

@@ -306,7 +306,7 @@ MUTANTS = {
     ),
     "freed seats stay hidden": Mutant("release_hold", "if #freed > 0 then", "if false then", rows_fill_and_empty),
     "an undone booking can be undone again": Mutant(
-        "unbook_places", "redis.call('HDEL', keys.bookings, booking_id)", "", booking_is_undone_twice
+        "unbook_places", "redis.call('HDEL', ev.keys.bookings, booking_id)", "", booking_is_undone_twice
     ),
     "a batch sent twice counts twice": Mutant(
         "load_bookings", "if not known[i] then", "if true then", load_is_interrupted

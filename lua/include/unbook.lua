@@ -1,0 +1,24 @@
+-- Undoing a booking that is not in the ledger. Needs event, places, rows, move, hold, trail, release.
+
+-- Whoever made the booking may try again with the same idempotency key, and `owner`, unless '', hears of the refusal.
+local function tell_refused(keys, booking_id, owner, body)
+  if keys.once and redis.call('GET', keys.once) == body .. '|' .. booking_id then
+    redis.call('DEL', keys.once) -- a refusal is not remembered: the same request may succeed later
+  end
+  if owner ~= '' then
+    remember_end({ keys = keys }, booking_id, 'refused', owner) -- also of an event that is being built anew
+  end
+end
+
+-- Free what the booking owns, and only that.
+local function undo_booking(ev, booking_id, booking, owner)
+  move_places(ev, parse_places(booking.places), 'sold', 'free')
+  redis.call('HDEL', ev.keys.bookings, booking_id)
+  forget_user_places(ev, booking.owner, booking.quantity)
+  if owner ~= '' then
+    note_end(ev, booking_id, 'refused', ev.now, booking)
+  end
+  ev.seq = ev.seq + 1
+  write_event(ev)
+  redis.call('HINCRBY', ev.keys.state, 'undone', 1) -- who is counting bookings meanwhile must know that one is gone
+end
