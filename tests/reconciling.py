@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import redis
+from stores import open_client
 
 from engine.booking_requests import JOURNAL_BYTES_MAX
 from engine.bookings import BookingDetails
@@ -34,7 +34,7 @@ class Installation:
         assert settings.redis_url is not None
         self.parts = parts
         self.settings = settings
-        self.redis: Any = redis.Redis.from_url(settings.redis_url)
+        self.redis: Any = open_client(settings.redis_url)
 
     async def open_event(self, event_id: str, **fields: Any) -> SellableEvent:
         """An event on sale with a counted floor of 100 and a row of ten seats."""

@@ -59,7 +59,7 @@ class Valkey:
         ]
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        wait_until(self._is_listening, "the server does not listen")
+        wait_until(self.is_listening, "the server does not listen")
 
     def kill(self) -> None:
         """As a crash does: nothing is flushed, nothing is said."""
@@ -86,7 +86,7 @@ class Valkey:
         with redis.Redis(host="127.0.0.1", port=self.port, protocol=2) as client:
             return int(client.info("everything")[name])
 
-    def _is_listening(self) -> bool:
+    def is_listening(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 

@@ -15,6 +15,7 @@ from persistence.partition_leases import Territory
 from persistence.reconciling.duty import Duty
 from persistence.reconciling.equipment import Equipment
 from persistence.reconciling.findings import Findings
+from persistence.reconciling.partitions import Unreached
 from persistence.reconciling.rebuild import over_for
 from persistence.reconciling.roster import Roster, Sighting
 from persistence.schema import events
@@ -41,9 +42,13 @@ class Archive(Duty):
         if not ready or time.monotonic() < self._next_at:
             return
         self._next_at = stop_at = time.monotonic() + ROTATION_S
+        unreached = Unreached()
         for sighting in await self.find_over(list(self._roster)):
-            if sighting.partition in territory.partitions and time.monotonic() < stop_at:
-                await self.archive(sighting)
+            ours = sighting.partition in territory.partitions and sighting.partition not in unreached
+            if ours and time.monotonic() < stop_at:
+                with unreached.noting(sighting.partition):
+                    await self.archive(sighting)
+        unreached.tell()
 
     async def find_over(self, sightings: Sequence[Sighting]) -> list[Sighting]:
         """Those that have been over for longer than the margin."""
@@ -67,7 +72,7 @@ class Archive(Duty):
             return  # the audit tells of it
         except Exception as error:  # as in the audit
             if isinstance(error, Unavailable):
-                await self._equipment.check()
+                await self._equipment.check(sighting.partition)
             self._findings.failed(sighting.event_id, error)
             return
         self._findings.audited(sighting, repaired)

@@ -11,6 +11,7 @@ from persistence.partition_leases import Territory
 from persistence.reconciling.duty import Duty
 from persistence.reconciling.equipment import Equipment
 from persistence.reconciling.findings import Findings
+from persistence.reconciling.partitions import Unreached
 from persistence.reconciling.roster import SEATS_PER_BOOKING, Roster, Sighting
 from persistence.reconciling.watch import Suspicions
 
@@ -36,13 +37,14 @@ class Audit(Duty):
 
     async def work(self, territory: Territory) -> None:
         queue = self._due()
-        stop_at = time.monotonic() + ROUND_S
+        stop_at, unreached = time.monotonic() + ROUND_S, Unreached()
 
         async def lane() -> None:
             while queue and time.monotonic() < stop_at:
                 sighting = queue.pop()
-                if sighting.partition in territory.partitions:
-                    await self.audit(sighting)
+                if sighting.partition in territory.partitions and sighting.partition not in unreached:
+                    with unreached.noting(sighting.partition):
+                        await self.audit(sighting)
 
         try:
             async with asyncio.TaskGroup() as lanes:
@@ -53,6 +55,7 @@ class Audit(Duty):
         if queue:
             self.bell.set()
         self._note_oldest()
+        unreached.tell()
 
     async def audit(self, sighting: Sighting, *, dry_run: bool = False) -> None:
         """Audit one event, and repair it unless *dry_run*.
@@ -67,7 +70,7 @@ class Audit(Duty):
             self._findings.unknown(sighting)
         except Exception as error:  # damaged beyond reading, say: it must keep no other event from its audit
             if isinstance(error, Unavailable):
-                await self._equipment.check()
+                await self._equipment.check(sighting.partition)
             self._findings.failed(sighting.event_id, error)
             sighting.since, sighting.audited, sighting.urgent = time.monotonic() - ROTATION_S + RETRY_S, True, False
             return

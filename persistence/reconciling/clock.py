@@ -6,12 +6,14 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
+from engine.errors import StoreUnavailable
 from engine.figures import CLOCK_JUMPS
 from engine.kernel import Kernel
 from engine.transport.servers import NodeAddress
 from persistence.heartbeats import Figures
 from persistence.partition_leases import Territory
 from persistence.reconciling.duty import Duty
+from persistence.reconciling.partitions import for_each
 
 JUMP_MS = 5_000  # NTP slews, or steps by less; holds that lapse so much early or late are worth a word
 BLUR_MAX_MS = 500  # a look that took longer than this tells nothing: we were held up, not the clock
@@ -37,27 +39,18 @@ class StoreClock:
         self._monotonic = monotonic
         self._offsets: dict[NodeAddress, float] = {}
 
-    async def look(self) -> list[ClockJump]:
-        """Ask every node, and say which clocks have jumped since they were last asked.
+    async def look(self, tell: Callable[[ClockJump], object] = lambda _: None) -> None:
+        """Ask every node, and *tell* which clocks have jumped since they were last asked.
 
         Raises:
-            StoreUnavailable: A node does not answer.
+            StoreUnavailable: A node does not answer; the others were asked.
         """
-        jumps = []
-        for node in self._transport.nodes():
-            before_ms = self._monotonic() * 1000
-            time_ms = await self._kernel.node_time_ms(node)
-            after_ms = self._monotonic() * 1000
-            if after_ms - before_ms > BLUR_MAX_MS:
-                continue
-            offset = time_ms - (before_ms + after_ms) / 2
-            known = self._offsets.pop(node, offset)
-            self._offsets[node] = offset
-            if abs(offset - known) > JUMP_MS:
-                jumps.append(ClockJump(str(node), round(offset - known)))
-        while len(self._offsets) > NODES_MAX:
-            self._offsets.pop(next(iter(self._offsets)))
-        return jumps
+
+        async def step(node: NodeAddress) -> None:
+            if (jump := await self._look_at(node)) is not None:
+                tell(jump)
+
+        await for_each(self._transport.nodes(), step)
 
     async def now_ms(self) -> int:
         """The time now, by the clock that is furthest ahead: what is not due elsewhere is only looked at too early.
@@ -66,10 +59,27 @@ class StoreClock:
             StoreUnavailable: It is not known yet, and cannot be had.
         """
         if not self._offsets:
-            await self.look()
+            try:
+                await self.look()
+            except StoreUnavailable:  # of another node, if any is known now
+                if not self._offsets:
+                    raise
         if not self._offsets:
             return await self._kernel.time_ms(0)
         return round(self._monotonic() * 1000 + max(self._offsets.values()))
+
+    async def _look_at(self, node: NodeAddress) -> ClockJump | None:
+        before_ms = self._monotonic() * 1000
+        time_ms = await self._kernel.node_time_ms(node)
+        after_ms = self._monotonic() * 1000
+        if after_ms - before_ms > BLUR_MAX_MS:
+            return None
+        offset = time_ms - (before_ms + after_ms) / 2
+        known = self._offsets.pop(node, offset)
+        self._offsets[node] = offset
+        while len(self._offsets) > NODES_MAX:
+            self._offsets.pop(next(iter(self._offsets)))
+        return ClockJump(str(node), round(offset - known)) if abs(offset - known) > JUMP_MS else None
 
 
 class WatchClock(Duty):
@@ -84,7 +94,9 @@ class WatchClock(Duty):
         self._figures = figures
 
     async def work(self, territory: Territory) -> None:  # noqa: ARG002 - clocks belong to nodes, not to partitions
-        for jump in await self._clock.look():
-            self._figures.clock_jumps += 1
-            CLOCK_JUMPS.add()
-            logger.error("Redis's clock has jumped", node=jump.node, by_ms=jump.ms)
+        await self._clock.look(self._tell)
+
+    def _tell(self, jump: ClockJump) -> None:
+        self._figures.clock_jumps += 1
+        CLOCK_JUMPS.add()
+        logger.error("Redis's clock has jumped", node=jump.node, by_ms=jump.ms)

@@ -10,6 +10,7 @@ from persistence.reconciling.clock import StoreClock
 from persistence.reconciling.duty import Duty
 from persistence.reconciling.equipment import Equipment
 from persistence.reconciling.findings import Findings
+from persistence.reconciling.partitions import for_each
 
 COUNTED_MAX = 1_000
 AT_ONCE_MAX = 4  # partitions drained beside each other: their entries meet in the same group commits anyway
@@ -28,31 +29,32 @@ class Drain(Duty):
         self._findings = findings
 
     async def work(self, territory: Territory) -> None:
-        turns = asyncio.Semaphore(AT_ONCE_MAX)
-        old = await self.find_old(territory)
+        turns, until_ms = asyncio.Semaphore(AT_ONCE_MAX), await self._until_ms()
 
         async def drain(partition: int) -> None:
-            async with turns:
-                self._findings.drained(partition, await self._equipment.drain(partition))
+            if await self._is_old(partition, until_ms):
+                async with turns:
+                    self._findings.drained(partition, await self._equipment.drain(partition))
 
-        await asyncio.gather(*map(drain, old))
+        await for_each(territory.partitions, drain)
 
     async def find_old(self, territory: Territory) -> list[int]:
         """The partitions whose first journal entry is older than the grace."""
-        partitions = territory.partitions
-        until_ms = await self._clock.now_ms() - GRACE_MS
-        firsts = await asyncio.gather(*[_first_ms(self._equipment.kernel, partition) for partition in partitions])
-        return [
-            partition
-            for partition, first_ms in zip(partitions, firsts, strict=True)
-            if first_ms is not None and first_ms <= until_ms
-        ]
+        partitions, until_ms = territory.partitions, await self._until_ms()
+        old = await for_each(partitions, lambda partition: self._is_old(partition, until_ms))
+        return [partition for partition, is_old in zip(partitions, old, strict=True) if is_old]
 
     async def count_old(self, partition: int) -> int:
         """How many entries of a journal are older than the grace; of many, a thousand."""
-        until_ms = await self._clock.now_ms() - GRACE_MS
-        kernel = self._equipment.kernel
+        until_ms, kernel = await self._until_ms(), self._equipment.kernel
         return len(await read_journal(kernel, partition, after="0-0", until_ms=until_ms, limit=COUNTED_MAX))
+
+    async def _until_ms(self) -> int:
+        return await self._clock.now_ms() - GRACE_MS
+
+    async def _is_old(self, partition: int, until_ms: int) -> bool:
+        first_ms = await _first_ms(self._equipment.kernel, partition)
+        return first_ms is not None and first_ms <= until_ms
 
 
 async def _first_ms(kernel: Kernel, partition: int) -> int | None:

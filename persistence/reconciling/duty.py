@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 from persistence.heartbeats import Figures
 from persistence.partition_leases import Territory
 from persistence.reconciling.outages import Outages
+from persistence.reconciling.partitions import for_each
 
 BACKOFF_FIRST_S = 0.2
+AT_ONCE_MAX = 4  # partitions beside each other: each may keep a connection of the pool for a while
 BACKOFF_MAX_S = 2.0  # how much later than the servers themselves a duty is back
 
 
@@ -35,9 +37,11 @@ class EachPartition(Duty):
         self._figures = figures
 
     async def work(self, territory: Territory) -> None:
-        for partition in territory.partitions:
+        async def step(partition: int) -> None:
             if (count := await self._work(partition)) > 0:
                 self._figures.count("done", {self.name: count})
+
+        await for_each(territory.partitions, step, at_once=AT_ONCE_MAX)
 
 
 class Once(Duty):

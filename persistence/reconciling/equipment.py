@@ -68,11 +68,11 @@ class Equipment(msgspec.Struct, frozen=True, kw_only=True):
     archive_after_s: float
     history_days: int
 
-    async def check(self) -> None:
-        """Tell an event that is in trouble from servers that are.
+    async def check(self, partition: int) -> None:
+        """Tell an event of *partition* that is in trouble from servers that are.
 
         Raises:
             StoreUnavailable, LedgerUnavailable: A server does not answer at all.
         """
-        await self.kernel.time_ms(0)
+        await self.kernel.time_ms(partition)
         await fetch_rows(self.database, sa.select(sa.literal(1)))

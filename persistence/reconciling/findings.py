@@ -20,7 +20,8 @@ class Findings:
 
     def __init__(self) -> None:
         self.figures = Figures()
-        self.outages = Outages()
+        self.outages = Outages()  # of duties
+        self.troubles = Outages()  # of events, of which there may be more than are told
 
     def drained(self, partition: int, drained: Drained) -> None:
         """Entries of *partition* were older than the grace."""
@@ -38,7 +39,7 @@ class Findings:
         """An event was audited, and repaired if need be; what cannot be repaired is told once while it lasts."""
         self.figures.audited += 1
         self.figures.rebuilt += repaired.rebuilt
-        self.outages.over(sighting.event_id)
+        self.troubles.over(sighting.event_id)
         trouble = frozenset(difference.kind for difference in repaired.unresolved)
         self.figures.count("repaired", kinds := count_kinds(repaired.repaired))
         self.figures.count("found", kinds)
@@ -67,7 +68,7 @@ class Findings:
         """An event was loaded anew because its state was missing."""
         self.figures.rebuilt += 1
         figures.REBUILDS.add()
-        self.outages.over(event_id)
+        self.troubles.over(event_id)
         logger.warning("event rebuilt", event_id=event_id)
 
     def archived(self, event_id: str) -> None:
@@ -85,7 +86,7 @@ class Findings:
     def failed(self, event_id: str, error: Exception) -> None:
         """Nothing could be done about one event, though the servers answer; it will be tried again."""
         self.figures.count("failures", {"event": 1})
-        self.outages.note(event_id, error)
+        self.troubles.note(event_id, error)
 
 
 def count_kinds(differences: Iterable[Difference]) -> dict[str, int]:

@@ -10,7 +10,7 @@ logger = structlog.get_logger("holdfast.reconciler")
 
 
 class Outages:
-    """What is failing now, by subject: a duty, or one event."""
+    """What is failing now, by subject. Duties and events are kept apart: no number of events may silence a duty."""
 
     def __init__(self) -> None:
         self._failing: dict[str, str] = {}

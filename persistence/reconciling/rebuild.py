@@ -8,6 +8,7 @@ nothing missing among ten thousand events takes a fraction of a second.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from persistence.partition_leases import Territory
 from persistence.reconciling.duty import Duty
 from persistence.reconciling.equipment import Equipment
 from persistence.reconciling.findings import Findings
+from persistence.reconciling.partitions import Unreached, for_each
 from persistence.reconciling.roster import Roster, Sighting, look_at
 from persistence.reconciling.watch import Suspicions
 from persistence.schema import events
@@ -35,6 +37,9 @@ class Expected(msgspec.Struct, frozen=True):
     event_id: str
     partition: int
     epoch: int
+
+
+Found = TypeVar("Found", Expected, Sighting)
 
 
 class Rebuild(Duty):
@@ -59,19 +64,23 @@ class Rebuild(Duty):
         if not suspected and not due:
             return
         self._suspicions.partitions.clear()
-        failures = 0
+        failures, unreached = 0, Unreached()
         try:
-            async for page in self.known_pages(self._hottest(suspected)):
-                failures += await self.mend(page)
+            async for page in self.known_pages(self._hottest(suspected), unreached=unreached):
+                failures += await self.mend(page, unreached)
             async for page in self.ledger_pages(territory.partitions if due else suspected):
-                failures += await self.mend(page)
+                failures += await self.mend(page, unreached)
         except BaseException:
             self._suspicions.partitions |= suspected
             raise
+        self._suspicions.partitions |= {partition for partition in suspected if partition in unreached}
         if due or failures:
-            self._sweep_at = time.monotonic() + (SWEEP_AGAIN_S if failures else SWEEP_S)
+            self._sweep_at = time.monotonic() + (SWEEP_AGAIN_S if failures or unreached else SWEEP_S)
+        unreached.tell()
 
-    async def known_pages(self, sightings: Sequence[Sighting], *, tidy: bool = True) -> AsyncIterator[list[Expected]]:
+    async def known_pages(
+        self, sightings: Sequence[Sighting], *, tidy: bool = True, unreached: Unreached | None = None
+    ) -> AsyncIterator[list[Expected]]:
         """Those of *sightings* that should be in Redis, in that order; with *tidy*, others that are gone are forgotten.
 
         Raises:
@@ -83,7 +92,7 @@ class Rebuild(Duty):
             rows = await fetch_rows(self._equipment.database, self._expectations().where(events.c.id.in_(ids)))
             found = {row["id"]: self._expected(row) for row in rows}
             if tidy:
-                await self._forget_gone([sighting for sighting in batch if sighting.event_id not in found])
+                await self._forget_gone([sighting for sighting in batch if sighting.event_id not in found], unreached)
             yield [found[event_id] for event_id in ids if event_id in found]
 
     async def ledger_pages(self, partitions: Iterable[int]) -> AsyncIterator[list[Expected]]:
@@ -101,14 +110,23 @@ class Rebuild(Duty):
                 return
             after = rows[-1]["id"]
 
-    async def mend(self, expected: Sequence[Expected]) -> int:
-        """Load those that are missing; returns how many could not be.
+    async def mend(self, expected: Sequence[Expected], unreached: Unreached) -> int:
+        """Load those that are missing, in that order, except of partitions *unreached*; how many could not be loaded.
 
         Raises:
-            StoreUnavailable, LedgerUnavailable: A server does not answer.
+            LedgerUnavailable: Postgres does not answer.
         """
-        missing = await self.find_missing(expected)
-        return sum(await asyncio.gather(*map(self._load, missing)))
+        parted = by_partition(expected)
+        found = await for_each(parted, lambda partition: self.find_missing(parted[partition]), unreached=unreached)
+        missing = {event.event_id for part in found for event in part}
+
+        async def load(event: Expected) -> bool:
+            if event.partition not in unreached:
+                with unreached.noting(event.partition):
+                    return await self._load(event)
+            return True
+
+        return sum(await for_each([event for event in expected if event.event_id in missing], load))
 
     async def find_missing(self, expected: Sequence[Expected], *, tidy: bool = True) -> list[Expected]:
         """Those that are not in Redis, or under another epoch; with *tidy*, one that its index lacks is put there."""
@@ -132,15 +150,20 @@ class Rebuild(Duty):
             await self._equipment.kernel.run_in_partition("finish_load", event.partition, args, event_id=event.event_id)
             self._roster.see(event.partition, event.event_id).indexed = True
 
-    async def _forget_gone(self, sightings: Sequence[Sighting]) -> None:
-        for sighting in await look_at(self._equipment.kernel, sightings):
-            event_id = sighting.event_id
-            # It says NOT_LOADED and clears the indexes, or that somebody has loaded it just now.
-            reply = await self._equipment.kernel.run_in_partition(
-                "archive_event", sighting.partition, [event_id.encode(), b"0", b"0"], event_id=event_id
-            )
-            if reply[0] == b"NOT_LOADED":
-                self._roster.forget(sighting.partition, event_id)
+    async def _forget_gone(self, sightings: Sequence[Sighting], unreached: Unreached | None) -> None:
+        parted = by_partition(sightings)
+
+        async def step(partition: int) -> None:
+            for sighting in await look_at(self._equipment.kernel, parted[partition]):
+                event_id = sighting.event_id
+                # It says NOT_LOADED and clears the indexes, or that somebody has loaded it just now.
+                reply = await self._equipment.kernel.run_in_partition(
+                    "archive_event", partition, [event_id.encode(), b"0", b"0"], event_id=event_id
+                )
+                if reply[0] == b"NOT_LOADED":
+                    self._roster.forget(partition, event_id)
+
+        await for_each(parted, step, unreached=unreached)
 
     async def _load(self, event: Expected) -> bool:
         """Load one event; returns whether it could not be done."""
@@ -153,7 +176,7 @@ class Rebuild(Duty):
                 pass  # it is not to be sold any more, since just now
             except Exception as error:  # one event that cannot be loaded must not keep the others from it
                 if isinstance(error, Unavailable):
-                    await self._equipment.check()
+                    await self._equipment.check(event.partition)
                 self._findings.failed(event.event_id, error)
                 return True
         return False
@@ -171,6 +194,14 @@ class Rebuild(Duty):
     def _expected(self, row: Row) -> Expected:
         partition = partition_of(row["id"], row["group_id"], self._equipment.kernel.partitions)
         return Expected(row["id"], partition, row["epoch"])
+
+
+def by_partition(found: Iterable[Found]) -> dict[int, list[Found]]:
+    """The same by partition, in the same order."""
+    parted: dict[int, list[Found]] = {}
+    for one in found:
+        parted.setdefault(one.partition, []).append(one)
+    return parted
 
 
 def over_for(seconds: float) -> sa.ColumnElement[bool]:

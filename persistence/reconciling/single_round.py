@@ -10,6 +10,7 @@ from persistence.reconciling.audit import Audit
 from persistence.reconciling.clock import StoreClock
 from persistence.reconciling.drain import Drain
 from persistence.reconciling.equipment import Equipment
+from persistence.reconciling.partitions import Unreached
 from persistence.reconciling.rebuild import Expected, Rebuild
 from persistence.reconciling.roster import Roster
 from persistence.reconciling.rounds import Collected, Round
@@ -96,7 +97,9 @@ class SingleRound:
 
     async def _mend(self, page: Sequence[Expected]) -> None:
         if not self._dry_run:
-            await self._rebuild.mend(page)
+            unreached = Unreached()
+            await self._rebuild.mend(page, unreached)
+            unreached.tell()
             return
         for event in await self._rebuild.find_missing(page, tidy=False):
             self._findings.missing(event.event_id)

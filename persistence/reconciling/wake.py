@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 
 from engine.kernel import Kernel
 from engine.records import pairs
@@ -9,6 +10,7 @@ from persistence.partition_leases import Territory
 from persistence.reconciling.clock import StoreClock
 from persistence.reconciling.duty import Duty
 from persistence.reconciling.findings import Findings
+from persistence.reconciling.partitions import for_each
 
 # A hold lives for a second at least, so that one which is made after a look is seen by the next before it is due.
 LOOK_AHEAD_MS = 900
@@ -36,32 +38,26 @@ class Wake(Duty):
         self._findings = findings
         self._turns = asyncio.Semaphore(AT_ONCE_MAX)
         self._futile: dict[str, float] = {}
+        self._next_ms = 0
 
     async def work(self, territory: Territory) -> None:
-        due = await self.find_due(territory)
-        await asyncio.gather(*[self.reap(partition, event_id) for partition, event_id in due])
-        if len(due) >= DUE_MAX:
+        now_ms = await self._begin_look()
+
+        async def step(partition: int) -> int:
+            due = await self._due(partition, now_ms)
+            await for_each(due, partial(self.reap, partition))
+            return len(due)
+
+        counts = await for_each(territory.latest, step)
+        self.pause_s = max(PAUSE_MIN_S, (self._next_ms - now_ms) / 1000)
+        if sum(counts) >= DUE_MAX:
             self.bell.set()
 
     async def find_due(self, territory: Territory) -> list[tuple[int, str]]:
-        """Partition and id of the events that have something due; the next look is set to when others will."""
-        partitions = territory.latest
-        now_ms = await self._clock.now_ms()
-        found = await asyncio.gather(*[self._soon(partition, now_ms) for partition in partitions])
-        now = time.monotonic()
-        if self._futile:
-            self._futile = {event_id: until for event_id, until in self._futile.items() if until > now}
-        due, next_ms = [], now_ms + LOOK_AHEAD_MS
-        for partition, flat in zip(partitions, found, strict=True):
-            for name, score in pairs(flat):
-                if (event_id := name.decode()) in self._futile:
-                    continue
-                if int(score) <= now_ms:
-                    due.append((partition, event_id))
-                else:
-                    next_ms = min(next_ms, int(score))
-        self.pause_s = max(PAUSE_MIN_S, (next_ms - now_ms) / 1000)
-        return due
+        """Partition and id of the events that have something due."""
+        partitions, now_ms = territory.latest, await self._begin_look()
+        found = await for_each(partitions, lambda partition: self._due(partition, now_ms))
+        return [(partition, event_id) for partition, due in zip(partitions, found, strict=True) for event_id in due]
 
     async def reap(self, partition: int, event_id: str) -> None:
         """End what is due of one event."""
@@ -88,6 +84,26 @@ class Wake(Duty):
             partition, event_id, "ZRANGEBYSCORE", "expiries", "-inf", now_ms, "LIMIT", 0, COUNTED_MAX
         )
         return len(due)
+
+    async def _begin_look(self) -> int:
+        """The time by which a look goes."""
+        now_ms, now = await self._clock.now_ms(), time.monotonic()
+        if self._futile:
+            self._futile = {event_id: until for event_id, until in self._futile.items() if until > now}
+        self._next_ms = now_ms + LOOK_AHEAD_MS
+        return now_ms
+
+    async def _due(self, partition: int, now_ms: int) -> list[str]:
+        """The events of one partition that have something due; the next look is set to when others will."""
+        due = []
+        for name, score in pairs(await self._soon(partition, now_ms)):
+            if (event_id := name.decode()) in self._futile:
+                continue
+            if int(score) <= now_ms:
+                due.append(event_id)
+            else:
+                self._next_ms = min(self._next_ms, int(score))
+        return due
 
     async def _soon(self, partition: int, now_ms: int) -> list[bytes]:
         """Events and their deadlines by turns, those included that are due before the next look."""

@@ -21,10 +21,12 @@ from engine.transport.wire import pack_keys
 from persistence.partition_leases import Territory
 from persistence.reconciling.duty import Duty
 from persistence.reconciling.findings import Findings
+from persistence.reconciling.partitions import for_each
 from persistence.reconciling.roster import Roster, Sighting, live_events, look_at
 
 WATCH_PAUSE_S = 1.0
 SAMPLES = 16  # partitions of which one event is looked at; with 64, each has its turn within seconds
+SYNCS_AT_ONCE = 4  # each asks for hundreds of states at a time
 RESYNC_S = 15.0  # an index that lost one event and gained another has the same length: it is read anyway now and then
 
 logger = structlog.get_logger("holdfast.reconciler")
@@ -78,20 +80,29 @@ class Watch(Duty):
     async def work(self, territory: Territory) -> None:
         partitions = territory.partitions
         self._roster.keep_only(partitions)
-        gained = set(partitions) - self._roster.synced
-        counts = await asyncio.gather(
-            *[self._kernel.partition_command(partition, "SCARD", "live") for partition in partitions]
-        )
-        differing = {p for p, count in zip(partitions, counts, strict=True) if count != len(self._roster.of(p))}
-        if (now := time.monotonic()) > self._resync_at:
-            differing, self._resync_at = set(partitions), now + RESYNC_S
-        await self.sync(sorted(differing | gained))
-        await self._sample(partitions)
-        self._suspicions.add(*gained)  # nobody may have looked after them for a while
-        if replaced := self._replaced.intersection(partitions):
-            self._replaced.clear()
-            self._suspect(replaced)
-        self._findings.figures.events = len(self._roster)
+        turns = asyncio.Semaphore(SYNCS_AT_ONCE)
+        sampled = set(random.sample(partitions, min(SAMPLES, len(partitions))))
+        if resync := (now := time.monotonic()) > self._resync_at:
+            self._resync_at = now + RESYNC_S
+
+        async def step(partition: int) -> None:
+            gained = partition not in self._roster.synced
+            count = await self._kernel.partition_command(partition, "SCARD", "live")
+            if gained or resync or count != len(self._roster.of(partition)):
+                async with turns:
+                    await self.sync([partition])
+            if gained:
+                self._suspicions.add(partition)  # nobody may have looked after it for a while
+            if partition in sampled:
+                await self._sample(partition)
+            if partition in self._replaced:
+                self._replaced.discard(partition)
+                self._suspect(partition)
+
+        try:
+            await for_each(partitions, step)
+        finally:
+            self._findings.figures.events = len(self._roster)
 
     async def sync(self, partitions: Sequence[int]) -> None:
         """Read the index of *partitions*; events that were there and are not are suspected to be missing."""
@@ -107,14 +118,13 @@ class Watch(Duty):
                 self._suspicions.add(partition)
             self._roster.synced.add(partition)
 
-    async def _sample(self, partitions: Sequence[int]) -> None:
-        """Look at one event of some partitions: after a restore, most of them have gone back."""
-        chosen = random.sample(partitions, min(SAMPLES, len(partitions)))
-        sampled = [sighting for partition in chosen if (sighting := self._roster.sample(partition)) is not None]
-        wrong = await look_at(self._kernel, sampled)
-        for sighting in wrong:
-            if sighting.mark != (0, 0) and sighting.event_id in self._roster.of(sighting.partition):
-                await self._examine(sighting)
+    async def _sample(self, partition: int) -> None:
+        """Look at one event of a partition: after a restore, most of them have gone back."""
+        sighting = self._roster.sample(partition)
+        if sighting is None or not await look_at(self._kernel, [sighting]):
+            return
+        if sighting.mark != (0, 0) and sighting.event_id in self._roster.of(partition):
+            await self._examine(sighting)
 
     async def _examine(self, sighting: Sighting) -> None:
         """Tell an event that is missing, which the rebuild looks for, from one that has gone back."""
@@ -122,11 +132,10 @@ class Watch(Duty):
         if state is not None:
             self._findings.regressed(sighting.event_id)
             sighting.mark = (0, 0)  # told once; from here on it is as new
-        self._suspect([sighting.partition])
+        self._suspect(sighting.partition)
 
-    def _suspect(self, partitions: Sequence[int] | set[int]) -> None:
-        """Have everything of *partitions* looked for, and audited at once."""
-        for partition in partitions:
-            for sighting in self._roster.of(partition).values():
-                sighting.urgent = True
-        self._suspicions.add(*partitions)
+    def _suspect(self, partition: int) -> None:
+        """Have everything of a partition looked for, and audited at once."""
+        for sighting in self._roster.of(partition).values():
+            sighting.urgent = True
+        self._suspicions.add(partition)

@@ -9,6 +9,7 @@ from engine.errors import StoreUnavailable
 from persistence.heartbeats import Figures
 from persistence.partition_leases import Everywhere, Territory
 from persistence.reconciling.duty import Duty, EachPartition, Once, keep_doing
+from persistence.reconciling.findings import Findings
 from persistence.reconciling.outages import SUBJECTS_MAX, Outages
 
 
@@ -57,6 +58,16 @@ def test_what_is_failing_is_remembered_up_to_a_bound() -> None:
             outages.note(f"event {number}", StoreUnavailable("gone"))
 
     assert len(logs) == SUBJECTS_MAX
+
+
+def test_a_duty_that_fails_is_told_however_many_events_do() -> None:
+    findings = Findings()
+    with capture_logs() as logs:
+        for number in range(SUBJECTS_MAX + 5):
+            findings.failed(f"event {number}", StoreUnavailable("gone"))
+        findings.outages.note("audit", StoreUnavailable("gone"))
+
+    assert (len(logs), logs[-1]["subject"]) == (SUBJECTS_MAX + 1, "audit")
 
 
 async def test_a_duty_may_be_a_function_of_a_partition_or_of_the_installation() -> None:
