@@ -80,7 +80,9 @@ async def composed(
         journal_bytes_max=journal_bytes_max,
     )
 
-    oversight = Oversight(patient, bookings, catalog, database, repair_with(patient, bookings, loader))
+    oversight = Oversight(
+        patient, bookings, catalog, database, repair_with(patient, bookings, loader, JournalWatch(patient))
+    )
     try:
         yield Services(
             reservations=reservations,
