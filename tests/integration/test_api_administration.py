@@ -12,6 +12,7 @@ from api_app import Person, claim, composed, connected, open_event
 
 from api import administration
 from api.services import Services
+from engine.errors import StoreUnavailable
 from engine.events import SellableEvent
 from persistence import oversight
 from persistence.differences import Difference
@@ -155,13 +156,13 @@ async def test_event_that_cannot_be_repaired_now_does_not_stop_the_others(
 
     async def repair(event: SellableEvent) -> EventRound:
         if event.event.id == broken:
-            raise oversight.HoldfastError("it is being loaded")
+            raise StoreUnavailable("it is being loaded")
         found = (Difference(sound, "counter_wrong"),)
         return EventRound(sound, found, found, ())
 
     repairing(services, repair)
     done = (await root.post("/v1/admin/reconcile")).json()
-    assert done["failures"] == [{"event_id": broken, "reason": "HoldfastError"}]
+    assert done["failures"] == [{"event_id": broken, "reason": "StoreUnavailable"}]
     assert (done["found"], done["repaired"], done["unresolved"]) == (1, 1, 0)
 
 
