@@ -17,7 +17,17 @@ SAMPLE_CALLS = tuple(
     for call in (
         *("BITFIELD K SET u1 0 1", "BITFIELD_RO K GET u1 0", "BITPOS K 1", "DEL K", "EXISTS K", "GET K", "GETBIT K 0"),
         *("GETRANGE K 0 1", "HDEL K f", "HGET K f", "HGETALL K", "HINCRBY K f 1", "HLEN K", "HMGET K f", "HSCAN K 0"),
-        *("HSET K f v", "HSETNX K f v", "MEMORY USAGE K", "RENAME K K", "SADD K m", "SET K v", "SETBIT K 0 1"),
+        *("HVALS K",),
+        *(
+            "HSET K f v",
+            "HSETNX K f v",
+            "HVALS K",
+            "MEMORY USAGE K",
+            "RENAME K K",
+            "SADD K m",
+            "SET K v",
+            "SETBIT K 0 1",
+        ),
         *("SREM K m", "SSCAN K 0", "UNLINK K", "XADD K * f v", "XDEL K 0-1", "XINFO STREAM K", "XLEN K"),
         *("XRANGE K - +", "XTRIM K MAXLEN 1", "ZADD K 1 m", "ZRANGE K 0 1"),
         *("ZRANGEBYSCORE K 0 1", "ZREM K m", "ZSCAN K 0", "ZSCORE K m"),

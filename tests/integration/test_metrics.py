@@ -43,7 +43,8 @@ def scrape(served: Served) -> dict[tuple[str, str], float]:
 
 
 def live_workers(served: Served) -> int:
-    return sum(int(value) for (name, _), value in scrape(served).items() if name == "holdfast_process_up")
+    figures = scrape(served).items()
+    return sum(int(value) for (name, of), value in figures if name == "holdfast_process_up" and "worker" in of)
 
 
 def held(served: Served) -> float:
