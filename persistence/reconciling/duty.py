@@ -1,6 +1,7 @@
 """A duty of the reconciler: something to be done again and again, whatever becomes of the other duties."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 
 from persistence.heartbeats import Figures
@@ -13,7 +14,7 @@ AT_ONCE_MAX = 4  # partitions beside each other: each may keep a connection of t
 BACKOFF_MAX_S = 2.0  # how much later than the servers themselves a duty is back
 
 
-class Duty:
+class Duty(ABC):
     """One duty. ``pause_s`` lies between two rounds; whoever rings ``bell`` has the next one begin at once."""
 
     name: str = ""
@@ -22,9 +23,9 @@ class Duty:
     def __init__(self) -> None:
         self.bell = asyncio.Event()
 
+    @abstractmethod
     async def work(self, territory: Territory) -> None:
         """Do one round: a step of a few seconds at most, that may be done twice, or by two at once, without harm."""
-        raise NotImplementedError
 
 
 class EachPartition(Duty):
