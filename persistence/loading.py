@@ -21,7 +21,7 @@ from typing import Any
 from engine.errors import EventNotFound
 from engine.events import Event
 from engine.ids import claim_key
-from persistence.bookings import OWNING_STATUSES
+from engine.lifecycle import OWNING_STATUSES
 from persistence.database import ledger_errors, retrying
 from persistence.event_rows import event_from_row
 
