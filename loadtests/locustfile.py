@@ -1,7 +1,8 @@
 """Who comes when a sale opens, for Locust: browsers, buyers, hoarders, a box office, an organizer; and how they come.
 
-``loadtests/surge.py`` starts a server, runs this headless against it, and checks afterwards; the variable ``SURGE``
-tells the crowd what it needs to know. What is acknowledged is written down, so that the ledger can be asked for it.
+``loadtests/surge.py`` starts a server, runs this headless against it, and checks afterwards; a file that the variable
+``SURGE`` names tells the crowd what it needs to know. What is acknowledged is written down, so that the ledger can be
+asked for it.
 """
 
 import itertools
@@ -31,7 +32,7 @@ class Surge(msgspec.Struct, frozen=True, kw_only=True):
     acknowledged: str
 
 
-SURGE = msgspec.json.decode(os.environ["SURGE"].encode(), type=Surge)
+SURGE = msgspec.json.decode(Path(os.environ["SURGE"]).read_bytes(), type=Surge)
 _numbers = itertools.count(random.randrange(1 << 20))
 
 

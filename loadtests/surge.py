@@ -1,9 +1,9 @@
 """A crowd comes to a sale: starts a server, lets Locust loose on it, prints the table, and checks what was sold.
 
 ``python loadtests/surge.py [--profile NAME] [--users N] [--seconds N] [--places N] [--events N]``; the profiles are
-``steady``, ``spike``, ``ramp``, ``expiry`` (all holds lapse at once) and ``race`` (everybody asks once for one place). The
-exit status is 1 when anything was oversold, an acknowledged booking is not in the ledger, Redis and the ledger differ,
-or a request failed without saying why.
+``steady``, ``spike``, ``ramp``, ``expiry`` (all holds lapse at once) and ``race`` (everybody asks once for one place).
+The exit status is 1 when anything was oversold, an acknowledged booking is not in the ledger, Redis and the ledger
+differ, or a request failed without saying why.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ async def let_loose(url: str, options: Options, surge: dict[str, object], direct
     arguments += ["--csv", str(directory / "surge"), "--only-summary", "--stop-timeout", "10", "--loglevel", "WARNING"]
     process = await asyncio.create_subprocess_exec(
         *arguments,
-        env={**os.environ, "SURGE": json.dumps(surge)},
+        env={**os.environ, "SURGE": str(_write(surge, directory / "surge.json"))},
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -163,6 +163,11 @@ async def run_surge(options: Options) -> int:
     for finding in shorten(findings):
         console.print(f"[red]{finding}[/]")
     return 1 if findings else 0
+
+
+def _write(surge: dict[str, object], path: Path) -> Path:
+    path.write_text(json.dumps(surge))
+    return path
 
 
 async def _settled(
