@@ -21,9 +21,10 @@ GOAL = Goal(name="G0", title="nothing", must=1, aim=1)
 
 @pytest.fixture
 def venue(redis_url: str) -> Iterator[Venue]:
-    with redis.Redis.from_url(redis_url) as client:
-        with contextlib.closing(Pipe(client.connection_pool.connection_kwargs["path"])) as pipe:
-            yield Venue(client, pipe, sellable(definition("arena", seats=100)))
+    with contextlib.ExitStack() as opened:
+        client = opened.enter_context(redis.Redis.from_url(redis_url))
+        pipe = opened.enter_context(contextlib.closing(Pipe(client.connection_pool.connection_kwargs["path"])))
+        yield Venue(client, pipe, sellable(definition("arena", seats=100)))
 
 
 def test_benchmarks_venue_is_loaded_and_sells_and_is_loaded_anew(venue):
