@@ -10,9 +10,9 @@ SCRIPTS := $(VENV)/lua-expanded
 # Python 3.11 to 3.14 are what the embedded Postgres has wheels for.
 SUITS := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 
-# Three processes for two cores: tests wait for servers and deadlines for a third of their time. Who has run out of tests
-# takes some of another's: slow ones stand together in their modules, and once left one process alone for five minutes.
-IN_PARALLEL := -n 3 --dist worksteal
+# Who has run out of tests takes some of the other's: slow ones stand together in their modules, and once left one
+# process alone for the last five minutes. More processes by ARGS="-n 3", on a machine that does nothing else.
+IN_PARALLEL := -n 2 --dist worksteal
 
 # Tests start Holdfast a hundred times over, and should not compile it as often, whatever the caller's environment says.
 COMPILED := PYTHONDONTWRITEBYTECODE=
