@@ -1,6 +1,7 @@
 """The benchmark's own ground: its venues load, sell and add up, and no measurement meets what another has left."""
 
 import contextlib
+import importlib
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 import redis
 from rich.console import Console
 
-sys.path.append(str(Path(__file__).parents[2] / "loadtests"))  # programs, which are no package
+LOADTESTS = Path(__file__).parents[2] / "loadtests"
+sys.path.append(str(LOADTESTS))  # programs, which are no package
 import bench_hold
 from bench import Bench
 from harness import QUICK, Goal, Plan, Result, Void
@@ -68,6 +70,11 @@ async def test_benchmark_measures_each_goal_on_servers_of_its_own(monkeypatch, r
     assert [result.figure for result in report.results] == [1, 1]
     assert report.machine["valkey"]
     assert len({id(bench) for bench in measured}) == 2
+
+
+@pytest.mark.parametrize("program", sorted(path.stem for path in LOADTESTS.glob("measure_*.py")))
+def test_measurement_finds_all_that_it_imports(program):
+    assert importlib.import_module(program).__doc__
 
 
 def hold(venue: Venue, *wishes: str) -> list[bytes]:
