@@ -10,14 +10,14 @@ import pytest
 import redis
 from rich.console import Console
 
-LOADTESTS = Path(__file__).parents[2] / "loadtests"
-sys.path.append(str(LOADTESTS))  # programs, which are no package
+sys.path.append(str(Path(__file__).parents[2] / "loadtests"))  # programs, which are no package
 import bench_hold
 from bench import Bench
 from harness import QUICK, Goal, Plan, Result, Void
 from pipe import Pipe
 from venues import Venue, definition, sellable
 
+LOADTESTS = Path(bench_hold.__file__).parent
 GOAL = Goal(name="G0", title="nothing", must=1, aim=1)
 
 
