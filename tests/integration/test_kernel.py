@@ -1,7 +1,7 @@
 """The engine over the scripts: what it makes of a server that refuses, state that is not there, and late news."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -13,7 +13,7 @@ from engine.catalog import Catalog
 from engine.errors import EventNotOpen, HoldReleased, StoreUnavailable
 from engine.events import Event
 from engine.loader import EventLoader
-from engine.ports import LoadedEvent, LoadingTurn
+from engine.ports import BookingRow, LoadedEvent, LoadingTurn
 from engine.reservations import Reservations
 from engine.transport.errors import OutcomeUnknown
 from engine.transport.wire import PackedKeys
@@ -120,8 +120,8 @@ class ClosingSource:
         return await self._events.find_event(event_id)
 
     @asynccontextmanager
-    async def loading(self, event_id: str) -> AsyncIterator[LoadingTurn]:
-        async with self._events.loading(event_id) as turn:
+    async def loading(self, event_ids: Sequence[str]) -> AsyncIterator[LoadingTurn]:
+        async with self._events.loading(event_ids) as turn:
             yield _ClosingTurn(turn, self._close)
 
 
@@ -129,12 +129,13 @@ class _ClosingTurn:
     def __init__(self, turn: LoadingTurn, close: Callable[[str], Awaitable[None]]) -> None:
         self._turn = turn
         self._close = close
+        self.event_ids = turn.event_ids
 
-    async def find_event(self) -> Event:
-        return await self._turn.find_event()
+    async def find_events(self, event_ids: Sequence[str]) -> dict[str, Event]:
+        return await self._turn.find_events(event_ids)
 
-    async def begin(self) -> LoadedEvent:
-        return _ClosingLoad(await self._turn.begin(), self._close)
+    async def begin(self, event_ids: Sequence[str]) -> list[LoadedEvent]:
+        return [_ClosingLoad(loaded, self._close) for loaded in await self._turn.begin(event_ids)]
 
 
 class _ClosingLoad:
@@ -142,9 +143,10 @@ class _ClosingLoad:
         self._loaded = loaded
         self._close = close
         self.event = loaded.event
+        self.is_small = loaded.is_small
 
-    async def booking_lines(self, *, batch_size: int) -> AsyncIterator[Sequence[bytes]]:
-        async for batch in self._loaded.booking_lines(batch_size=batch_size):
+    async def bookings(self, *, batch_size: int) -> AsyncGenerator[Sequence[BookingRow]]:
+        async for batch in self._loaded.bookings(batch_size=batch_size):
             yield batch
         await self._close(self.event.id)
 
