@@ -10,7 +10,7 @@ from ledger_lab import GUEST, Lab
 from shops import Shop, claim, open_shops
 
 from engine.catalog import Catalog
-from engine.errors import EventNotOpen, HoldReleased, StoreUnavailable
+from engine.errors import EventNotFound, EventNotOpen, HoldReleased, StoreUnavailable
 from engine.events import Event
 from engine.loader import EventLoader
 from engine.ports import BookingRow, LoadedEvent, LoadingTurn
@@ -168,3 +168,46 @@ async def test_event_closed_while_another_process_loads_it_is_not_sold(redis_url
         for shop in (loading, closing):
             with pytest.raises(EventNotOpen):
                 await shop.reservations.hold(event_id, FLOOR, customer_id="ana")
+
+
+async def test_events_are_loaded_together_and_one_that_cannot_be_keeps_no_other_from_it(
+    shop: Shop, lab: Lab, redis_url: str
+) -> None:
+    server = redis.Redis.from_url(redis_url)
+    sold, loaded, ahead = [(await lab.event()).event.id for _ in range(3)]
+    draft = (await lab.event()).event.id
+    await lab.fetch("UPDATE events SET status = 'draft' WHERE id = $1", draft)
+    booked = await shop.reservations.book(sold, FLOOR, GUEST, customer_id="ana")
+    server.flushall()
+    await shop.loader.load(loaded)
+    await shop.loader.load(ahead)
+    await lab.fetch("UPDATE events SET epoch = epoch - 1 WHERE id = $1", ahead)  # restored from a backup, say
+
+    outcomes = await shop.loader.load_together([sold, loaded, ahead, draft, "nowhere"])
+
+    assert (outcomes[sold], outcomes[loaded]) == (True, False)
+    assert isinstance(outcomes[ahead], StoreUnavailable)
+    assert isinstance(outcomes[draft], EventNotOpen)
+    assert isinstance(outcomes["nowhere"], EventNotFound)
+    assert (await shop.reservations.find_booking(booked.booking.id, customer_id="ana")).id == booked.booking.id
+    assert (await shop.loader.load_together([sold, loaded])) == {sold: False, loaded: False}
+
+
+async def test_event_that_somebody_else_is_loading_is_waited_for_and_holds_up_no_other(shop: Shop, lab: Lab) -> None:
+    elsewhere, free = (await lab.event()).event.id, (await lab.event()).event.id
+    async with lab.events.loading([elsewhere]):
+        both = asyncio.create_task(shop.loader.load_together([elsewhere, free]))
+        async with asyncio.timeout(5):
+            assert await shop.loader.load(free)
+        await asyncio.sleep(0.1)
+        assert not both.done()
+    assert await both == {elsewhere: True, free: True}
+
+
+async def test_load_that_found_nothing_to_do_is_not_remembered_for_the_next_one(
+    shop: Shop, lab: Lab, redis_url: str
+) -> None:
+    event_id = (await lab.event()).event.id
+    assert [await shop.loader.load(event_id), await shop.loader.load(event_id)] == [True, False]
+    redis.Redis.from_url(redis_url).flushall()
+    assert await shop.loader.load(event_id)

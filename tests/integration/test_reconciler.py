@@ -15,6 +15,7 @@ from holdfast.settings import Settings, load_settings
 from persistence.heartbeats import read_heartbeats
 from persistence.partition_leases import Everywhere
 from persistence.reconciling.clock import StoreClock
+from persistence.reconciling.audit import ROTATION_S
 from persistence.reconciling.findings import Findings
 from persistence.reconciling.wake import Wake
 
@@ -118,6 +119,17 @@ async def test_a_flushed_redis_is_rebuilt_at_once_though_nobody_calls(shop: Inst
         await until(lambda: reconciler.figures.rebuilt == 20, within_s=2)
     assert shop.counter(events[7], "epoch") == before + 1
     assert shop.redis.hkeys(shop.key(events[7], "bookings")) == [booking_id.partition("~")[0].encode()]
+
+
+async def test_what_was_rebuilt_is_audited_before_its_turn_whoever_has_built_it(shop: Installation) -> None:
+    events = [await shop.open_event(f"gig-{number}") for number in range(5)]
+    async with reconciling(shop.settings) as reconciler:
+        await until(lambda: reconciler.figures.audited >= len(events), within_s=10)
+        audits = reconciler.figures.audited
+        shop.redis.flushall()
+        await shop.hold("gig-3")  # a caller's process is the first to build this one
+        await until(lambda: all(map(shop.is_loaded, events)), within_s=10)
+        assert await until(lambda: reconciler.figures.audited >= audits + len(events), within_s=10) < ROTATION_S / 2
 
 
 async def test_an_event_whose_state_alone_is_lost_is_rebuilt(shop: Installation) -> None:
