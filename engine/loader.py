@@ -142,9 +142,20 @@ class EventLoader:
             _refuse_later(sellable.event, epoch)
             if epoch == sellable.event.epoch and epoch != seen_epoch:
                 return False
+            await self._close_behind(sellable)
             outcome = _new_outcome()
             await self._build(turn, {event_id: sellable}, {event_id: outcome})
             return outcome.result()
+
+    async def _close_behind(self, sellable: SellableEvent) -> None:
+        """Have Redis book no more in a state that is there, before its journal is drained for the last time.
+
+        What was booked between that and the new epoch would be refused, though nothing is wrong with it. Without these
+        two fields a state counts as not loaded, for callers, who then wait for us, and for whoever loads it next if we
+        die here; its seq and clock go on. First a drain without it: when Postgres is away the event stays on sale.
+        """
+        await self._drain_journals([sellable])
+        await self._kernel.event_command(sellable, "HDEL", "state", "status", "epoch")
 
     async def tell_status(self, event_id: str) -> None:
         """Bring Redis to the status that the ledger says, where it was not told: a process died in between, perhaps.

@@ -66,7 +66,9 @@ def written(batches: BookingBatches) -> tuple[set[int], dict[str, int]]:
     return cells, counters
 
 
-@given(st.lists(st.tuples(claims(), st.sampled_from(("ana", "ben", "a|b"))), min_size=1, max_size=40), st.integers(1, 9))
+@given(
+    st.lists(st.tuples(claims(), st.sampled_from(("ana", "ben", "a|b"))), min_size=1, max_size=40), st.integers(1, 9)
+)
 def test_everything_is_counted_once_however_it_is_cut_into_batches(booked: list[tuple[Places, str]], size: int) -> None:
     batches, totals, records = BookingBatches(LAYOUT), Counter[str](), 0
     for start in range(0, len(booked), size):
