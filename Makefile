@@ -85,6 +85,10 @@ serve: $(INSTALLED) ## run the API, with embedded servers unless REDIS_URL and D
 bench: $(INSTALLED) ## measure the ratios that the README reports
 	@$(BIN)/python loadtests/bench_hold.py $(ARGS)
 
+.PHONY: surge
+surge: $(INSTALLED) ## let a crowd loose on a sale, and check it (ARGS="--profile race --users 10000 --places 1000")
+	@$(BIN)/python loadtests/surge.py $(ARGS)
+
 .PHONY: faults
 faults: $(INSTALLED) ## break every part in the middle of a sale, check, and rewrite the table in docs/faults.md
 	@$(BIN)/python -m pytest tests/faults --faults=keep --verbose $(ARGS)

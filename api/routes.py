@@ -232,6 +232,7 @@ _EVENT_ROUTES = (
         summary="Every numbered seat and whether it is free",
         tag="Events",
         roles=ROLES,
+        query=seats.SeatQuery,
         replies=(
             Reply(200, "The seats.", seats.SeatList),
             Reply(200, "The seats.", seats.SeatBitmaps, media_type=seats.SEATMAP_MEDIA_TYPE),

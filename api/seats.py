@@ -1,7 +1,7 @@
 """Handlers of what is free: counts per section, and every numbered seat."""
 
 import base64
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -23,12 +23,19 @@ class RangeQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     to: str | None = None
 
 
-class SeatState(msgspec.Struct, frozen=True):
-    """One seat: free only when it is free on all legs."""
+class SeatQuery(RangeQuery, frozen=True, forbid_unknown_fields=True):
+    """The same, and how many people a table must have room for."""
+
+    party: Annotated[int, msgspec.Meta(ge=1, le=1000)] | None = None
+
+
+class SeatState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One seat: free only when it is free on all legs of the range. ``fits``: a table has room for so many."""
 
     section: str
     seat: str
     status: SeatStatus
+    fits: int | None = None
 
 
 class SeatList(msgspec.Struct, frozen=True):
@@ -61,13 +68,14 @@ async def show_availability(call: Call) -> Answer:
 
 
 async def show_seats(call: Call) -> Answer:
-    """``GET /v1/events/{event_id}/seats`` → 200, as a list or as bitmaps."""
+    """``GET /v1/events/{event_id}/seats`` → 200, as a list or as bitmaps, which are always of the whole event."""
+    query = decode_query(call.query_string, SeatQuery)
     seat_map = await call.services.reservations.seats(await visible_event(call))
     vary = (b"vary", b"accept")
     if SEATMAP_MEDIA_TYPE.encode("ascii") in call.headers.get(b"accept", b""):
         body = encode_json(_bitmaps(seat_map))
         return Answer(200, body, SEATMAP_MEDIA_TYPE.encode("ascii"), (vary,))
-    return json_answer(_list(seat_map), headers=(vary,))
+    return json_answer(_list(seat_map, query), headers=(vary,))
 
 
 async def visible_event(call: Call) -> str:
@@ -86,28 +94,34 @@ async def visible_event(call: Call) -> str:
     return event.id
 
 
-def _list(seat_map: SeatMap) -> SeatList:
+def _list(seat_map: SeatMap, query: SeatQuery) -> SeatList:
     layout, legs = seat_map.layout, seat_map.legs
-    held, sold = _taken(seat_map.held, legs), _taken(seat_map.sold, legs)
+    wanted = range(*layout.leg_range(query.from_, query.to))
+    held, sold = _taken(seat_map.held, legs, wanted), _taken(seat_map.sold, legs, wanted)
     states = []
     for section in layout.sections:
         if not section.seated:
             continue
         for number in range(section.first_seat, section.first_seat + section.capacity):
+            seat = layout.seats[number]
+            fits = seat.definition.fits
+            if query.party is not None and (fits is None or fits < query.party):
+                continue
             status: SeatStatus = "sold" if number in sold else "held" if number in held else "free"
-            states.append(SeatState(section.id, layout.seats[number].label, status))
+            states.append(SeatState(section.id, seat.label, status, fits))
     return SeatList(seat_map.seq, legs, states)
 
 
-def _taken(bitmap: bytes, legs: int) -> set[int]:
-    """The seats with a bit set on any leg; empty bytes, the usual case, cost next to nothing."""
-    return {
-        ((position << 3) + bit) // legs
+def _taken(bitmap: bytes, legs: int, wanted: range) -> set[int]:
+    """The seats with a bit set on any leg of *wanted*; empty bytes, the usual case, cost next to nothing."""
+    cells = (
+        (position << 3) + bit
         for position, byte in enumerate(bitmap)
         if byte
         for bit in range(8)
         if byte & (0x80 >> bit)
-    }
+    )
+    return {cell // legs for cell in cells if cell % legs in wanted}
 
 
 def _bitmaps(seat_map: SeatMap) -> SeatBitmaps:

@@ -7,6 +7,7 @@ import msgspec
 
 from api.idempotency import OnceStore
 from api.identity import TokenVerifier
+from engine.rate_limits import RateLimiter
 from engine.reservations import Reservations
 from persistence.bookings import Bookings
 from persistence.events import Events
@@ -52,7 +53,8 @@ class Info(msgspec.Struct, frozen=True):
 class Services(msgspec.Struct, frozen=True, kw_only=True):
     """The parts that handlers call.
 
-    ``checks`` are asked by ``/readyz``, by the name of what they look at; ``scrape`` answers ``/metrics``.
+    ``checks`` are asked by ``/readyz``, by the name of what they look at; ``scrape`` answers ``/metrics``. Without a
+    ``limiter`` callers may make as many requests as they like.
     """
 
     reservations: Reservations
@@ -64,3 +66,4 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     info: Info
     checks: Mapping[str, ReadinessCheck]
     scrape: Scrape
+    limiter: RateLimiter | None = None

@@ -2,7 +2,7 @@
 
 Redis needs a record of each booking, and its customer's count: these are sent in batches. Cells and counters, which
 are of all bookings together, are added up here, a bit for each cell, and written once. To take a million places apart
-was most of Redis's work in a load, with everybody else waiting; here it costs some two microseconds of this process for each.
+was most of Redis's work in a load, with everybody else waiting; here it costs this process two microseconds for each.
 """
 
 from collections import Counter

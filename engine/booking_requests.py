@@ -2,7 +2,7 @@
 
 import msgspec
 
-from engine.bookings import Booking, BookingDetails, JournalEntry
+from engine.bookings import Booking, BookingDetails, BookingStatus, JournalEntry, Price
 from engine.claims import describe_places
 from engine.errors import InvalidRequest
 from engine.events import SellableEvent
@@ -45,18 +45,24 @@ def booking_args(request: BookingRequest, *, journal_bytes_max: int) -> list[byt
 def accepted_booking(entry: JournalEntry, event: SellableEvent, details: BookingDetails) -> Booking:
     """What can be said of a booking that is accepted in Redis and not yet known to be in the ledger.
 
-    It is ``confirming``, but where the event's policy leaves it to Redis: there it is ``confirmed`` and not durable.
+    It is ``confirming``, but where the event's policy leaves it to Redis: there it has the status it will have, and is
+    not durable.
     """
-    is_confirmed = event.definition.policy.durability == "redis"
-    confirmed_at = moment(entry.confirmed_at_ms)
+    policy = event.definition.policy
+    is_settled, is_requested = policy.durability == "redis", policy.approval == "manual"
+    accepted_at = moment(entry.confirmed_at_ms)
     items, amount = describe_places(event.layout, entry.places)
+    price = details.price or Price(amount, 0, 0, amount)
+    status: BookingStatus = "confirming"
+    if is_settled:
+        status = "pending" if is_requested else "confirmed"
     return Booking(
         id=entry.booking_id,
         reference=None,
         event_id=entry.event_id,
         customer_id=entry.customer_id,
-        status="confirmed" if is_confirmed else "confirming",
-        payment_status="none",
+        status=status,
+        payment_status="held" if details.payment_id else "none",
         version=0,  # the ledger begins at 1: an entity tag of this one must not fit that one
         durable=False,
         items=items,
@@ -64,7 +70,8 @@ def accepted_booking(entry: JournalEntry, event: SellableEvent, details: Booking
         to=event.layout.stop_name(entry.places.last_leg),
         guest=details.guest,
         attendees=details.attendees,
-        amount=amount,
+        price=price,
+        amount=price.total,
         refunded=0,
         currency=event.definition.currency,
         notes=details.notes,
@@ -72,6 +79,6 @@ def accepted_booking(entry: JournalEntry, event: SellableEvent, details: Booking
         source=details.source,
         metadata=details.metadata,
         created_at=moment(entry.created_at_ms),
-        updated_at=confirmed_at,
-        confirmed_at=confirmed_at if is_confirmed else None,
+        updated_at=accepted_at,
+        confirmed_at=accepted_at if status == "confirmed" else None,
     )

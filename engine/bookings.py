@@ -26,11 +26,26 @@ BookingStatus = Literal[
 PaymentStatus = Literal["none", "pending", "held", "completed", "failed", "refunded", "partially_refunded"]
 
 
-class BookingDetails(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the customer says beside the places.
+class Price(msgspec.Struct, frozen=True):
+    """What a booking costs, as it was agreed: a snapshot, in minor units of the event's currency.
+
+    ``total`` is ``base + tax - discount``. ``source`` says who made it: ``fixed`` are the sections' own prices,
+    ``service`` a pricing service, ``fallback`` the sections' prices because that service did not answer.
+    """
+
+    base: int
+    tax: int
+    discount: int
+    total: int
+    source: Literal["fixed", "service", "fallback"] = "fixed"
+
+
+class BookingDetails(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What goes with a booking beside the places, and is for the ledger alone.
 
     Guests, attendees and notes are personal data: they are sealed (encrypted) before they leave the process, and only
-    the ledger's readers open them.
+    the ledger's readers open them. With them, so that Redis can neither read nor change it, goes what was agreed:
+    ``price`` where it is not the sections' own, ``payment_id`` where the booking was paid for, and who asked for it.
     """
 
     guest: dict[str, Any] | None = None
@@ -38,6 +53,10 @@ class BookingDetails(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notes: str | None = None
     source: str = "api"
     metadata: dict[str, Any] = {}
+    price: Price | None = None
+    payment_id: str | None = None
+    role: str = "customer"
+    request_id: str | None = None
 
 
 class JournalEntry(msgspec.Struct, frozen=True):
@@ -76,6 +95,7 @@ class Booking(msgspec.Struct, frozen=True):
     to: str | None
     guest: dict[str, Any] | None
     attendees: list[dict[str, Any]]
+    price: Price
     amount: int
     refunded: int
     currency: str

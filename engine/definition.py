@@ -85,7 +85,13 @@ class RefundTier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The rules of sale; durations in seconds."""
+    """The rules of sale; durations in seconds.
+
+    ``one_booking_per_customer`` allows a customer one live booking of the event. ``after_event`` is what becomes of
+    confirmed bookings when it has ended; who was checked in has ``completed`` in any case but ``keep``.
+    ``late_payment`` is what becomes of a payment that arrives when its hold is gone: the same places are booked if they
+    are still free, or it is refunded at once. ``pricing`` and ``inventory`` name who is asked beside Holdfast.
+    """
 
     hold_ttl: Annotated[int, msgspec.Meta(ge=1, le=604_800)] = 120
     hold_ttl_max: Annotated[int, msgspec.Meta(ge=1, le=604_800)] = 900
@@ -104,6 +110,11 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     waitlist: bool = True
     offer_ttl: Annotated[int, msgspec.Meta(ge=1, le=2_592_000)] = 86_400
     durability: Literal["postgres", "redis"] = "postgres"
+    one_booking_per_customer: bool = False
+    after_event: Literal["keep", "complete", "no_show"] = "keep"
+    late_payment: Literal["book", "refund"] = "book"
+    pricing: Literal["fixed", "service"] = "fixed"
+    inventory: Literal["none", "service"] = "none"
 
 
 class EventDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -95,9 +95,14 @@ class Refused(msgspec.Struct, frozen=True):
     ``places_taken``: another booking owns one of the places. ``stale_epoch``: the entry was made by a Redis that has
     lost its memory since. ``key_reused``: the idempotency key belongs to a request with another body.
     ``key_replayed``: the idempotency key belongs to ``booking``, made by an earlier attempt of the same request.
+    ``one_booking``: the customer has another live booking of an event that takes but one from each. ``ended``: the
+    booking, whose payment came first, was ended before its places were claimed.
+
+    ``places_taken`` and ``one_booking`` are durable: an entry that comes again hears the same, whatever has become of
+    what was in its way.
     """
 
-    reason: Literal["places_taken", "stale_epoch", "key_reused", "key_replayed"]
+    reason: Literal["places_taken", "stale_epoch", "key_reused", "key_replayed", "one_booking", "ended"]
     booking: Booking | None = None
 
 

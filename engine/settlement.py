@@ -10,8 +10,10 @@ import structlog
 from engine.bookings import Booking, JournalEntry
 from engine.dead_letters import bury
 from engine.errors import (
+    HoldExpired,
     HoldfastError,
     IdempotencyKeyReused,
+    LimitExceeded,
     PlacesUnavailable,
     StoreUnavailable,
     UnavailablePlace,
@@ -63,6 +65,8 @@ class Settlement:
 
         Raises:
             PlacesUnavailable: The ledger has another booking for a place; this one is undone.
+            LimitExceeded: The customer has a live booking of an event that takes but one; this one is undone.
+            HoldExpired: The booking, which was paid for, had been ended meanwhile; its places are given back.
             IdempotencyKeyReused: The key belongs to another request; this booking is undone.
             LedgerUnavailable: Whether it was written is not known. The entry stays in the journal.
             UnwritableEntry: The ledger can never take it. It is a dead letter now, and its places stay taken.
@@ -89,6 +93,10 @@ class Settlement:
                 raise IdempotencyKeyReused
             case "places_taken":
                 raise _unavailable(entry, event, sold=entry.places.quantity)
+            case "one_booking":
+                raise LimitExceeded("one_booking_per_customer", 1)
+            case "ended":
+                raise HoldExpired(entry.booking_id)
         # Under a stale epoch nothing is known of the places but that this booking does not have them.
         raise _unavailable(entry, event, sold=0)
 

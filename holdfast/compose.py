@@ -18,6 +18,7 @@ from engine.events import SellableEvent
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
+from engine.rate_limits import RateLimiter
 from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.store_checks import require_fit_store
@@ -174,6 +175,7 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
             info=Info(name="holdfast", version=version("holdfast"), partitions=parts.front.partitions),
             checks=readiness_checks(parts.front, parts.database, parts.oversight, backlog),
             scrape=figures.scrape,
+            limiter=None if settings.rate_limit is None else RateLimiter(parts.front, settings.rate_limit),
         )
 
 

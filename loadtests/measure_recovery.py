@@ -31,9 +31,9 @@ from engine.definition import EventDefinition
 from engine.errors import Refusal, Unavailable
 from engine.events import SellableEvent
 from engine.keys import event_key, partition_key
+from engine.lifecycle import OWNING_STATUSES
 from engine.reservations import ClaimRequest
 from holdfast.compose import RECONCILER_POOL, Parts, make_equipment, open_parts
-from persistence.bookings import OWNING_STATUSES
 from persistence.database import driver_connection, open_database
 from persistence.partition_leases import PartitionLeases
 from persistence.reconciler import Reconciler

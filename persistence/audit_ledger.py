@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from engine.errors import EventNotFound
 from engine.events import SellableEvent
 from engine.ids import BookingId, claim_id, claim_id_of, claim_keys, parse_claim_id
+from engine.lifecycle import OWNING_STATUSES
 from engine.places import CountedPlaces, NumberedPlaces, Places, parse_places
 from engine.ports import ActiveBooking
-from persistence.bookings import OWNING_STATUSES
 from persistence.database import driver_connection, ledger_errors
 from persistence.differences import Difference, name_seat
 

@@ -7,23 +7,20 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from engine.bookings import Booking, BookingDetails
+from engine.bookings import Booking, BookingDetails, Price
 from engine.claims import ClaimedItem
 from engine.errors import IdempotencyKeyReused
 from engine.ids import BookingId, claim_id, number_from_reference, parse_claim_id, reference_from_number
+from engine.lifecycle import UPCOMING_STATUSES
 from engine.ports import Sealer
 from persistence.database import Row, fetch_rows
 from persistence.paging import BookingKey, Page, UpcomingKey, cut_page, decode_cursor
 from persistence.schema import bookings, events, idempotency, usage
 
-# A booking of one of these statuses owns its places: it has rows in ``claims`` and ``usage``. What is completed keeps
-# them, because somebody did sit there. In ``payment_initiated`` it is the hold in Redis that owns them.
-OWNING_STATUSES = ("paid", "pending", "confirmed", "checked_in", "completed", "no_show")
-UPCOMING_STATUSES = ("payment_initiated", "paid", "pending", "confirmed", "checked_in")
-
 IDEMPOTENCY_TIME = dt.timedelta(hours=24)  # an idempotency key is remembered that long
 
 _decode_items = msgspec.json.Decoder(tuple[ClaimedItem, ...]).decode
+_decode_price = msgspec.json.Decoder(Price).decode
 
 
 class BookingFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,6 +169,7 @@ def make_booking(row: Row, booking_id: BookingId, items: tuple[ClaimedItem, ...]
         to=row["to_stop"],
         guest=details.guest,
         attendees=details.attendees,
+        price=_decode_price(row["price"]) if row["price"] else Price(row["amount"], 0, 0, row["amount"]),
         amount=row["amount"],
         refunded=row["refunded"],
         currency=row["currency"],

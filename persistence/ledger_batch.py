@@ -14,22 +14,29 @@ key, so that batches of several processes never wait for each other in a circle:
 Bookings that lose (their place, or their key) end the transaction, which is rolled back and run again without them.
 Nothing of a loser can remain, nor does the common case pay for savepoints; and a batch has losers only when Redis and
 the ledger disagree. A verdict is given only when the batch it was reached in commits: until then it may be repeated.
+The verdict on a place is written down with that batch, and stands: the booking that was in the way may be cancelled
+before the loser is undone, and a second process that drains the same entry must not find its places free by then.
+
+A booking that was paid for is there before its entry is, as ``payment_initiated``, without places. It is advanced
+instead of inserted, through ``paid``; what has become of it meanwhile decides.
 """
 
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from engine.ports import Committed, Refused, Sealer, UnwritableEntry
 from persistence.bookings import IDEMPOTENCY_TIME, make_booking, open_booking
+from persistence.database import Row
 from persistence.ledger_entries import NEW_BOOKING, ReadyEntry
 
 Outcome = Committed | Refused | UnwritableEntry | None  # nothing to say of a booking that is written
 Outcomes = dict[uuid.UUID, Outcome]
 
 _LOCK_EVENTS = "SELECT id, epoch FROM events WHERE id = ANY($1::text[]) ORDER BY id FOR KEY SHARE"
-_FIND_BOOKINGS = "SELECT * FROM bookings WHERE id = ANY($1::uuid[])"
+# One that waits for its payment has no places yet: it is not what its entry wants written.
+_FIND_BOOKINGS = "SELECT * FROM bookings WHERE id = ANY($1::uuid[]) AND status <> 'payment_initiated'"
 _COLUMNS = {
     "id": "uuid",
     "event_id": "text",
@@ -41,40 +48,92 @@ _COLUMNS = {
     "items": "text",
     "from_stop": "text",
     "to_stop": "text",
+    "price": "text",
     "amount": "bigint",
     "currency": "text",
+    "exclusive": "boolean",
     "sealed": "bytea",
+    "status": "text",
     "created_at": "timestamptz",
+    "updated_at": "timestamptz",
     "confirmed_at": "timestamptz",
+    "expires_at": "timestamptz",
 }
-# With each booking goes the first line of its history, and what subscribers are to be told: ids, places and money,
-# nothing that a person said. Rows of history and outbox are nobody else's business: they add no locks to the order.
-_INSERT_BOOKINGS = f"""
-    WITH made AS (
-        INSERT INTO bookings (status, payment_status, version, updated_at, {", ".join(_COLUMNS)})
-        SELECT 'confirmed', 'none', 1, confirmed_at,
-               {", ".join(f"{name}::jsonb" if name == "items" else name for name in _COLUMNS)}
-          FROM unnest({", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_COLUMNS.values(), start=1))})
-               AS given({", ".join(_COLUMNS)})
-        ON CONFLICT (id) DO NOTHING
-        RETURNING *
-    ), recorded AS (
-        INSERT INTO history (booking_id, version, to_status, actor, role, at)
-        SELECT id, version, status, customer_id, 'customer', confirmed_at FROM made
-    ), told AS MATERIALIZED (
-        SELECT id, number, event_id, confirmed_at, jsonb_build_object(
+_JSON_COLUMNS = ("items", "price")
+_NOT_REFUSED = "NOT EXISTS (SELECT FROM refused_bookings WHERE refused_bookings.id = said.id)"
+# What subscribers are to be told: ids, places and money, nothing that a person said. Rows of history and outbox are
+# nobody else's business: they add no locks to the order.
+_PAYLOAD = """jsonb_build_object(
                    'customer_id', customer_id, 'status', status, 'payment_status', payment_status,
                    'version', version, 'items', items, 'from', from_stop, 'to', to_stop,
                    'amount', amount, 'currency', currency, 'created_at', created_at, 'confirmed_at', confirmed_at
-               ) AS payload
-          FROM made
+               )"""
+_INSERT_BOOKINGS = f"""
+    WITH given AS (
+        SELECT * FROM unnest({", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_COLUMNS.values(), start=1))},
+                             ${len(_COLUMNS) + 1}::text[], ${len(_COLUMNS) + 2}::text[])
+                   AS said({", ".join(_COLUMNS)}, role, request_id)
+         WHERE {_NOT_REFUSED}
+    ), made AS (
+        INSERT INTO bookings (payment_status, version, {", ".join(_COLUMNS)})
+        SELECT 'none', 1, {", ".join(f"{name}::jsonb" if name in _JSON_COLUMNS else name for name in _COLUMNS)}
+          FROM given
+        ON CONFLICT DO NOTHING
+        RETURNING *
+    ), recorded AS (
+        INSERT INTO history (booking_id, version, to_status, actor, role, at, request_id)
+        SELECT id, made.version, made.status, made.customer_id, given.role, made.updated_at, given.request_id
+          FROM made JOIN given USING (id)
+    ), told AS MATERIALIZED (
+        SELECT id, number, event_id, status, updated_at, {_PAYLOAD} AS payload FROM made
     ), published AS (
         INSERT INTO outbox (booking_id, number, event_id, type, payload, created_at)
-        SELECT id, number, event_id, type, payload, confirmed_at
+        SELECT id, number, event_id, type, payload, updated_at
           FROM told CROSS JOIN (VALUES ('booking.created'), ('booking.confirmed')) AS types(type)
+         WHERE type = 'booking.created' OR status = 'confirmed'
     )
     SELECT id, number FROM made
 """  # noqa: S608 - made of the constants above
+_ADVANCE_BOOKINGS = f"""
+    WITH given AS (
+        SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[], $5::timestamptz[],
+                             $6::timestamptz[], $7::text[], $8::text[])
+                   AS said(id, status, epoch, updated_at, confirmed_at, expires_at, role, request_id)
+         WHERE {_NOT_REFUSED}
+    ), locked AS MATERIALIZED (
+        SELECT id FROM bookings WHERE id IN (SELECT id FROM given) AND status = 'payment_initiated'
+         ORDER BY id FOR NO KEY UPDATE
+    ), made AS (
+        UPDATE bookings
+           SET (status, epoch, updated_at, confirmed_at, expires_at)
+             = (given.status, given.epoch, given.updated_at, given.confirmed_at, given.expires_at),
+               payment_status = 'held', version = bookings.version + 2
+          FROM given JOIN locked USING (id)
+         WHERE bookings.id = given.id
+        RETURNING bookings.*
+    ), recorded AS (
+        INSERT INTO history (booking_id, version, from_status, to_status, actor, role, at, request_id)
+        SELECT id, made.version + step.number, COALESCE(step.from_status, 'payment_initiated'),
+               COALESCE(step.to_status, made.status), made.customer_id, given.role, made.updated_at, given.request_id
+          FROM made JOIN given USING (id)
+         CROSS JOIN (VALUES (-1, NULL, 'paid'), (0, 'paid', NULL)) AS step(number, from_status, to_status)
+    ), told AS MATERIALIZED (
+        SELECT id, number, event_id, status, updated_at, {_PAYLOAD} AS payload FROM made
+    ), published AS (
+        INSERT INTO outbox (booking_id, number, event_id, type, payload, created_at)
+        SELECT id, number, event_id, type, payload, updated_at
+          FROM told CROSS JOIN (VALUES ('booking.status_changed'), ('booking.confirmed')) AS types(type)
+         WHERE type = 'booking.status_changed' OR status = 'confirmed'
+    )
+    SELECT * FROM made
+"""  # noqa: S608 - made of the constants above
+_RECORD_REFUSALS = """
+    INSERT INTO refused_bookings (id, reason, at) SELECT id, reason, now() FROM unnest($1::uuid[], $2::text[])
+           AS given(id, reason) ON CONFLICT DO NOTHING
+"""
+_FIND_REFUSALS = "SELECT id, reason FROM refused_bookings WHERE id = ANY($1::uuid[])"
+_DURABLE_REASONS = ("places_taken", "one_booking")
+_NEVER_COMMITTED = ("failed", "expired", "cancelled")  # of one that was paid for: it was ended before it was advanced
 _INSERT_KEYS = f"""
     INSERT INTO idempotency AS kept (scope, body_digest, booking_id, created_at)
     SELECT scope, body_digest, booking_id, now()
@@ -126,29 +185,44 @@ async def write_batch(
     such entries into different batches. *connection* is asyncpg's own. Any exception leaves nothing written, but for
     one raised by the commit itself.
     """
-    refused: Outcomes = {}
+    refused: dict[uuid.UUID, Refused] = {}
     while True:
         try:
-            left = [one for one in batch if one.id not in refused]
-            return refused | await _attempt(connection, left, sealer, describe=describe)
+            return refused | await _attempt(connection, batch, refused, sealer, describe=describe)
         except _Lost as lost:
             refused.update(lost.refused)
 
 
-async def _attempt(connection: Any, batch: Sequence[ReadyEntry], sealer: Sealer, *, describe: bool) -> Outcomes:
+async def _attempt(
+    connection: Any,
+    batch: Sequence[ReadyEntry],
+    refused: Mapping[uuid.UUID, Refused],
+    sealer: Sealer,
+    *,
+    describe: bool,
+) -> Outcomes:
     async with connection.transaction():
-        current, outcomes = await _check_epochs(connection, batch, sealer)
-        numbers = await _insert_bookings(connection, current)
-        fresh = [one for one in current if one.id in numbers]
+        left = [one for one in batch if one.id not in refused]
+        current, outcomes = await _check_epochs(connection, left, sealer)
+        numbers = await _insert_bookings(connection, [one for one in current if not one.is_paid])
+        advanced = await _advance_bookings(connection, [one for one in current if one.is_paid])
+        fresh = [one for one in current if one.id in numbers or one.id in advanced]
         if len(fresh) < len(current):
             # Written before: by an earlier attempt whose answer was lost, or by the reconciler. It was looked for
             # rather than assumed, so that a booking is never called durable because of somebody's rolled back row.
-            outcomes |= await _find_stored(connection, [one for one in current if one.id not in numbers], sealer)
+            written = numbers.keys() | advanced.keys()
+            outcomes |= await _explain(connection, [one for one in current if one.id not in written], sealer)
         await _insert_keys(connection, fresh, sealer)
         await _insert_claims(connection, fresh)
         await _raise_usage(connection, fresh)
+        await _record_refusals(connection, refused)
     for one in fresh:
-        outcomes[one.id] = _describe(one, numbers[one.id]) if describe else None
+        outcomes[one.id] = None
+        if describe:
+            is_new = one.id in numbers
+            outcomes[one.id] = (
+                _describe(one, numbers[one.id]) if is_new else Committed(open_booking(advanced[one.id], sealer))
+            )
     return outcomes
 
 
@@ -179,11 +253,54 @@ async def _find_stored(connection: Any, entries: Sequence[ReadyEntry], sealer: S
     return {row["id"]: Committed(open_booking(row, sealer)) for row in rows}
 
 
+async def _explain(connection: Any, entries: Sequence[ReadyEntry], sealer: Sealer) -> Outcomes:
+    """What has become of entries that were not written.
+
+    Raises:
+        _Lost: Some are refused now for the first time.
+    """
+    outcomes = await _find_stored(connection, entries, sealer)
+    for one in entries:
+        outcome = outcomes.get(one.id)
+        if one.is_paid and isinstance(outcome, Committed) and outcome.booking.status in _NEVER_COMMITTED:
+            outcomes[one.id] = Refused("ended")
+    missing = [one for one in entries if one.id not in outcomes]
+    if missing:
+        reasons = await connection.fetch(_FIND_REFUSALS, [one.id for one in missing])
+        outcomes |= {row["id"]: Refused(row["reason"]) for row in reasons}
+    # What is neither there nor refused met another constraint: its customer has a live booking, and may have but one.
+    if rivals := {one.id: Refused("one_booking") for one in missing if one.id not in outcomes}:
+        raise _Lost(rivals)
+    return outcomes
+
+
+async def _record_refusals(connection: Any, refused: Mapping[uuid.UUID, Refused]) -> None:
+    standing = {booking_id: one.reason for booking_id, one in refused.items() if one.reason in _DURABLE_REASONS}
+    if standing:
+        await connection.execute(_RECORD_REFUSALS, list(standing), list(standing.values()))
+
+
 async def _insert_bookings(connection: Any, entries: Sequence[ReadyEntry]) -> dict[uuid.UUID, int]:
     """The number of every booking that was not there yet."""
-    rows = [one.row for one in sorted(entries, key=lambda one: one.id)]
-    columns = [[row[name] for row in rows] for name in _COLUMNS]
-    return {row["id"]: row["number"] for row in await connection.fetch(_INSERT_BOOKINGS, *columns)}
+    if not entries:
+        return {}
+    ordered = sorted(entries, key=lambda one: one.id)
+    columns = [[one.row[name] for one in ordered] for name in _COLUMNS]
+    said = ([one.details.role for one in ordered], [one.details.request_id for one in ordered])
+    return {row["id"]: row["number"] for row in await connection.fetch(_INSERT_BOOKINGS, *columns, *said)}
+
+
+async def _advance_bookings(connection: Any, entries: Sequence[ReadyEntry]) -> dict[uuid.UUID, Row]:
+    """The rows of the bookings that were paid for and have their places now."""
+    if not entries:
+        return {}
+    ordered = sorted(entries, key=lambda one: one.id)
+    columns = [
+        [one.row[name] for one in ordered]
+        for name in ("id", "status", "epoch", "updated_at", "confirmed_at", "expires_at")
+    ]
+    said = ([one.details.role for one in ordered], [one.details.request_id for one in ordered])
+    return {row["id"]: row for row in await connection.fetch(_ADVANCE_BOOKINGS, *columns, *said)}
 
 
 async def _insert_keys(connection: Any, entries: Sequence[ReadyEntry], sealer: Sealer) -> None:

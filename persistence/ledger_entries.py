@@ -17,10 +17,10 @@ from engine.ports import Sealer, UnwritableEntry
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _encode_items = msgspec.json.Encoder().encode
+_encode_price = msgspec.json.Encoder().encode
 
 # What a booking made from a hold starts with, beside what its entry says.
 NEW_BOOKING: dict[str, Any] = {
-    "status": "confirmed",
     "payment_status": "none",
     "version": 1,
     "refunded": 0,
@@ -30,7 +30,6 @@ NEW_BOOKING: dict[str, Any] = {
     "cancellation_reason": None,
     "checked_in_at": None,
     "completed_at": None,
-    "expires_at": None,
     "estimated_pickup_time": None,
     "estimated_dropoff_time": None,
     "actual_pickup_time": None,
@@ -60,6 +59,11 @@ class ReadyEntry(msgspec.Struct, frozen=True, eq=False):
         booking_id: uuid.UUID = self.row["id"]
         return booking_id
 
+    @property
+    def is_paid(self) -> bool:
+        """Whether a payment came first: then its row is there, as ``payment_initiated``, before its entry is."""
+        return self.details.payment_id is not None
+
 
 def ready_entry(entry: JournalEntry, sellable: SellableEvent, sealer: Sealer) -> ReadyEntry:
     """Everything that can be done without Postgres.
@@ -82,7 +86,10 @@ def _ready(entry: JournalEntry, sellable: SellableEvent, sealer: Sealer) -> Read
         raise ValueError(f"the event has no legs {places.first_leg} to {places.last_leg}")
     cells, counts = _claims(places, layout)
     items, amount = describe_places(layout, places)
-    confirmed_at = _moment(entry.confirmed_at_ms)
+    details = sealer.unseal(entry.details, entry.booking_id)
+    accepted_at = _moment(entry.confirmed_at_ms)
+    policy = sellable.definition.policy
+    is_requested = policy.approval == "manual"
     booking_uuid = key.uuid
     row: dict[str, Any] = {
         "id": booking_uuid,
@@ -95,22 +102,28 @@ def _ready(entry: JournalEntry, sellable: SellableEvent, sealer: Sealer) -> Read
         "items": _encode_items(items).decode(),
         "from_stop": layout.stop_name(places.first_leg),
         "to_stop": layout.stop_name(places.last_leg),
-        "amount": amount,
+        "price": None if details.price is None else _encode_price(details.price).decode(),
+        "amount": amount if details.price is None else details.price.total,
         "currency": sellable.definition.currency,
+        "exclusive": policy.one_booking_per_customer,
         "sealed": entry.details,
+        "status": "pending" if is_requested else "confirmed",
         "created_at": _moment(entry.created_at_ms),
-        "updated_at": confirmed_at,
-        "confirmed_at": confirmed_at,
+        "updated_at": accepted_at,
+        "confirmed_at": None if is_requested else accepted_at,
+        "expires_at": accepted_at + dt.timedelta(seconds=policy.approval_ttl) if is_requested else None,
     }
     marks: list[Hashable] = [booking_uuid, *((entry.event_id, seat, leg) for seat, leg in cells)]
     if entry.once:
         marks.append(entry.once)
+    if policy.one_booking_per_customer:
+        marks.append((entry.event_id, entry.customer_id))
     return ReadyEntry(
         entry=entry,
         order=tuple(map(int, entry.journal_id.split("-"))),
         row=row,
         items=items,
-        details=sealer.unseal(entry.details, entry.booking_id),
+        details=details,
         cells=cells,
         counts=counts,
         marks=tuple(marks),

@@ -20,8 +20,8 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from engine.events import Event
+from engine.lifecycle import OWNING_STATUSES
 from engine.ports import BookingRow
-from persistence.bookings import OWNING_STATUSES
 from persistence.database import ledger_errors, retrying
 from persistence.event_rows import event_from_row
 

@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from engine.events import SellableEvent
 from engine.ids import parse_claim_id
+from engine.lifecycle import OWNING_STATUSES
 from engine.places import parse_places
 from persistence.audit_ledger import cells_of
-from persistence.bookings import OWNING_STATUSES
 from persistence.database import driver_connection, retrying
 from persistence.differences import GUARD_KINDS, Difference
 

@@ -11,6 +11,8 @@ holds the event's row; a foreign key would take the same row lock and one more i
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from engine.lifecycle import statuses_condition, transitions_condition
+
 # Names for every constraint, so that a later migration can speak of them.
 metadata = sa.MetaData(
     naming_convention={
@@ -20,6 +22,9 @@ metadata = sa.MetaData(
         "ck": "ck_%(table_name)s_%(constraint_name)s",
     }
 )
+
+ONE_AT_A_TIME = "status IN ('payment_initiated', 'paid', 'pending', 'confirmed', 'checked_in')"  # a customer's live one
+IS_EXPIRING = "status IN ('payment_initiated', 'pending')"  # what a deadline can end
 
 
 def _id() -> sa.Text:
@@ -109,9 +114,17 @@ bookings = sa.Table(
     sa.Column("items", JSONB, nullable=False, comment="Lines with prices, as they were when it was sold."),
     sa.Column("from_stop", sa.Text),
     sa.Column("to_stop", sa.Text),
+    sa.Column("price", JSONB, comment="How the amount is made up; NULL: the sections' prices, and nothing else."),
     sa.Column("amount", sa.BigInteger, nullable=False),
-    sa.Column("refunded", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("refunded", sa.BigInteger, nullable=False, server_default="0", comment="What was granted back, in all."),
     sa.Column("currency", sa.Text, nullable=False),
+    sa.Column(
+        "exclusive",
+        sa.Boolean,
+        nullable=False,
+        server_default="false",
+        comment="Its event takes one live booking per customer.",
+    ),
     sa.Column(
         "sealed", sa.LargeBinary, nullable=False, comment="Guest, attendees, notes, source, metadata; encrypted."
     ),
@@ -130,8 +143,28 @@ bookings = sa.Table(
     sa.Column("actual_pickup_time", _moment()),
     sa.Column("actual_dropoff_time", _moment()),
     sa.UniqueConstraint("number"),
+    sa.CheckConstraint(statuses_condition(), name="status"),
+    sa.CheckConstraint("refunded >= 0 AND refunded <= amount", name="refunded_within_amount"),
     sa.Index(None, "customer_id", "number"),
     sa.Index(None, "event_id", "number"),
+    sa.Index(
+        "ix_bookings_one_per_customer",
+        "event_id",
+        "customer_id",
+        unique=True,
+        postgresql_where=sa.text(f"exclusive AND {ONE_AT_A_TIME}"),
+    ),
+    sa.Index("ix_bookings_expiring", "expires_at", postgresql_where=sa.text(IS_EXPIRING)),
+)
+
+refused_bookings = sa.Table(
+    "refused_bookings",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False, comment="places_taken, one_booking"),
+    sa.Column("at", _moment(), nullable=False),
+    sa.Index(None, "at", postgresql_using="brin"),  # rows lie in order of time; purging needs no more
+    comment="Bookings that were told no. A verdict stands: what was in their way may be gone when they come again.",
 )
 
 claims = sa.Table(
@@ -170,6 +203,7 @@ history = sa.Table(
     sa.Column("reason", sa.Text),
     sa.Column("at", _moment(), nullable=False),
     sa.Column("request_id", _id()),
+    sa.CheckConstraint(transitions_condition(), name="transition"),
 )
 
 idempotency = sa.Table(

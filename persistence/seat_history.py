@@ -22,10 +22,10 @@ from engine.events import SellableEvent
 from engine.ids import claim_id, claim_id_of, parse_claim_id
 from engine.kernel import Kernel
 from engine.layout import Layout
+from engine.lifecycle import OWNING_STATUSES
 from engine.places import NumberedPlaces, Places, format_places, parse_places
 from engine.records import BookingRecord, parse_booking_record, parse_hold_record, scan_hash
 from engine.trail import TrailLine, walk_trail
-from persistence.bookings import OWNING_STATUSES
 from persistence.database import driver_connection, ledger_errors
 from persistence.hold_history import HoldRow, fold_lines, gap_name, moment
 

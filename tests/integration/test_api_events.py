@@ -351,6 +351,36 @@ async def test_seat_is_taken_when_it_is_on_any_leg(ana: Person, olga: Person) ->
     assert document["legs"] == 2
 
 
+async def test_seat_map_of_a_part_of_the_journey_shows_what_is_free_there(olga: Person, ana: Person) -> None:
+    event_id = await open_event(
+        olga,
+        stops=["SJC", "PAO", "SFO"],
+        sections=[{"id": "first", "leg_prices": [500, 600], "rows": [{"id": "A", "seats": "1-3"}]}],
+    )
+    claimed = {"items": [{"section": "first", "seats": ["A-2"]}], "from": "PAO"}
+    assert (await ana.post(f"/v1/events/{event_id}/holds", claimed)).status_code == 201
+
+    async def statuses(query: str) -> list[str]:
+        document = (await ana.get(f"/v1/events/{event_id}/seats?{query}")).json()
+        return [seat["status"] for seat in document["seats"]]
+
+    assert await statuses("to=PAO") == ["free", "free", "free"]
+    assert await statuses("from=PAO") == ["free", "held", "free"]
+    unknown = await ana.get(f"/v1/events/{event_id}/seats?from=LAX")
+    assert (unknown.status_code, unknown.json()["path"]) == (422, "$.from")
+
+
+async def test_seat_map_for_a_party_leaves_out_tables_that_are_too_small(olga: Person, ana: Person) -> None:
+    tables = [{"id": "1", "fits": 2}, {"id": "2", "fits": 6}, "3"]
+    event_id = await open_event(olga, sections=[{"id": "room", "price": 0, "rows": [{"id": "T", "seats": tables}]}])
+
+    everything = (await ana.get(f"/v1/events/{event_id}/seats")).json()["seats"]
+    large = (await ana.get(f"/v1/events/{event_id}/seats?party=4")).json()["seats"]
+
+    assert [seat.get("fits") for seat in everything] == [2, 6, None]
+    assert [seat["seat"] for seat in large] == ["T-2"]
+
+
 PLAN = {
     "name": "Studio",
     "categories": [{"name": "stalls", "color": "#7f4a91"}],
