@@ -206,6 +206,15 @@ KINDS: dict[type, Kind] = {
         shape=shapes.BookingProblem,
         members=lambda error: {"booking_id": error.booking_id},
     ),
+    engine.PaymentDeclined: Kind(
+        status=402,
+        code="payment-declined",
+        title="Payment declined",
+        meaning="The provider has declined the payment, for its `reason`. The hold lives on until its deadline, and "
+        "may be paid for otherwise.",
+        shape=shapes.PaymentDeclinedProblem,
+        members=lambda error: {"booking_id": error.booking_id, "reason": error.reason},
+    ),
     engine.IdempotencyKeyReused: Kind(
         status=422,
         code="idempotency-key-reused",
@@ -292,12 +301,11 @@ KINDS: dict[type, Kind] = {
         meaning="The event's bookings need its organizer's approval, which this installation cannot take yet. "
         "The hold lives on until its deadline.",
     ),
-    http.PaymentUnavailable: Kind(
-        status=409,
-        code="payment-unavailable",
-        title="Payment unavailable",
-        meaning="The event is sold against payment only, and payments are not available on this installation yet. "
-        "The hold lives on until its deadline.",
+    http.NoticeUnsigned: Kind(
+        status=401,
+        code="webhook-not-signed",
+        title="Webhook not signed",
+        meaning="The webhook's signature is wrong, too old or from the future; nothing of it was believed.",
     ),
     http.KeysUnavailable: Kind(
         status=503,

@@ -5,10 +5,10 @@ document and the tests are made from it.
 import functools
 from typing import Any
 
-from api import administration, bookings, documentation, events, examples, holds, operations, seats
+from api import administration, bookings, documentation, events, examples, holds, operations, payments, seats
 from api.answers import Answer, encode_json
 from api.call import Call
-from api.errors import ApprovalUnavailable, PaymentUnavailable, RouteNotFound
+from api.errors import ApprovalUnavailable, NoticeUnsigned, RouteNotFound
 from api.identity import ADMIN, CUSTOMER, ORGANIZER, ROLES, SERVICE
 from api.openapi import openapi_document
 from api.paging import PageQuery
@@ -32,6 +32,7 @@ from engine.errors import (
     InvalidTransition,
     JournalFull,
     LimitExceeded,
+    PaymentDeclined,
     PlacesUnavailable,
     VersionConflict,
 )
@@ -159,12 +160,13 @@ _BOOKING_ROUTES = (
             ),
             Reply(
                 202,
-                "The places are taken; whether the ledger has the booking is not known yet. Ask at `Location`.",
-                Booking,
+                "The places are taken; whether the ledger has the booking is not known yet (`confirming`), or whether "
+                "it is paid for (`payment_initiated`; at `redirect_url`, if there is one). Ask at `Location`.",
+                payments.StartedBooking,
                 headers=("Location", "ETag", "Retry-After", *_REPLAYABLE),
             ),
         ),
-        refusals=(*_CLAIMS, *_ENDED, PaymentUnavailable, ApprovalUnavailable, JournalFull),
+        refusals=(*_CLAIMS, *_ENDED, PaymentDeclined, ApprovalUnavailable, JournalFull),
     ),
     Route(
         method="GET",
@@ -207,6 +209,19 @@ _BOOKING_ROUTES = (
         replies=(Reply(200, "The booking.", Booking, headers=("ETag",)), Reply(304, "You have this version.")),
         refusals=(BookingNotFound,),
         conditional="If-None-Match",
+    ),
+)
+
+_PAYMENT_ROUTES = (
+    Route(
+        method="POST",
+        path="/v1/payments/webhooks/{provider}",
+        handler=payments.receive_notice,
+        summary="Webhooks of a payment provider, which signs them",
+        tag="Payments",
+        body_max=payments.NOTICE_MAX,
+        replies=(Reply(202, "It is written down, or was before.", payments.Received),),
+        refusals=(NoticeUnsigned, RouteNotFound),
     ),
 )
 
@@ -461,4 +476,11 @@ _ADMIN_ROUTES = (
     ),
 )
 
-ROUTES: tuple[Route, ...] = (*_HOLD_ROUTES, *_BOOKING_ROUTES, *_EVENT_ROUTES, *_OPERATION_ROUTES, *_ADMIN_ROUTES)
+ROUTES: tuple[Route, ...] = (
+    *_HOLD_ROUTES,
+    *_BOOKING_ROUTES,
+    *_EVENT_ROUTES,
+    *_PAYMENT_ROUTES,
+    *_OPERATION_ROUTES,
+    *_ADMIN_ROUTES,
+)

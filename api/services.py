@@ -9,6 +9,7 @@ from api.idempotency import OnceStore
 from api.identity import TokenVerifier
 from engine.reservations import Reservations
 from persistence.bookings import Bookings
+from persistence.checkout import Checkout
 from persistence.events import Events
 from persistence.oversight import Oversight
 
@@ -58,6 +59,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     reservations: Reservations
     events: Events
     bookings: Bookings
+    checkout: Checkout
     oversight: Oversight
     once: OnceStore
     verifier: TokenVerifier

@@ -25,11 +25,13 @@ from engine.transport.open import Transport, open_transport
 from engine.verification import Verification
 from holdfast.figures_board import Seat
 from holdfast.metrics import Figures, Sources, serve_metrics
+from holdfast.payments.providers import open_providers
 from holdfast.readiness import NotMigrated, readiness_checks
 from holdfast.settings import Settings, SettingsError, data_key
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
 from persistence.audit_journal import JournalWatch
 from persistence.bookings import Bookings
+from persistence.checkout import Checkout
 from persistence.database import open_database
 from persistence.events import Events
 from persistence.installation import ensure_partitions
@@ -77,6 +79,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     drainer: Drainer
     journals: JournalWatch
     reservations: Reservations
+    checkout: Checkout
     oversight: Oversight
 
 
@@ -125,6 +128,22 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             LedgerAuditor(database, kernel, bookings, loader, journals), wait_s=settings.confirm_timeout_s
         )
         stack.push_async_callback(verification.close)
+        reservations = Reservations(
+            front,
+            catalog,
+            loader,
+            ledger,
+            sealer,
+            settlement,
+            verification,
+            confirm_timeout_s=settings.confirm_timeout_s,
+            journal_bytes_max=settings.journal_max_bytes,
+        )
+        providers = await stack.enter_async_context(open_providers(settings))
+        checkout = Checkout(
+            database, sealer, reservations, bookings, providers, confirm_timeout_s=settings.confirm_timeout_s
+        )
+        stack.push_async_callback(checkout.close)
         yield Parts(
             database=database,
             kernel=kernel,
@@ -138,17 +157,8 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             drainer=drainer,
             journals=journals,
             oversight=oversight,
-            reservations=Reservations(
-                front,
-                catalog,
-                loader,
-                ledger,
-                sealer,
-                settlement,
-                verification,
-                confirm_timeout_s=settings.confirm_timeout_s,
-                journal_bytes_max=settings.journal_max_bytes,
-            ),
+            reservations=reservations,
+            checkout=checkout,
         )
 
 
@@ -168,6 +178,7 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
             reservations=parts.reservations,
             events=parts.events,
             bookings=parts.bookings,
+            checkout=parts.checkout,
             oversight=parts.oversight,
             once=OnceStore(parts.front),
             verifier=verifier,
@@ -238,6 +249,8 @@ def make_equipment(parts: Parts, settings: Settings) -> Equipment:
         repair=repair,
         archive_after_s=settings.archive_after_s,
         history_days=settings.hold_history_days,
+        payments=parts.checkout.store,
+        settle=parts.checkout.settler.settle,
     )
 
 

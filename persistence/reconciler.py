@@ -10,6 +10,7 @@ Each duty is a loop of its own over the partitions that this process has a lease
     audit      each event every 30 s, urgent ones at once; repair what differs   …/audit.py
     archive    every 30 s      let events go that are over        …/archive.py
     clock      every second    has Redis's clock jumped?          …/clock.py
+    settle     every second    payments left in between           …/settle.py
     history    every 2 s       who held what → Postgres           persistence/hold_history.py
     forgotten  every hour      what of it is too old              the same
     heartbeat  every 3 s       say so in Postgres                 persistence/heartbeats.py
@@ -42,6 +43,7 @@ from persistence.reconciling.findings import Findings
 from persistence.reconciling.rebuild import Rebuild
 from persistence.reconciling.roster import Roster
 from persistence.reconciling.rounds import Round
+from persistence.reconciling.settle import Settle
 from persistence.reconciling.single_round import Progress, SingleRound
 from persistence.reconciling.wake import Wake
 from persistence.reconciling.watch import Suspicions, Watch
@@ -134,6 +136,7 @@ class Reconciler:
             Audit(equipment, roster, suspicions, findings),
             AuditLarge(equipment, roster, suspicions, findings),
             Archive(equipment, roster, findings),
+            Settle(equipment, findings.figures),
             WatchClock(clock, findings.figures),
             EachPartition("history", self._store_trail, findings.figures, pause_s=HISTORY_PAUSE_S),
             Once("forgotten", self._forget_history, findings.figures, pause_s=FORGET_PAUSE_S),

@@ -7,7 +7,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import httpx2
@@ -25,6 +25,7 @@ from engine.draining import Drained, Drainer
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
+from engine.payments import PaymentProvider
 from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.transport.open import open_transport
@@ -32,6 +33,7 @@ from engine.verification import Verification
 from holdfast.metrics import process_figures
 from persistence.audit_journal import JournalWatch
 from persistence.bookings import Bookings
+from persistence.checkout import Checkout
 from persistence.database import in_transaction, open_database
 from persistence.events import Events
 from persistence.ledger import PostgresLedger
@@ -49,7 +51,12 @@ _numbers = itertools.count(1)
 
 @contextlib.asynccontextmanager
 async def composed(
-    redis_url: str, database_url: str, *, journal_bytes_max: int = JOURNAL_BYTES_MAX
+    redis_url: str,
+    database_url: str,
+    *,
+    journal_bytes_max: int = JOURNAL_BYTES_MAX,
+    providers: Mapping[str, PaymentProvider] | None = None,
+    confirm_timeout_s: float = 5.0,
 ) -> AsyncIterator[Services]:
     """The services over running servers; the database gets its tables, and they are empty."""
     database = open_database(database_url)
@@ -76,18 +83,20 @@ async def composed(
         sealer,
         settlement,
         verification,
-        confirm_timeout_s=5.0,
+        confirm_timeout_s=confirm_timeout_s,
         journal_bytes_max=journal_bytes_max,
     )
 
     oversight = Oversight(
         patient, bookings, catalog, database, repair_with(patient, bookings, loader, JournalWatch(patient))
     )
+    checkout = Checkout(database, sealer, reservations, bookings, providers or {}, confirm_timeout_s=confirm_timeout_s)
     try:
         yield Services(
             reservations=reservations,
             events=events,
             bookings=bookings,
+            checkout=checkout,
             oversight=oversight,
             once=OnceStore(kernel),
             verifier=TokenVerifier([SharedSecret(SECRET)], issuer="holdfast", audience="holdfast"),
@@ -96,6 +105,7 @@ async def composed(
             scrape=process_figures("test").scrape,
         )
     finally:
+        await checkout.close()
         await oversight.close()
         await verification.close()
         await settlement.close()
