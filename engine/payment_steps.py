@@ -130,11 +130,18 @@ Step = LookUp | Confirm | Capture | Void | OpenRefund | Refund | End | Say
 
 def next_step(case: Case, looked_up: frozenset[str]) -> Step | None:
     """The next thing to do, or ``None``: all is done that can be done now. *looked_up* were asked about already."""
-    if (step := _about_the_unknown(case, looked_up)) is not None:
-        return step
+    opened = [payment for payment in case.payments if payment.state in _OPEN]
+    for payment in opened:
+        if payment.id not in looked_up:
+            return LookUp(payment.id)
     step = _while_unpaid(case) if case.status == "payment_initiated" else _about_the_money(case)
     if step is not None:
         return step
+    # What nobody has heard of for long enough is not waited for, nor is what its booking does not wait for.
+    for payment in opened:
+        is_abandoned = payment.state == "initiated" and case.now - payment.created_at > ABANDONED_AFTER
+        if is_abandoned or case.status != "payment_initiated":
+            return Void(payment.id)
     said = payment_status_of(case)
     return Say(said) if said != case.payment_status else None
 
@@ -155,19 +162,6 @@ def payment_status_of(case: Case) -> PaymentStatus:
         case "voided":
             return "failed" if case.status in _KEPT else "refunded"
     return "held"
-
-
-def _about_the_unknown(case: Case, looked_up: frozenset[str]) -> Step | None:
-    """Ask about what is open; what nobody has heard of for long enough is not waited for, nor is what is over."""
-    for payment in case.payments:
-        if payment.state not in _OPEN:
-            continue
-        if payment.id not in looked_up:
-            return LookUp(payment.id)
-        is_abandoned = payment.state == "initiated" and case.now - payment.created_at > ABANDONED_AFTER
-        if is_abandoned or case.status != "payment_initiated":
-            return Void(payment.id)
-    return None
 
 
 def _while_unpaid(case: Case) -> Step | None:

@@ -198,7 +198,7 @@ class Reservations:
         key, event = await self._find_event_of(hold_id)
         ttl_ms = event.definition.policy.payment_ttl * 1000
         reply = await self._kernel.run("begin_payment", event, [key.key.encode(), customer_id.encode(), b"%d" % ttl_ms])
-        if reply[0] != b"PAYING":
+        if reply[0] != b"BEGUN":
             raise booking_refusal(reply, event, hold_id)
         places = parse_places(reply[4].decode())
         return PayingHold(event=event, places=places, created_ms=reply[2], deadline_ms=reply[3])

@@ -16,7 +16,7 @@
 -- ARGV[2]  owner      customer id
 -- ARGV[3]  ttl        ms from now for which the hold lives at least
 --
--- Returns {'PAYING', seq, created_ms, deadline_ms, places}   also when the payment had begun before
+-- Returns {'BEGUN', seq, created_ms, deadline_ms, places}   also when the payment had begun before
 --         {'EXPIRED'} {'RELEASED'} {'BOOKED'} {'REFUSED'} {'NOT_FOUND'}
 --         {'NOT_OPEN', status}   the event was cancelled
 --         {'NOT_LOADED'}         the event's state is not in Redis
@@ -50,7 +50,7 @@ elseif hold.deadline <= ev.now then
   write_event(ev)
   return { 'EXPIRED' }
 elseif hold.phase == 'paying' then
-  return { 'PAYING', ev.seq, hold.created, hold.deadline, hold.places }
+  return { 'BEGUN', ev.seq, hold.created, hold.deadline, hold.places }
 elseif ev.status == 'cancelled' then
   return { 'NOT_OPEN', ev.status }
 end
@@ -66,4 +66,4 @@ if hold.deadline <= ev.due then
 end
 ev.seq = ev.seq + 1
 write_event(ev)
-return { 'PAYING', ev.seq, hold.created, deadline, hold.places }
+return { 'BEGUN', ev.seq, hold.created, deadline, hold.places }

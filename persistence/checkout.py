@@ -26,6 +26,7 @@ from persistence.payment_beginning import Begun, Order, begin_payment, new_payme
 from persistence.payments import PaymentsStore
 from persistence.settler import PaymentSettler
 
+CLOSE_WAIT_S = 2.0  # an end that waited for a provider's time limit would be cut short by whoever asked for it
 CAPTURE_WAIT_S = 0.3  # for which an answer waits for the money to be taken, once the booking is certain
 
 logger = structlog.get_logger("holdfast.payments")
@@ -131,7 +132,14 @@ class Checkout:
             self._keep_going(self.settler.settle(booking_id))
 
     async def close(self) -> None:
-        """Wait for what is under way; Redis, Postgres and the providers must still be there."""
+        """Give what is under way a moment; what waits for a provider then is left as a crash would leave it.
+
+        Redis, Postgres and the providers must still be there.
+        """
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_WAIT_S)
+        for task in self._tasks:
+            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _wait_for(self, begun: Begun, provider: str) -> HoldfastError | None:

@@ -100,7 +100,8 @@ class PaymentSettler:
                     return refusal
                 if isinstance(step, LookUp):
                     looked_up.add(step.payment_id)
-                if isinstance(step, Confirm):
+                    await self._take(case, step)  # what it does not tell now keeps nothing else from being done
+                elif isinstance(step, Confirm):
                     refusal = await self._confirm(case, step)
                     if on_confirmed is not None and (refusal is None or not isinstance(refusal, Unavailable)):
                         on_confirmed()

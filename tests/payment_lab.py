@@ -40,6 +40,11 @@ class RunningSimulator:
         """Those for one booking, in the order in which they were asked for."""
         return [payment for payment in self.ledger() if payment["booking_id"] == booking_id]
 
+    def forget(self) -> None:
+        """Begin anew, without faults."""
+        assert httpx2.delete(f"{self.url}/ledger").status_code == 204
+        self.set_faults()
+
     def set_faults(self, **faults: Any) -> None:
         assert httpx2.put(f"{self.url}/faults", json=faults).status_code == 200
 

@@ -93,6 +93,7 @@ class Simulator:
                 Route("/pay/{key}", self._page, methods=["GET"]),
                 Route("/pay/{key}", self._submit, methods=["POST"]),
                 Route("/ledger", self._ledger, methods=["GET"]),
+                Route("/ledger", self._forget, methods=["DELETE"]),
                 Route("/faults", self._set_faults, methods=["PUT"]),
                 Route("/webhook-url", self._set_webhook_url, methods=["PUT"]),
             ],
@@ -149,7 +150,7 @@ class Simulator:
 
     async def _authorize_late(self, payment: Payment, expires_at: dt.datetime) -> None:
         await asyncio.sleep(max(0.0, (expires_at - dt.datetime.now(dt.UTC)).total_seconds()) + LATE_S)
-        if self.book.decide(payment.key, "authorized"):
+        if payment.key in self.book.payments and self.book.decide(payment.key, "authorized"):
             self._tell(payment)
 
     async def _show(self, request: Request) -> Response:
@@ -199,6 +200,10 @@ class Simulator:
 
     async def _ledger(self, _request: Request) -> Response:
         return _json([payment.document() for payment in self.book.payments.values()])
+
+    async def _forget(self, _request: Request) -> Response:
+        self.book.payments.clear()
+        return Response(status_code=204)
 
     async def _set_faults(self, request: Request) -> Response:
         self.faults = msgspec.json.decode(await _body(request), type=Faults)

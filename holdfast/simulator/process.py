@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 
@@ -43,6 +44,8 @@ async def simulate(
             simulator.app(), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=1
         )
     )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().remove_signal_handler(number)  # the command's; uvicorn has its own
     await server.serve(sockets=[listener])
 
 

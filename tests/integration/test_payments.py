@@ -1,5 +1,6 @@
 """Bookings that are sold against payment, with a real simulator in a process of its own: every way a payment can go."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -7,7 +8,7 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 from api_app import Person, claim, composed, connected, open_event
-from payment_lab import RunningSimulator, check_money, running_simulator, simulated
+from payment_lab import RunningSimulator, check_money, running_simulator, simulated, until
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.services import Services
@@ -26,7 +27,7 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSimul
 
 @pytest.fixture
 async def services(redis_url: str, database_url: str, simulator: RunningSimulator) -> AsyncIterator[Services]:
-    simulator.set_faults()
+    simulator.forget()
     async with httpx2.AsyncClient() as http:
         providers = {"simulator": simulated(simulator, http)}
         async with composed(redis_url, database_url, providers=providers, confirm_timeout_s=1.0) as opened:
