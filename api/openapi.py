@@ -83,7 +83,7 @@ def _refusals(route: Route) -> Iterator[type[Exception]]:
     yield from route.refusals
     if route.roles:
         yield from (http.Unauthenticated, http.Forbidden, http.KeysUnavailable)
-        yield from (engine.StoreUnavailable, engine.LedgerUnavailable, engine.Overloaded)
+        yield from (engine.RateLimited, engine.StoreUnavailable, engine.LedgerUnavailable, engine.Overloaded)
     if route.query is not None:
         yield engine.InvalidRequest
     if route.changes:

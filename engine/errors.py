@@ -13,6 +13,7 @@
     │   ├── VersionConflict         somebody changed it first
     │   ├── PlacesUnavailable       names every place that was not to be had
     │   ├── LimitExceeded           more places than one hold or one customer may claim
+    │   ├── RateLimited             more requests than a caller may make
     │   ├── HoldNotFound            unknown, or somebody else's
     │   ├── HoldExpired             its deadline had passed; the places are free
     │   ├── HoldReleased            it was given back
@@ -151,6 +152,23 @@ class LimitExceeded(Refusal):
         super().__init__(f"{limit} is {maximum}")
         self.limit = limit
         self.maximum = maximum
+
+
+class RateLimited(Refusal):
+    """The caller has made as many requests as it may; the next may come in ``retry_after_ms``."""
+
+    may_succeed_later = True
+
+    def __init__(self, requests: int, window_s: int, *, retry_after_ms: int) -> None:
+        super().__init__(f"{requests} requests in {window_s} s")
+        self.requests = requests
+        self.window_s = window_s
+        self.retry_after_ms = retry_after_ms
+
+    @property
+    def retry_after_s(self) -> int:
+        """The same in whole seconds, for ``Retry-After``."""
+        return -(-self.retry_after_ms // 1000)
 
 
 class HoldRefusal(Refusal):

@@ -14,7 +14,7 @@ from lua import Script
 EVENT_KEYS = frozenset(
     ("state", "loading", "held", "sold", "holds", "expiries", "users", "rows", "ended", "bookings")
 )  # fmt: skip
-PARTITION_KEYS = frozenset(("journal", "dead", "wakeups", "live", "trail", "stored"))
+PARTITION_KEYS = frozenset(("journal", "dead", "wakeups", "live", "trail", "stored", "rates"))
 _EVENT_KEY = re.compile(r"hf:\{\d+\}:([^:]+):[a-z]+")
 PACKED_MAX = 20_000  # packed key lists kept by a process, about half a kilobyte each
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 import httpx2
@@ -18,6 +19,8 @@ from engine.events import SellableEvent
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
+from engine.rate_limits import RateLimiter
+from engine.release import free_booking
 from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.store_checks import require_fit_store
@@ -29,7 +32,9 @@ from holdfast.payments.providers import open_providers
 from holdfast.readiness import NotMigrated, readiness_checks
 from holdfast.settings import Settings, SettingsError, data_key
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
+from persistence.aftercare import Aftercare
 from persistence.audit_journal import JournalWatch
+from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
 from persistence.checkout import Checkout
 from persistence.database import open_database
@@ -81,6 +86,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     reservations: Reservations
     checkout: Checkout
     oversight: Oversight
+    desk: BookingDesk
+    aftercare: Aftercare
 
 
 @asynccontextmanager
@@ -144,6 +151,15 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             database, sealer, reservations, bookings, providers, confirm_timeout_s=settings.confirm_timeout_s
         )
         stack.push_async_callback(checkout.close)
+        desk = BookingDesk(
+            database,
+            sealer,
+            free=partial(free_booking, front, catalog),
+            settle=checkout.settle_booking,
+            find_accepted=partial(reservations.find_booking, customer_id=None),
+        )
+        aftercare = Aftercare(database, desk)
+        stack.push_async_callback(aftercare.close)
         yield Parts(
             database=database,
             kernel=kernel,
@@ -159,6 +175,8 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             oversight=oversight,
             reservations=reservations,
             checkout=checkout,
+            desk=desk,
+            aftercare=aftercare,
         )
 
 
@@ -179,12 +197,15 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
             events=parts.events,
             bookings=parts.bookings,
             checkout=parts.checkout,
+            desk=parts.desk,
+            aftercare=parts.aftercare,
             oversight=parts.oversight,
             once=OnceStore(parts.front),
             verifier=verifier,
             info=Info(name="holdfast", version=version("holdfast"), partitions=parts.front.partitions),
             checks=readiness_checks(parts.front, parts.database, parts.oversight, backlog),
             scrape=figures.scrape,
+            limiter=None if settings.rate_limit is None else RateLimiter(parts.front, settings.rate_limit),
         )
 
 
@@ -247,6 +268,8 @@ def make_equipment(parts: Parts, settings: Settings) -> Equipment:
         loader=parts.loader,
         drain=parts.drainer.drain,
         repair=repair,
+        desk=parts.desk,
+        aftercare=parts.aftercare,
         archive_after_s=settings.archive_after_s,
         history_days=settings.hold_history_days,
         payments=parts.checkout.store,

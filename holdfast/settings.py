@@ -3,6 +3,7 @@
 import base64
 import binascii
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from engine.booking_requests import JOURNAL_BYTES_MAX
+from engine.rate_limits import RateLimit
 
 T = TypeVar("T")
 
@@ -24,6 +26,8 @@ JOURNAL_MAX_BYTES = (1 << 20, 1 << 40)  # less is reached by a dozen large booki
 HOLD_HISTORY_DAYS_MAX = 3_650  # a table of ten years is past what it is for: settling what happened in a sale
 ARCHIVE_AFTER_S = 86_400.0  # a day in which whoever comes late still finds the event as it was
 ARCHIVE_AFTER_MAX_S = 10 * 366 * 86_400.0
+RATE_BOUNDS = ((1, 1_000_000), (1, 86_400), (1, 1_000_000))  # requests, seconds, burst
+_RATE = re.compile(r"([0-9]{1,7})/([0-9]{1,5})\+([0-9]{1,7})")
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster")
 _POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -67,6 +71,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hold_history_days: int
     reconciler: bool
     archive_after_s: float
+    rate_limit: RateLimit | None
     log_level: str
     data_key: bytes | None
     payment_providers: tuple[str, ...]
@@ -116,6 +121,7 @@ def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
         archive_after_s=source.read(
             "archive_after_s", "HOLDFAST_ARCHIVE_AFTER", _seconds(0.0, ARCHIVE_AFTER_MAX_S), ARCHIVE_AFTER_S
         ),
+        rate_limit=source.read("rate_limit", "HOLDFAST_RATE_LIMIT", _rate, None),
         log_level=source.read("log_level", "HOLDFAST_LOG_LEVEL", _one_of(*_LOG_LEVELS), "info"),
         data_key=source.read("data_key", "HOLDFAST_DATA_KEY", decode_key, None),
         payment_providers=_payment_providers(source),
@@ -295,6 +301,16 @@ def _seconds(low: float, high: float) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def _rate(text: str) -> RateLimit:
+    match = _RATE.fullmatch(text)
+    if match is None or not all(
+        low <= int(part) <= high for part, (low, high) in zip(match.groups(), RATE_BOUNDS, strict=True)
+    ):
+        raise ValueError("REQUESTS/SECONDS+BURST, such as 100/60+20: 100 requests a minute, 20 of them at once")
+    requests, window_s, burst = map(int, match.groups())
+    return RateLimit(requests, window_s, burst)
 
 
 def _switch(text: str) -> bool:

@@ -26,6 +26,7 @@ from persistence.payment_beginning import Begun, Order, begin_payment, new_payme
 from persistence.payments import PaymentsStore
 from persistence.settler import PaymentSettler
 
+SETTLE_WAIT_S = 1.0  # for which a step's answer waits for its money to follow
 CLOSE_WAIT_S = 2.0  # an end that waited for a provider's time limit would be cut short by whoever asked for it
 CAPTURE_WAIT_S = 0.3  # for which an answer waits for the money to be taken, once the booking is certain
 
@@ -130,6 +131,11 @@ class Checkout:
         booking_id = await self.store.receive(provider, notice)
         if booking_id is not None:
             self._keep_going(self.settler.settle(booking_id))
+
+    async def settle_booking(self, booking: Booking) -> None:
+        """Bring the provider into line with a booking that has just been changed, and wait for that a moment."""
+        task = self._keep_going(self.settler.settle(booking.id))
+        await asyncio.wait((task,), timeout=SETTLE_WAIT_S)
 
     async def close(self) -> None:
         """Give what is under way a moment; what waits for a provider then is left as a crash would leave it.

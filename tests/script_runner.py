@@ -281,6 +281,9 @@ class Venue:
     def key(self, name: str) -> bytes:
         return event_key(self.partition, self.id, name)
 
+    def take_token(self, caller: str, *, slot: int = 7, interval_us: int = 60_000_000, burst: int = 3) -> list[Any]:
+        return self._run("take_token", slot, caller, interval_us, burst)
+
     def partition_key(self, name: str) -> bytes:
         return partition_key(self.partition, name)
 

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -26,12 +27,15 @@ from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
 from engine.payments import PaymentProvider
+from engine.release import free_booking
 from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.transport.open import open_transport
 from engine.verification import Verification
 from holdfast.metrics import process_figures
+from persistence.aftercare import Aftercare
 from persistence.audit_journal import JournalWatch
+from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
 from persistence.checkout import Checkout
 from persistence.database import in_transaction, open_database
@@ -87,16 +91,26 @@ async def composed(
         journal_bytes_max=journal_bytes_max,
     )
 
+    checkout = Checkout(database, sealer, reservations, bookings, providers or {}, confirm_timeout_s=confirm_timeout_s)
+    desk = BookingDesk(
+        database,
+        sealer,
+        free=partial(free_booking, kernel, catalog),
+        settle=checkout.settle_booking,
+        find_accepted=partial(reservations.find_booking, customer_id=None),
+    )
+    aftercare = Aftercare(database, desk)
     oversight = Oversight(
         patient, bookings, catalog, database, repair_with(patient, bookings, loader, JournalWatch(patient))
     )
-    checkout = Checkout(database, sealer, reservations, bookings, providers or {}, confirm_timeout_s=confirm_timeout_s)
     try:
         yield Services(
             reservations=reservations,
             events=events,
             bookings=bookings,
             checkout=checkout,
+            desk=desk,
+            aftercare=aftercare,
             oversight=oversight,
             once=OnceStore(kernel),
             verifier=TokenVerifier([SharedSecret(SECRET)], issuer="holdfast", audience="holdfast"),
@@ -105,6 +119,7 @@ async def composed(
             scrape=process_figures("test").scrape,
         )
     finally:
+        await aftercare.close()
         await checkout.close()
         await oversight.close()
         await verification.close()

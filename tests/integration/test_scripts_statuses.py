@@ -34,6 +34,7 @@ DONE = {
     "REPAIRED",
     "FORGOTTEN",
     "BEGUN",
+    "TAKEN",
 }
 DECLARED = [(name, status) for name in lua.names() for status in sorted(lua.load(name).statuses)]
 
@@ -93,6 +94,22 @@ def _no_trail_to_forget(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
     venue.redis.delete(venue.partition_key("trail"))
     return venue, lambda: venue.forget_trail(1, "5-0")
+
+
+# --- take_token ------------------------------------------------------------------------------------------------------
+
+
+@situation("take_token", "TAKEN")
+def _token_is_taken(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.take_token("ana")
+
+
+@situation("take_token", "LIMITED")
+def _token_is_not_to_be_had(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.take_token("ana", burst=1)
+    return venue, lambda: venue.take_token("ana", burst=1)
 
 
 # --- hold_places -----------------------------------------------------------------------------------------------------

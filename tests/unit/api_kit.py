@@ -42,6 +42,8 @@ def services_without_stores(**parts: Any) -> Services:
         "events": missing,
         "bookings": missing,
         "checkout": missing,
+        "desk": missing,
+        "aftercare": missing,
         "oversight": missing,
         "once": missing,
         "verifier": make_verifier(),

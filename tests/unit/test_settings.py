@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.rate_limits import RateLimit
 from holdfast.settings import Settings, SettingsError, load_settings
 
 KEY = base64.urlsafe_b64encode(bytes(range(32))).decode().rstrip("=")
@@ -24,6 +25,7 @@ def test_settings_have_the_defaults_of_the_contract_when_nothing_is_set() -> Non
     assert settings.journal_max_bytes == 64 << 20
     assert settings.hold_history_days == 30
     assert (settings.reconciler, settings.archive_after_s) == (True, 86_400.0)
+    assert settings.rate_limit is None
 
 
 def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
@@ -45,6 +47,7 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
             "HOLDFAST_HOLD_HISTORY_DAYS": "0",
             "HOLDFAST_RECONCILER": "OFF",
             "HOLDFAST_ARCHIVE_AFTER": "3600",
+            "HOLDFAST_RATE_LIMIT": "100/60+20",
             "HOLDFAST_LOG_LEVEL": "DEBUG",
             "HOLDFAST_DATA_KEY": KEY,
             "HOLDFAST_PAYMENT_PROVIDERS": "Stripe, simulator",
@@ -81,6 +84,7 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
         hold_history_days=0,
         reconciler=False,
         archive_after_s=3600.0,
+        rate_limit=RateLimit(100, 60, 20),
         log_level="debug",
         data_key=bytes(range(32)),
     )
@@ -124,6 +128,8 @@ def test_settings_name_the_file_when_a_secret_cannot_be_read(tmp_path: Path) -> 
         ("HOLDFAST_CONFIRM_TIMEOUT", "nan", "a number of seconds from 0.05 to 300"),
         ("HOLDFAST_HOLD_HISTORY_DAYS", "-1", "a whole number from 0 to 3650"),
         ("HOLDFAST_JOURNAL_MAX_BYTES", "4096", "a whole number from 1048576 to 1099511627776"),
+        ("HOLDFAST_RATE_LIMIT", "100 per minute", "REQUESTS/SECONDS+BURST"),
+        ("HOLDFAST_RATE_LIMIT", "0/60+20", "REQUESTS/SECONDS+BURST"),
         ("HOLDFAST_LOG_LEVEL", "loud", "one of debug, info, warning, error, critical"),
         ("HOLDFAST_JWKS_URL", "id.example", "a URL beginning with https://, http://"),
         ("HOLDFAST_DATA_DIR", __file__, "a directory"),
