@@ -126,7 +126,7 @@ class Simulator:
         elif is_new and asked.method != "sim_timeout":
             self._tell_of_new(payment, asked)
         if asked.method == "sim_timeout":
-            await asyncio.sleep(SILENCE_S)
+            await _say_nothing(request)
         return self._fail_after() or _answer(payment)
 
     def _open(self, asked: Asked) -> Payment:
@@ -251,6 +251,14 @@ class Simulator:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _say_nothing(request: Request) -> None:
+    """Wait until the caller has had enough."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SILENCE_S):
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
 
 
 async def _body(request: Request) -> bytes:
