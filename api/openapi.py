@@ -27,6 +27,7 @@ _PATH_PARAMS: dict[str, dict[str, Any]] = {
     "reference": {"type": "string", "minLength": 1, "maxLength": 32, "example": "HF-7K3M-9QXP"},
     "code": {"type": "string", "enum": sorted(KIND_BY_CODE)},
     "file": {"type": "string", "minLength": 1},
+    "provider": {"type": "string", "minLength": 1, "maxLength": 64, "example": "simulator"},
 }
 
 _HEADERS: dict[str, dict[str, Any]] = {

@@ -214,6 +214,15 @@ KINDS: dict[type, Kind] = {
         shape=shapes.BookingProblem,
         members=lambda error: {"booking_id": error.booking_id},
     ),
+    engine.PaymentDeclined: Kind(
+        status=402,
+        code="payment-declined",
+        title="Payment declined",
+        meaning="The provider has declined the payment, for its `reason`. The hold lives on until its deadline, and "
+        "may be paid for otherwise.",
+        shape=shapes.PaymentDeclinedProblem,
+        members=lambda error: {"booking_id": error.booking_id, "reason": error.reason},
+    ),
     engine.IdempotencyKeyReused: Kind(
         status=422,
         code="idempotency-key-reused",
@@ -293,12 +302,11 @@ KINDS: dict[type, Kind] = {
         title="Unsupported media type",
         meaning="Bodies are JSON: `application/json`, or another type that ends in `+json`.",
     ),
-    http.PaymentUnavailable: Kind(
-        status=409,
-        code="payment-unavailable",
-        title="Payment unavailable",
-        meaning="The event is sold against payment only, and payments are not available on this installation yet. "
-        "The hold lives on until its deadline.",
+    http.NoticeUnsigned: Kind(
+        status=401,
+        code="webhook-not-signed",
+        title="Webhook not signed",
+        meaning="The webhook's signature is wrong, too old or from the future; nothing of it was believed.",
     ),
     http.KeysUnavailable: Kind(
         status=503,

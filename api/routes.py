@@ -16,6 +16,7 @@ from api.routes_booking_steps import BOOKING_STEP_ROUTES
 from api.routes_bookings import BOOKING_ROUTES
 from api.routes_events import EVENT_ROUTES
 from api.routes_holds import HOLD_ROUTES
+from api.routes_payments import PAYMENT_ROUTES
 from api.services import Info
 
 
@@ -111,6 +112,7 @@ ROUTES: tuple[Route, ...] = (
     *HOLD_ROUTES,
     *BOOKING_ROUTES,
     *BOOKING_STEP_ROUTES,
+    *PAYMENT_ROUTES,
     *EVENT_ROUTES,
     *_OPERATION_ROUTES,
     *ADMIN_ROUTES,

@@ -12,6 +12,7 @@ from engine.reservations import Reservations
 from persistence.aftercare import Aftercare
 from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
+from persistence.checkout import Checkout
 from persistence.events import Events
 from persistence.oversight import Oversight
 
@@ -62,6 +63,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     reservations: Reservations
     events: Events
     bookings: Bookings
+    checkout: Checkout
     desk: BookingDesk
     aftercare: Aftercare
     oversight: Oversight

@@ -19,6 +19,7 @@
     │   ├── HoldReleased            it was given back
     │   ├── HoldConfirmed           it is a booking already
     │   ├── BookingNotFound         unknown, or somebody else's
+    │   ├── PaymentDeclined         the provider has declined the payment; the hold lives on
     │   ├── BookingRefused          it was accepted, and then the ledger knew better; it is undone
     │   ├── IdempotencyKeyReused    the key was used for another request
     │   └── IdempotencyInFlight     the first request with this key is still under way
@@ -212,6 +213,15 @@ class BookingRefused(Refusal):
     def __init__(self, booking_id: str) -> None:
         super().__init__(booking_id)
         self.booking_id = booking_id
+
+
+class PaymentDeclined(Refusal):
+    """The payment was declined, for the provider's *reason* if it gave one. The hold may be paid for otherwise."""
+
+    def __init__(self, booking_id: str, reason: str | None) -> None:
+        super().__init__(reason or "declined")
+        self.booking_id = booking_id
+        self.reason = reason
 
 
 class IdempotencyKeyReused(Refusal):

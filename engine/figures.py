@@ -105,6 +105,16 @@ COMMIT_SECONDS = Histogram(
     "holdfast_commit_seconds", "Seconds of one transaction of a group commit, repetitions and all.", bounds=FAST_S
 )
 COMMITS = Counter("holdfast_commits_total", "Bookings that went to the ledger, by what became of them.", "outcome")
+PAYMENTS = Histogram(
+    "holdfast_payment_seconds",
+    "Seconds of one call of a payment provider, by what came of it.",
+    "provider",
+    "call",
+    "outcome",
+    bounds=FAST_S,
+    counted_as="holdfast_payments_total",
+)
+PAYMENT_NOTICES = Counter("holdfast_payment_notices_total", "Webhooks of payment providers.", "provider", "outcome")
 LOADS = Counter("holdfast_event_loads_total", "Events put into Redis from the ledger, each under a new epoch.")
 AUDITS = Counter("holdfast_audits_total", "Audits of one event with repair that came to an end.")
 DRIFT_FOUND = Counter("holdfast_drift_found_total", "Differences found between Redis and the ledger, by kind.", "kind")
@@ -130,6 +140,8 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     COMMIT_BOOKINGS,
     COMMIT_SECONDS,
     COMMITS,
+    PAYMENTS,
+    PAYMENT_NOTICES,
     LOADS,
     AUDITS,
     DRIFT_FOUND,

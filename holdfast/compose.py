@@ -13,7 +13,6 @@ from api.identity import KeySource, SharedSecret, TokenVerifier
 from api.jwks import JwksKeys, fetch_from
 from api.services import Info, Services
 from engine.backlog import BacklogWatch
-from engine.bookings import Booking
 from engine.catalog import Catalog
 from engine.draining import Drainer
 from engine.events import SellableEvent
@@ -29,6 +28,7 @@ from engine.transport.open import Transport, open_transport
 from engine.verification import Verification
 from holdfast.figures_board import Seat
 from holdfast.metrics import Figures, Sources, serve_metrics
+from holdfast.payments.providers import open_providers
 from holdfast.readiness import NotMigrated, readiness_checks
 from holdfast.settings import Settings, SettingsError, data_key
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
@@ -36,6 +36,7 @@ from persistence.aftercare import Aftercare
 from persistence.audit_journal import JournalWatch
 from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
+from persistence.checkout import Checkout
 from persistence.database import open_database
 from persistence.events import Events
 from persistence.installation import ensure_partitions
@@ -83,6 +84,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     drainer: Drainer
     journals: JournalWatch
     reservations: Reservations
+    checkout: Checkout
     oversight: Oversight
     desk: BookingDesk
     aftercare: Aftercare
@@ -144,11 +146,16 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             confirm_timeout_s=settings.confirm_timeout_s,
             journal_bytes_max=settings.journal_max_bytes,
         )
+        providers = await stack.enter_async_context(open_providers(settings))
+        checkout = Checkout(
+            database, sealer, reservations, bookings, providers, confirm_timeout_s=settings.confirm_timeout_s
+        )
+        stack.push_async_callback(checkout.close)
         desk = BookingDesk(
             database,
             sealer,
             free=partial(free_booking, front, catalog),
-            settle=_nothing_to_settle,
+            settle=checkout.settle_booking,
             find_accepted=partial(reservations.find_booking, customer_id=None),
         )
         aftercare = Aftercare(database, desk)
@@ -167,13 +174,10 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             journals=journals,
             oversight=oversight,
             reservations=reservations,
+            checkout=checkout,
             desk=desk,
             aftercare=aftercare,
         )
-
-
-async def _nothing_to_settle(_: Booking) -> None:
-    """No provider takes payments: what is kept of them in the ledger is all there is."""
 
 
 @asynccontextmanager
@@ -192,6 +196,7 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
             reservations=parts.reservations,
             events=parts.events,
             bookings=parts.bookings,
+            checkout=parts.checkout,
             desk=parts.desk,
             aftercare=parts.aftercare,
             oversight=parts.oversight,
@@ -267,6 +272,8 @@ def make_equipment(parts: Parts, settings: Settings) -> Equipment:
         aftercare=parts.aftercare,
         archive_after_s=settings.archive_after_s,
         history_days=settings.hold_history_days,
+        payments=parts.checkout.store,
+        settle=parts.checkout.settler.settle,
     )
 
 

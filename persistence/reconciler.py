@@ -12,6 +12,7 @@ Each duty is a loop of its own over the partitions that this process has a lease
     expire     every second    requests nobody has approved       …/expire.py
     aftercare  every second    bookings of cancelled events, and of those that are over   the same
     clock      every second    has Redis's clock jumped?          …/clock.py
+    settle     every second    payments left in between           …/settle.py
     history    every 2 s       who held what → Postgres           persistence/hold_history.py
     forgotten  every hour      what of it is too old              the same
     refusals   every hour      verdicts nobody will ask for       persistence/deadlines.py
@@ -47,6 +48,7 @@ from persistence.reconciling.findings import Findings
 from persistence.reconciling.rebuild import Rebuild
 from persistence.reconciling.roster import Roster
 from persistence.reconciling.rounds import Round
+from persistence.reconciling.settle import Settle
 from persistence.reconciling.single_round import Progress, SingleRound
 from persistence.reconciling.wake import Wake
 from persistence.reconciling.watch import Suspicions, Watch
@@ -142,6 +144,7 @@ class Reconciler:
             Audit(equipment, roster, suspicions, findings),
             AuditLarge(equipment, roster, suspicions, findings),
             Archive(equipment, roster, findings),
+            Settle(equipment, findings.figures),
             Expire(equipment, findings),
             CareForEvents(equipment, findings),
             WatchClock(clock, findings.figures),

@@ -185,6 +185,9 @@ class Venue:
     def extend(self, hold_id: str, *, ttl_ms: int = TTL_MS, owner: str = "ana") -> list[Any]:
         return self._run("extend_hold", hold_id, owner, ttl_ms)
 
+    def begin_payment(self, hold_id: str, *, owner: str = "ana", ttl_ms: int = TTL_MS) -> list[Any]:
+        return self._run("begin_payment", hold_id, owner, ttl_ms)
+
     def release(self, hold_id: str, *, owner: str = "ana", attempt: str | None = None) -> list[Any]:
         """Without an *attempt* of its own every call is another request."""
         return self._run("release_hold", hold_id, owner, attempt or new_id())

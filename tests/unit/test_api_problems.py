@@ -37,6 +37,7 @@ EXAMPLES: list[Exception] = [
     engine.HoldConfirmed("x", "x"),
     engine.BookingNotFound("x"),
     engine.BookingRefused("x"),
+    engine.PaymentDeclined("x", "card_declined"),
     engine.IdempotencyKeyReused(),
     engine.IdempotencyInFlight(),
     engine.StoreUnavailable("redis://user:secret@host"),
@@ -49,7 +50,7 @@ EXAMPLES: list[Exception] = [
     http.MethodNotAllowed(("GET", "HEAD")),
     http.PayloadTooLarge(1024),
     http.UnsupportedMediaType(),
-    http.PaymentUnavailable(),
+    http.NoticeUnsigned(),
     http.KeysUnavailable(),
 ]
 

@@ -50,6 +50,13 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
             "HOLDFAST_RATE_LIMIT": "100/60+20",
             "HOLDFAST_LOG_LEVEL": "DEBUG",
             "HOLDFAST_DATA_KEY": KEY,
+            "HOLDFAST_PAYMENT_PROVIDERS": "Stripe, simulator",
+            "HOLDFAST_PAYMENT_SIMULATOR_URL": "http://127.0.0.1:8001",
+            "HOLDFAST_PAYMENT_SIMULATOR_SECRETS": "new,old",
+            "HOLDFAST_STRIPE_API_KEY": "sk_test",
+            "HOLDFAST_STRIPE_WEBHOOK_SECRETS": "whsec",
+            "HOLDFAST_STRIPE_URL": "http://127.0.0.1:12111",
+            "HOLDFAST_PAYMENT_RETURN_URL": "https://shop.example/back",
         }
     )
 
@@ -65,6 +72,13 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
         jwt_issuer="https://id.example",
         jwt_audience="box-office",
         jwks_url="https://id.example/jwks.json",
+        payment_providers=("stripe", "simulator"),
+        simulator_url="http://127.0.0.1:8001",
+        simulator_secrets="new,old",
+        stripe_api_key="sk_test",
+        stripe_webhook_secrets="whsec",
+        stripe_url="http://127.0.0.1:12111",
+        payment_return_url="https://shop.example/back",
         confirm_timeout_s=2.5,
         journal_max_bytes=1 << 20,
         hold_history_days=0,
@@ -160,3 +174,24 @@ def test_settings_hide_secrets_when_they_are_printed() -> None:
     assert "hunter2" not in repr(settings)
     assert repr(bytes(range(32))) not in repr(settings)
     assert "port=8000" in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("environment", "providers"),
+    [
+        ({}, ("simulator",)),
+        ({"DATABASE_URL": "postgresql://db/hf"}, ()),
+        ({"HOLDFAST_PAYMENT_PROVIDERS": "none"}, ()),
+        ({"DATABASE_URL": "postgresql://db/hf", "HOLDFAST_PAYMENT_PROVIDERS": "simulator"}, ("simulator",)),
+    ],
+)
+def test_payments_are_simulated_by_default_only_beside_an_embedded_postgres(
+    environment: dict[str, str], providers: tuple[str, ...]
+) -> None:
+    assert load_settings(environment).payment_providers == providers
+
+
+@pytest.mark.parametrize("given", ["paypal", "stripe,paypal", "none,stripe", ","])
+def test_payment_provider_that_there_is_not_is_refused(given: str) -> None:
+    with pytest.raises(SettingsError, match="HOLDFAST_PAYMENT_PROVIDERS"):
+        load_settings({"HOLDFAST_PAYMENT_PROVIDERS": given})
