@@ -122,6 +122,9 @@ REGRESSED = Counter("holdfast_regressed_total", "Events that Redis was found to 
 CLOCK_JUMPS = Counter("holdfast_clock_jumps_total", "Times that Redis's clock was found to have jumped.")
 SERVER_CHANGES = Counter("holdfast_server_changes_total", "Times that another Redis, or another life of it, was met.")
 BURIED = Counter("holdfast_buried_total", "Journal entries that can never be written, set aside for a person.")
+PUBLISHED = Counter(
+    "holdfast_published_total", "Attempts to tell a sink of an event, by what came of them.", "sink", "outcome"
+)
 
 FIGURES: tuple[Counter | Histogram, ...] = (
     REQUESTS,
@@ -142,6 +145,7 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     CLOCK_JUMPS,
     SERVER_CHANGES,
     BURIED,
+    PUBLISHED,
 )
 
 

@@ -12,6 +12,8 @@ Each duty is a loop of its own over the partitions that this process has a lease
     clock      every second    has Redis's clock jumped?          …/clock.py
     history    every 2 s       who held what → Postgres           persistence/hold_history.py
     forgotten  every hour      what of it is too old              the same
+    publish    every 0.25 s    outbox → webhooks, Redis stream    …/publish.py
+    published  every hour      what of it is too old              persistence/publishing/queue.py
     heartbeat  every 3 s       say so in Postgres                 persistence/heartbeats.py
 
 All of it may be done twice, or by two at once, without harm: scripts compare before they write, the ledger takes a
@@ -39,6 +41,7 @@ from persistence.reconciling.drain import Drain
 from persistence.reconciling.duty import Duty, EachPartition, Once, keep_doing
 from persistence.reconciling.equipment import Equipment
 from persistence.reconciling.findings import Findings
+from persistence.reconciling.publish import Publish
 from persistence.reconciling.rebuild import Rebuild
 from persistence.reconciling.roster import Roster
 from persistence.reconciling.rounds import Round
@@ -97,6 +100,7 @@ class Reconciler:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*(duty.close() for duty in duties), return_exceptions=True)
             await self._say_goodbye()
 
     async def _keep_doing(self, duty: Duty, stop: asyncio.Event) -> None:
@@ -111,6 +115,10 @@ class Reconciler:
         return await purge_hold_history(
             self._equipment.database, older_than=dt.timedelta(days=self._equipment.history_days)
         )
+
+    async def _forget_published(self) -> int:
+        relay = self._equipment.relay
+        return await relay.queue.purge(dt.timedelta(days=relay.options.keep_days))
 
     async def _say_goodbye(self) -> None:
         """Take our heartbeat away, so that nobody waits for the next one; if that cannot be done it grows stale."""
@@ -137,6 +145,8 @@ class Reconciler:
             WatchClock(clock, findings.figures),
             EachPartition("history", self._store_trail, findings.figures, pause_s=HISTORY_PAUSE_S),
             Once("forgotten", self._forget_history, findings.figures, pause_s=FORGET_PAUSE_S),
+            Publish(equipment.relay, findings.figures),
+            Once("published", self._forget_published, findings.figures, pause_s=FORGET_PAUSE_S),
             Heartbeat(equipment, self._id, findings.figures),
         ]
 

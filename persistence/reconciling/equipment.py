@@ -14,6 +14,7 @@ from engine.loader import EventLoader
 from persistence.audit import EventAudit
 from persistence.database import fetch_rows
 from persistence.differences import Difference
+from persistence.publishing.relay import Relay
 
 
 class Drained(Protocol):
@@ -67,6 +68,7 @@ class Equipment(msgspec.Struct, frozen=True, kw_only=True):
     repair: Repair
     archive_after_s: float
     history_days: int
+    relay: Relay
 
     async def check(self, partition: int) -> None:
         """Tell an event of *partition* that is in trouble from servers that are.
