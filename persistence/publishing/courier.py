@@ -58,6 +58,11 @@ class Courier:
         self._gone = False
 
     @property
+    def gone(self) -> bool:
+        """Whether the receiver has said that it wants no more; the sink is disabled."""
+        return self._gone
+
+    @property
     def rests_s(self) -> float:
         """For how long the endpoint is to be left alone from now on."""
         return max(0.0, self._rest_until - time.monotonic())
@@ -79,13 +84,12 @@ class Courier:
 
     async def _tell(self, claimed: Sequence[Delivery], *, stop_at: float) -> None:
         told: list[int] = []
-        left = {delivery.row.id: delivery for delivery in claimed}
         runs = [list(run) for _, run in groupby(sorted(claimed, key=_by_booking), key=lambda one: one.booking_id)]
         waiting = iter(sorted(runs, key=lambda run: run[0].row.id))
 
         async def lane() -> None:
             for run in waiting:  # shared: each lane takes the next
-                await self._tell_run(run, told, left, stop_at=stop_at)
+                await self._tell_run(run, told, stop_at=stop_at)
 
         lanes = [asyncio.create_task(lane()) for _ in range(min(self._pace.at_once, len(runs)))]
         try:
@@ -95,12 +99,11 @@ class Courier:
                 task.cancel()
             await asyncio.gather(*lanes, return_exceptions=True)
             async with asyncio.timeout(SETTLE_MAX_S):
-                await self._queue.delivered(self.sink.id, told)
-                await self._queue.release(self.sink.id, list(left.values()))
+                if told:
+                    await self._queue.delivered(self.sink.id, told)
+                await self._queue.end_lease(self.sink.id, claimed[0].lease_until)
 
-    async def _tell_run(
-        self, run: Sequence[Delivery], told: list[int], left: dict[int, Delivery], *, stop_at: float
-    ) -> None:
+    async def _tell_run(self, run: Sequence[Delivery], told: list[int], *, stop_at: float) -> None:
         """Tell deliveries of one booking one after the other, up to the first that fails."""
         for delivery in run:
             if self._gone or self.rests_s or time.monotonic() > stop_at:
@@ -109,7 +112,6 @@ class Courier:
             if attempt.outcome == "delivered":
                 self._failures = 0
                 told.append(delivery.row.id)
-                del left[delivery.row.id]
                 PUBLISHED.add(self.sink.name, "delivered")
                 continue
             if attempt.outcome == "gone":
@@ -120,8 +122,6 @@ class Courier:
             else:
                 self._note_failure(attempt)
                 await self._put_off(delivery, attempt)
-                for behind in run[run.index(delivery) :]:
-                    del left[behind.row.id]
             return
 
     async def _attempt(self, row: OutboxRow) -> Attempt:

@@ -17,7 +17,7 @@ REPLAYED_AT_ONCE = 5_000  # rows of one statement
 
 _STATES = f"""
     SELECT sinks.id, (SELECT count(*) FROM (SELECT FROM deliveries WHERE sink_id = sinks.id AND dead_at IS NULL
-                                             LIMIT {WAITING_COUNTED_MAX}) AS some) AS waiting,
+                                             LIMIT {WAITING_COUNTED_MAX}) AS counted) AS waiting,
            (SELECT count(*) FROM deliveries WHERE sink_id = sinks.id AND dead_at IS NOT NULL) AS dead,
            (SELECT extract(epoch FROM clock_timestamp() - outbox.created_at)
               FROM deliveries JOIN outbox ON outbox.id = deliveries.outbox_id

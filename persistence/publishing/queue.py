@@ -46,6 +46,7 @@ WAITING_COUNTED_MAX = 10_000  # of a sink; past it nobody needs to know how many
 # The two-number form of advisory locks, as those of partitions are; the second number is 0 for fanning out.
 _LOCKS = abs(lock_key("holdfast sinks")) % 2**31
 _TRY = "SELECT pg_try_advisory_xact_lock($1, $2)"
+_WAIT = "SELECT pg_advisory_xact_lock($1, $2)"
 
 _LOOK = """
     SELECT EXISTS (SELECT FROM outbox WHERE published_at IS NULL) AS unpublished,
@@ -70,7 +71,8 @@ _FAN_OUT = f"""
     SELECT (SELECT count(*) FROM page) AS rows, ARRAY(SELECT DISTINCT sink_id FROM queued) AS sinks
 """  # noqa: S608 - made of the constants above
 # `behind`: the latest moment that something earlier of the same booking waits for. A row that is behind is put off
-# until then, so that it is not looked at again and again before.
+# until then, so that it is not looked at again and again before; when that is the end of a lease, whoever has the lease
+# moves it back.
 _CLAIM = """
     WITH due AS MATERIALIZED (
         SELECT outbox_id, booking_id FROM deliveries
@@ -92,10 +94,8 @@ _CLAIM = """
       FROM taken JOIN outbox ON outbox.id = taken.outbox_id ORDER BY outbox.id
 """
 _DELIVERED = "DELETE FROM deliveries WHERE sink_id = $1 AND outbox_id = ANY($2::bigint[])"
-_RELEASE = """
-    UPDATE deliveries SET due_at = clock_timestamp()
-     WHERE sink_id = $1 AND outbox_id = ANY($2::bigint[]) AND due_at = $3
-"""
+# What was claimed and not tried, and what waits for it: both have the lease's end as their moment.
+_END_LEASE = "UPDATE deliveries SET due_at = clock_timestamp() WHERE sink_id = $1 AND due_at = $2 AND dead_at IS NULL"
 # The lease is the token: whoever has lost it has no say any more in when the next attempt is, or whether.
 _FAIL = """
     UPDATE deliveries
@@ -167,16 +167,23 @@ class Queue:
         """They were told; safe to say twice."""
         await self._fetch(_DELIVERED, sink_id, ids)
 
-    async def release(self, sink_id: int, claimed: Sequence[Delivery]) -> None:
-        """Give back what was claimed together and not tried."""
-        if claimed:
-            await self._fetch(_RELEASE, sink_id, [one.row.id for one in claimed], claimed[0].lease_until)
+    async def end_lease(self, sink_id: int, lease_until: dt.datetime) -> None:
+        """Give back what of a claim was not tried, and let go what waited behind it.
+
+        It takes turns with those who claim: one of them may just be putting something off until our lease ends.
+        """
+        async with driver_connection(self._database) as connection:
+            with ledger_errors():
+                async with connection.transaction():
+                    await connection.fetchval(_WAIT, _LOCKS, sink_id)
+                    await connection.execute(_END_LEASE, sink_id, lease_until)
 
     async def failed(self, sink_id: int, delivery: Delivery, reason: str, *, wait_s: float, retry_for_s: float) -> bool:
         """Put it off, and what comes after it of its booking, or give it up for dead; returns whether it is dead."""
         async with driver_connection(self._database) as connection:
             with ledger_errors():
                 async with connection.transaction():
+                    await connection.fetchval(_WAIT, _LOCKS, sink_id)  # both would lock rows of many bookings
                     row = await connection.fetchrow(
                         _FAIL, sink_id, delivery.row.id, delivery.lease_until, wait_s, reason, retry_for_s
                     )

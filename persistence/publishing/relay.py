@@ -112,7 +112,7 @@ class Relay:
             self._stream_ensured = True
         wanted = {sink.id: sink for sink in await self._sinks.all() if sink.disabled_at is None}
         for sink_id, post in list(self._posts.items()):
-            if post.courier.sink != wanted.get(sink_id):
+            if post.courier.gone or post.courier.sink != wanted.get(sink_id):
                 await self._posts.pop(sink_id).close()
         for sink_id, sink in wanted.items():
             if sink_id not in self._posts:
