@@ -74,7 +74,12 @@ async def drain(parts: Parts, events: int, options: RelayOptions) -> dict[str, f
         left = await connection.fetchval("SELECT count(*) FROM deliveries")
     if queued != events or left:
         raise RuntimeError(f"{queued} of {events} were queued, {left} are left")
-    return {"events": events, "seconds": round(seconds, 2), "events_per_s": round(events / seconds), "cpu": round(spent, 2)}
+    return {
+        "events": events,
+        "seconds": round(seconds, 2),
+        "events_per_s": round(events / seconds),
+        "cpu": round(spent, 2),
+    }
 
 
 async def measure(events: int, port: int) -> dict[str, Any]:

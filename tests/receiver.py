@@ -33,9 +33,7 @@ class Received:
     def is_signed_with(self, secret: str) -> bool:
         """By the Standard Webhooks scheme, written from its text and sharing nothing with the sender."""
         key = base64.b64decode(secret[len("whsec_") :])
-        text = b".".join(
-            [self.headers["webhook-id"].encode(), self.headers["webhook-timestamp"].encode(), self.body]
-        )
+        text = b".".join([self.headers["webhook-id"].encode(), self.headers["webhook-timestamp"].encode(), self.body])
         expected = base64.b64encode(hmac.new(key, text, hashlib.sha256).digest()).decode()
         return any(one == f"v1,{expected}" for one in self.headers["webhook-signature"].split(" "))
 

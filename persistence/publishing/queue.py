@@ -26,8 +26,10 @@ deliveries of one booking one after the other. A lease that ends while its holde
 with the same id, and never a delivery before one that it must come after.
 """
 
+import asyncio
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
@@ -40,6 +42,7 @@ from persistence.publishing.attempt import Delivery
 from persistence.publishing.envelope import OutboxRow
 
 FAN_OUT_AT_ONCE = 1_000  # rows, some 20 ms
+CONNECTIONS_MAX = 4  # of the process's pool: however many couriers there are, audits and drains have the others
 PURGED_AT_ONCE = 5_000  # rows: deleting must not hold locks, nor keep vacuum waiting, for long
 WAITING_COUNTED_MAX = 10_000  # of a sink; past it nobody needs to know how many more
 
@@ -119,6 +122,11 @@ _PURGE = """
     )
     SELECT count(*) FROM purged
 """
+_FORGET = """
+    DELETE FROM deliveries WHERE (sink_id, outbox_id) IN (
+        SELECT sink_id, outbox_id FROM deliveries WHERE sink_id NOT IN (SELECT id FROM sinks) LIMIT $1)
+    RETURNING 1
+"""
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -133,6 +141,7 @@ class Queue:
 
     def __init__(self, database: AsyncEngine) -> None:
         self._database = database
+        self._turns = asyncio.Semaphore(CONNECTIONS_MAX)
 
     async def look(self) -> Look:
         """One query, cheap enough to be asked several times a second."""
@@ -141,12 +150,10 @@ class Queue:
 
     async def fan_out(self) -> tuple[int, tuple[int, ...]]:
         """Queue the oldest rows of the outbox; returns how many, and for which sinks. None while another is at it."""
-        async with driver_connection(self._database) as connection:
-            with ledger_errors():
-                async with connection.transaction():
-                    if not await connection.fetchval(_TRY, _LOCKS, 0):
-                        return 0, ()
-                    row = await connection.fetchrow(_FAN_OUT, FAN_OUT_AT_ONCE)
+        async with self._connection() as connection, connection.transaction():
+            if not await connection.fetchval(_TRY, _LOCKS, 0):
+                return 0, ()
+            row = await connection.fetchrow(_FAN_OUT, FAN_OUT_AT_ONCE)
         return row["rows"], tuple(row["sinks"])
 
     async def claim(self, sink_id: int, *, limit: int, lease_s: float) -> tuple[list[Delivery], int]:
@@ -154,12 +161,10 @@ class Queue:
 
         None are looked at while another process claims for the same sink.
         """
-        async with driver_connection(self._database) as connection:
-            with ledger_errors():
-                async with connection.transaction():
-                    if not await connection.fetchval(_TRY, _LOCKS, sink_id):
-                        return [], 0
-                    rows = await connection.fetch(_CLAIM, sink_id, limit, lease_s)
+        async with self._connection() as connection, connection.transaction():
+            if not await connection.fetchval(_TRY, _LOCKS, sink_id):
+                return [], 0
+            rows = await connection.fetch(_CLAIM, sink_id, limit, lease_s)
         ours = [Delivery(outbox_row(row), row["attempts"] + 1, row["due_at"]) for row in rows if row["ours"]]
         return ours, len(rows)
 
@@ -172,26 +177,22 @@ class Queue:
 
         It takes turns with those who claim: one of them may just be putting something off until our lease ends.
         """
-        async with driver_connection(self._database) as connection:
-            with ledger_errors():
-                async with connection.transaction():
-                    await connection.fetchval(_WAIT, _LOCKS, sink_id)
-                    await connection.execute(_END_LEASE, sink_id, lease_until)
+        async with self._connection() as connection, connection.transaction():
+            await connection.fetchval(_WAIT, _LOCKS, sink_id)
+            await connection.execute(_END_LEASE, sink_id, lease_until)
 
     async def failed(self, sink_id: int, delivery: Delivery, reason: str, *, wait_s: float, retry_for_s: float) -> bool:
         """Put it off, and what comes after it of its booking, or give it up for dead; returns whether it is dead."""
-        async with driver_connection(self._database) as connection:
-            with ledger_errors():
-                async with connection.transaction():
-                    await connection.fetchval(_WAIT, _LOCKS, sink_id)  # both would lock rows of many bookings
-                    row = await connection.fetchrow(
-                        _FAIL, sink_id, delivery.row.id, delivery.lease_until, wait_s, reason, retry_for_s
-                    )
-                    if row is None:
-                        return False
-                    is_dead = row["dead_at"] is not None
-                    until = row["dead_at"] if is_dead else row["due_at"]
-                    await connection.execute(_FOLLOW, sink_id, delivery.booking_id, delivery.row.id, until)
+        async with self._connection() as connection, connection.transaction():
+            await connection.fetchval(_WAIT, _LOCKS, sink_id)  # both would lock rows of many bookings
+            row = await connection.fetchrow(
+                _FAIL, sink_id, delivery.row.id, delivery.lease_until, wait_s, reason, retry_for_s
+            )
+            if row is None:
+                return False
+            is_dead = row["dead_at"] is not None
+            until = row["dead_at"] if is_dead else row["due_at"]
+            await connection.execute(_FOLLOW, sink_id, delivery.booking_id, delivery.row.id, until)
         return is_dead
 
     async def purge(self, older_than: dt.timedelta) -> int:
@@ -204,13 +205,27 @@ class Queue:
             purged = int((await self._fetch(_PURGE, cutoff, PURGED_AT_ONCE))[0][0])
             total += purged
             if purged < PURGED_AT_ONCE:
+                return total + await self.forget_removed()
+
+    async def forget_removed(self) -> int:
+        """Delete what was still to be told to sinks that are no more; returns how many deliveries."""
+        total = 0
+        while True:
+            forgotten = len(await self._fetch(_FORGET, PURGED_AT_ONCE))
+            total += forgotten
+            if forgotten < PURGED_AT_ONCE:
                 return total
 
     async def _fetch(self, statement: str, *arguments: Any) -> Sequence[Row]:
-        async with driver_connection(self._database) as connection:
+        async with self._connection() as connection:
+            rows: Sequence[Row] = await connection.fetch(statement, *arguments)
+            return rows
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        async with self._turns, driver_connection(self._database) as connection:
             with ledger_errors():
-                rows: Sequence[Row] = await connection.fetch(statement, *arguments)
-                return rows
+                yield connection
 
 
 def outbox_row(row: Row) -> OutboxRow:

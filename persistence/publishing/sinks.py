@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from persistence.database import Row, fetch_rows, in_transaction, outside_transaction
 from persistence.publishing.event_types import ALL_OF_BOOKINGS, UnknownType, require_types
+from persistence.publishing.queue import Queue
 from persistence.publishing.signing import SECRETS_MAX, new_secret, secret_key
-from persistence.schema import deliveries, sinks
+from persistence.schema import sinks
 from persistence.sealing import AesSealer
 
 SINKS_MAX = 50  # each has a courier, connections and a label of its own in every reconciler
@@ -120,13 +121,9 @@ class Sinks:
         Raises:
             SinkError: There is none of this name.
         """
-        sink = await self.find(name)
-
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(sa.delete(sinks).where(sinks.c.id == sink.id))
-            await connection.execute(sa.delete(deliveries).where(deliveries.c.sink_id == sink.id))
-
-        await in_transaction(self._database, work)
+        own = sa.delete(sinks).where(sinks.c.id == (await self.find(name)).id)
+        await outside_transaction(self._database, lambda connection: connection.execute(own))
+        await Queue(self._database).forget_removed()
 
     async def disable(self, name: str, reason: str) -> None:
         """Tell it nothing more, until it is enabled again; what happens meanwhile it is told only by a replay."""

@@ -13,10 +13,12 @@ from ledger_lab import Lab
 from publishing import IMPATIENT, WRITE, Publishing, new_booking, until
 from receiver import OK, Answer, Received, Receiver, receiving
 from script_runner import PARTITIONS
+from stores import on_both_stores
 
 from engine.ids import claim_key
 from engine.kernel import Kernel
 from engine.transport.open import open_transport
+from engine.transport.wire import pack_keys
 from persistence.database import driver_connection
 from persistence.publishing.attempt import Patience
 from persistence.publishing.courier import Pace
@@ -44,11 +46,13 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 async def stream_of(publishing: Publishing, name: str) -> list[dict[str, str]]:
-    found = await publishing.kernel.transport.command("XRANGE", name, "-", "+", slot=None)
+    slot = pack_keys([name.encode()]).slot
+    found = await publishing.kernel.transport.command("XRANGE", name, "-", "+", slot=slot)
     entries = [[part.decode() for part in fields] for _, fields in found]
     return [dict(zip(fields[::2], fields[1::2], strict=True)) for fields in entries]
 
 
+@on_both_stores
 async def test_event_reaches_webhook_and_stream_signed_and_alike(publishing: Publishing, receiver: Receiver) -> None:
     sink = await publishing.sinks.add("shop", receiver.url)
     await publishing.relay(stream="events")
@@ -111,9 +115,7 @@ def _first_times(versions: list[int]) -> list[int]:
     return list(dict.fromkeys(versions))
 
 
-async def test_event_that_failed_holds_up_its_booking_and_no_other(
-    publishing: Publishing, receiver: Receiver
-) -> None:
+async def test_event_that_failed_holds_up_its_booking_and_no_other(publishing: Publishing, receiver: Receiver) -> None:
     await publishing.sinks.add("shop", receiver.url)
     stuck, free = new_booking(), new_booking()
     await publishing.tell(stuck, free, versions=range(1, 4))
@@ -186,11 +188,10 @@ async def test_row_with_a_smaller_number_that_commits_later_is_not_skipped(
     await publishing.sinks.add("shop", receiver.url)
     await publishing.relay()
     late = new_booking()
-    async with driver_connection(publishing.lab.engine) as connection:
-        async with connection.transaction():
-            await connection.fetch(WRITE, [late], ["booking.created"], ['{"version": 1}'])
-            await publishing.tell(new_booking())
-            await until(lambda: receiver.taken)
+    async with driver_connection(publishing.lab.engine) as connection, connection.transaction():
+        await connection.fetch(WRITE, [late], ["booking.created"], ['{"version": 1}'])
+        await publishing.tell(new_booking())
+        await until(lambda: receiver.taken)
     await until(lambda: len(receiver.taken) == 2)
     assert [one.event["type"] for one in receiver.taken] == ["booking.updated", "booking.created"]
     assert receiver.taken[0].event["sequence"] > receiver.taken[1].event["sequence"]
@@ -429,6 +430,18 @@ async def test_rows_that_were_published_are_purged_in_time_with_what_was_never_t
     assert await queue.purge(dt.timedelta(days=14)) == 1
     assert [row[0] for row in await publishing.lab.fetch("SELECT id FROM outbox ORDER BY id")] == [2, 3]
     assert [row[0] for row in await publishing.lab.fetch("SELECT outbox_id FROM deliveries")] == [2]
+
+
+async def test_sink_that_is_removed_leaves_nothing_behind(publishing: Publishing) -> None:
+    for name in ("shop", "other"):
+        await publishing.sinks.add(name, "https://shop.example/")
+    await publishing.tell(new_booking(), new_booking())
+    await Queue(publishing.lab.engine).fan_out()
+
+    await publishing.sinks.remove("shop")
+
+    other = await publishing.sinks.find("other")
+    assert [row[0] for row in await publishing.lab.fetch("SELECT sink_id FROM deliveries")] == [other.id, other.id]
 
 
 async def test_later_event_is_not_claimed_while_an_earlier_one_of_its_booking_waits(

@@ -166,3 +166,20 @@ def test_settings_hide_secrets_when_they_are_printed() -> None:
     assert "hunter2" not in repr(settings)
     assert repr(bytes(range(32))) not in repr(settings)
     assert "port=8000" in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("HOLDFAST_STREAM", "hf:{3}:journal"),
+        ("HOLDFAST_STREAM", "two words"),
+        ("HOLDFAST_STREAM_LENGTH", "0"),
+        ("HOLDFAST_STREAM_TYPES", "booking"),
+        ("HOLDFAST_OUTBOX_DAYS", "0"),
+        ("HOLDFAST_WEBHOOKS_RETRY_HOURS", "721"),
+        ("HOLDFAST_WEBHOOKS_ALLOW_PRIVATE", "yes"),
+    ],
+)
+def test_settings_refuse_what_the_outbox_cannot_be_published_with(variable: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=variable):
+        load_settings({variable: text})
