@@ -133,6 +133,9 @@ CLOCK_JUMPS = Counter("holdfast_clock_jumps_total", "Times that Redis's clock wa
 SERVER_CHANGES = Counter("holdfast_server_changes_total", "Times that another Redis, or another life of it, was met.")
 ENDED = Counter("holdfast_bookings_ended_total", "Bookings that were ended although nobody asked for it.", "reason")
 BURIED = Counter("holdfast_buried_total", "Journal entries that can never be written, set aside for a person.")
+PUBLISHED = Counter(
+    "holdfast_published_total", "Attempts to tell a sink of an event, by what came of them.", "sink", "outcome"
+)
 
 FIGURES: tuple[Counter | Histogram, ...] = (
     REQUESTS,
@@ -156,6 +159,7 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     SERVER_CHANGES,
     ENDED,
     BURIED,
+    PUBLISHED,
 )
 
 

@@ -43,6 +43,10 @@ from persistence.installation import ensure_partitions
 from persistence.ledger import PostgresLedger
 from persistence.oversight import Oversight, repair_with
 from persistence.partition_leases import PartitionLeases
+from persistence.publishing.attempt import Patience
+from persistence.publishing.letters import OutboxState, outbox_state
+from persistence.publishing.relay import Relay, RelayOptions
+from persistence.publishing.sinks import Sinks
 from persistence.reconciler import Reconciler
 from persistence.reconciling.equipment import Equipment
 from persistence.repair import EventRepair, repair_event
@@ -88,6 +92,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     oversight: Oversight
     desk: BookingDesk
     aftercare: Aftercare
+    sinks: Sinks
 
 
 @asynccontextmanager
@@ -177,6 +182,7 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             checkout=checkout,
             desk=desk,
             aftercare=aftercare,
+            sinks=Sinks(database, sealer),
         )
 
 
@@ -225,7 +231,10 @@ def _sources(parts: Parts, backlog: BacklogWatch) -> Sources:
     async def reconcilers() -> int:
         return sum(seen.live for seen in await parts.oversight.reconcilers())
 
-    return Sources(gauges=gauges, backlog=backlog.read, reconcilers=reconcilers)
+    async def outbox() -> OutboxState:
+        return await outbox_state(parts.database)
+
+    return Sources(gauges=gauges, backlog=backlog.read, reconcilers=reconcilers, outbox=outbox)
 
 
 @asynccontextmanager
@@ -274,6 +283,19 @@ def make_equipment(parts: Parts, settings: Settings) -> Equipment:
         history_days=settings.hold_history_days,
         payments=parts.checkout.store,
         settle=parts.checkout.settler.settle,
+        relay=Relay(parts.database, parts.kernel, parts.sinks, relay_options(settings)),
+    )
+
+
+def relay_options(settings: Settings) -> RelayOptions:
+    """How the outbox is published."""
+    return RelayOptions(
+        stream=settings.stream,
+        stream_length=settings.stream_length,
+        stream_types=settings.stream_types,
+        allow_private=settings.webhooks_allow_private,
+        keep_days=settings.outbox_days,
+        patience=Patience(retry_for_s=settings.webhooks_retry_hours * 3600.0),
     )
 
 

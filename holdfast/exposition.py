@@ -28,6 +28,9 @@ INSTALLATION_GAUGES = {
     "holdfast_journal_oldest_seconds": "Age of the one that waits longest; 0 when none waits.",
     "holdfast_dead_letters": "Journal entries set aside that wait for a person.",
     "holdfast_reconcilers": "Reconcilers seen lately.",
+    "holdfast_outbox_oldest_seconds": "Age of the event that waits longest for a sink; 0 when none waits.",
+    "holdfast_outbox_waiting": "Deliveries that wait; of one sink, ten thousand are counted.",
+    "holdfast_outbox_dead": "Deliveries given up that wait for a person.",
 }
 PROCESS_UP = ("holdfast_process_up", "1 for a process that has told its figures lately, 0 for one that has not.")
 

@@ -14,6 +14,14 @@ import msgspec
 
 from engine.booking_requests import JOURNAL_BYTES_MAX
 from engine.rate_limits import RateLimit
+from persistence.publishing.event_types import (
+    ALL_OF_BOOKINGS,
+    STREAM_LENGTH,
+    STREAM_LENGTH_MAX,
+    STREAM_NAME,
+    UnknownType,
+    require_types,
+)
 
 T = TypeVar("T")
 
@@ -24,6 +32,8 @@ PARTITIONS_MAX = 16_384  # the slots of a Redis Cluster; more could never spread
 DATA_KEY_BYTES = 32
 JOURNAL_MAX_BYTES = (1 << 20, 1 << 40)  # less is reached by a dozen large bookings; more is no bound
 HOLD_HISTORY_DAYS_MAX = 3_650  # a table of ten years is past what it is for: settling what happened in a sale
+OUTBOX_DAYS_MAX = 3_650  # as for holds: what happened stays in the history of bookings
+RETRY_HOURS_MAX = 720  # a month; who has not listened by then replays
 ARCHIVE_AFTER_S = 86_400.0  # a day in which whoever comes late still finds the event as it was
 ARCHIVE_AFTER_MAX_S = 10 * 366 * 86_400.0
 RATE_BOUNDS = ((1, 1_000_000), (1, 86_400), (1, 1_000_000))  # requests, seconds, burst
@@ -72,6 +82,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reconciler: bool
     archive_after_s: float
     rate_limit: RateLimit | None
+    stream: str | None
+    stream_length: int
+    stream_types: tuple[str, ...]
+    outbox_days: int
+    webhooks_retry_hours: int
+    webhooks_allow_private: bool
     log_level: str
     data_key: bytes | None
     payment_providers: tuple[str, ...]
@@ -122,6 +138,16 @@ def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
             "archive_after_s", "HOLDFAST_ARCHIVE_AFTER", _seconds(0.0, ARCHIVE_AFTER_MAX_S), ARCHIVE_AFTER_S
         ),
         rate_limit=source.read("rate_limit", "HOLDFAST_RATE_LIMIT", _rate, None),
+        stream=source.read("stream", "HOLDFAST_STREAM", _stream_name, None),
+        stream_length=source.read(
+            "stream_length", "HOLDFAST_STREAM_LENGTH", _integer(1, STREAM_LENGTH_MAX), STREAM_LENGTH
+        ),
+        stream_types=source.read("stream_types", "HOLDFAST_STREAM_TYPES", _event_types, ALL_OF_BOOKINGS),
+        outbox_days=source.read("outbox_days", "HOLDFAST_OUTBOX_DAYS", _integer(1, OUTBOX_DAYS_MAX), 14),
+        webhooks_retry_hours=source.read(
+            "webhooks_retry_hours", "HOLDFAST_WEBHOOKS_RETRY_HOURS", _integer(1, RETRY_HOURS_MAX), 48
+        ),
+        webhooks_allow_private=source.read("webhooks_allow_private", "HOLDFAST_WEBHOOKS_ALLOW_PRIVATE", _switch, False),
         log_level=source.read("log_level", "HOLDFAST_LOG_LEVEL", _one_of(*_LOG_LEVELS), "info"),
         data_key=source.read("data_key", "HOLDFAST_DATA_KEY", decode_key, None),
         payment_providers=_payment_providers(source),
@@ -329,6 +355,21 @@ def _names(*choices: str) -> Callable[[str], tuple[str, ...]]:
         return names
 
     return parse
+
+
+def _stream_name(text: str) -> str:
+    if STREAM_NAME.fullmatch(text) is None:
+        raise ValueError("the key of a stream: visible ASCII characters, and not beginning as keys of partitions do")
+    return text
+
+
+def _event_types(text: str) -> tuple[str, ...]:
+    types = tuple(text.replace(",", " ").split())
+    try:
+        require_types(types)
+    except UnknownType as error:
+        raise ValueError(f"types of events with commas between them ({error})") from None
+    return types
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:

@@ -48,6 +48,12 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
             "HOLDFAST_RECONCILER": "OFF",
             "HOLDFAST_ARCHIVE_AFTER": "3600",
             "HOLDFAST_RATE_LIMIT": "100/60+20",
+            "HOLDFAST_STREAM": "{shop}:events",
+            "HOLDFAST_STREAM_LENGTH": "5000",
+            "HOLDFAST_STREAM_TYPES": "booking.*, hold.expired",
+            "HOLDFAST_OUTBOX_DAYS": "30",
+            "HOLDFAST_WEBHOOKS_RETRY_HOURS": "72",
+            "HOLDFAST_WEBHOOKS_ALLOW_PRIVATE": "on",
             "HOLDFAST_LOG_LEVEL": "DEBUG",
             "HOLDFAST_DATA_KEY": KEY,
             "HOLDFAST_PAYMENT_PROVIDERS": "Stripe, simulator",
@@ -85,6 +91,12 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
         reconciler=False,
         archive_after_s=3600.0,
         rate_limit=RateLimit(100, 60, 20),
+        stream="{shop}:events",
+        stream_length=5_000,
+        stream_types=("booking.*", "hold.expired"),
+        outbox_days=30,
+        webhooks_retry_hours=72,
+        webhooks_allow_private=True,
         log_level="debug",
         data_key=bytes(range(32)),
     )
@@ -195,3 +207,20 @@ def test_payments_are_simulated_by_default_only_beside_an_embedded_postgres(
 def test_payment_provider_that_there_is_not_is_refused(given: str) -> None:
     with pytest.raises(SettingsError, match="HOLDFAST_PAYMENT_PROVIDERS"):
         load_settings({"HOLDFAST_PAYMENT_PROVIDERS": given})
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("HOLDFAST_STREAM", "hf:{3}:journal"),
+        ("HOLDFAST_STREAM", "two words"),
+        ("HOLDFAST_STREAM_LENGTH", "0"),
+        ("HOLDFAST_STREAM_TYPES", "booking"),
+        ("HOLDFAST_OUTBOX_DAYS", "0"),
+        ("HOLDFAST_WEBHOOKS_RETRY_HOURS", "721"),
+        ("HOLDFAST_WEBHOOKS_ALLOW_PRIVATE", "yes"),
+    ],
+)
+def test_settings_refuse_what_the_outbox_cannot_be_published_with(variable: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=variable):
+        load_settings({variable: text})
