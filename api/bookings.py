@@ -13,8 +13,9 @@ from api.errors import ApprovalUnavailable, Forbidden, PaymentUnavailable
 from api.events import managed_event
 from api.holds import Items
 from api.idempotency import REPLAYED
-from api.identity import ORGANIZER, Caller
+from api.identity import ADMIN, CUSTOMER, ORGANIZER, SERVICE, Caller
 from api.paging import PageQuery, page_answer
+from api.patterns import EMAIL_PATTERN, SOURCE_PATTERN
 from api.versions import versioned_answer
 from engine.bookings import Booking, BookingDetails, BookingStatus
 from engine.definition import PLACES_PER_HOLD_MAX, EventId, Metadata, PlaceName
@@ -24,6 +25,8 @@ from engine.reservations import Booked, ClaimRequest
 from persistence.bookings import BookingFilter
 
 SOURCE_DEFAULT: Final = "api"
+_BUYING_ROLES = (CUSTOMER, SERVICE, ADMIN)  # who has several acts with the least of them
+AGE_MAX = 150  # nobody has been older than 122
 
 CustomerId = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 _Line = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -33,7 +36,7 @@ class Guest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """Whom the booking is for."""
 
     name: _Line | None = None
-    email: Annotated[str, msgspec.Meta(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    email: Annotated[str, msgspec.Meta(max_length=254, pattern=EMAIL_PATTERN)] | None = None
     phone: Annotated[str, msgspec.Meta(min_length=1, max_length=40)] | None = None
 
 
@@ -41,7 +44,9 @@ class Attendee(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     """Who will sit where."""
 
     name: _Line | None = None
-    email: Annotated[str, msgspec.Meta(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    email: Annotated[str, msgspec.Meta(max_length=254, pattern=EMAIL_PATTERN)] | None = None
+    age: Annotated[int, msgspec.Meta(ge=0, le=AGE_MAX)] | None = None
+    gender: Annotated[str, msgspec.Meta(min_length=1, max_length=32)] | None = None
     section: PlaceName | None = None
     seat: Annotated[str, msgspec.Meta(min_length=1, max_length=129)] | None = None
 
@@ -65,11 +70,11 @@ class BookingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attendees: Annotated[list[Attendee], msgspec.Meta(max_length=PLACES_PER_HOLD_MAX)] = []
     payment: PaymentRequest | None = None
     notes: Annotated[str, msgspec.Meta(max_length=2000)] | None = None
-    source: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")] = SOURCE_DEFAULT
+    source: Annotated[str, msgspec.Meta(pattern=SOURCE_PATTERN)] = SOURCE_DEFAULT
     metadata: Metadata = {}
 
-    def details(self) -> BookingDetails:
-        """What the customer says beside the places.
+    def details(self, caller: Caller, *, request_id: str) -> BookingDetails:
+        """What the customer says beside the places, and as whom and by which request, for the history.
 
         Raises:
             InvalidRequest: ``metadata`` holds what cannot be kept.
@@ -78,7 +83,13 @@ class BookingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         guest: dict[str, Any] | None = msgspec.to_builtins(self.guest)
         attendees: list[dict[str, Any]] = msgspec.to_builtins(self.attendees)
         return BookingDetails(
-            guest=guest, attendees=attendees, notes=self.notes, source=self.source, metadata=self.metadata
+            guest=guest,
+            attendees=attendees,
+            notes=self.notes,
+            source=self.source,
+            metadata=self.metadata,
+            role=next((role for role in _BUYING_ROLES if role in caller.roles), CUSTOMER),
+            request_id=request_id,
         )
 
 
@@ -126,7 +137,7 @@ _request = msgspec.json.Decoder(BookingRequest)
 async def create_booking(call: Call) -> Answer:
     """``POST /v1/bookings`` → 201, or 202 while Postgres has not answered."""
     request = decode_body(_request, call.body)
-    details = request.details()
+    details = request.details(call.caller, request_id=call.request_id.decode("ascii"))
     booked = await (_confirm(call, request, details) if request.hold_id is not None else _book(call, request, details))
     location = call.location(f"/v1/bookings/{booked.booking.id}")
     headers = (location, REPLAYED) if booked.replayed else (location,)
@@ -181,9 +192,7 @@ async def _confirm(call: Call, request: BookingRequest, details: BookingDetails)
     if (key := parse_claim_id(request.hold_id)) is not None:
         call.caller.require_event(key.event_id)
         await _require_plain_sale(call, key.event_id)
-    return await call.services.reservations.confirm(
-        request.hold_id, details, customer_id=call.caller.sub, once=call.once
-    )
+    return await call.services.terms.confirm(request.hold_id, details, customer_id=call.caller.sub, once=call.once)
 
 
 async def _book(call: Call, request: BookingRequest, details: BookingDetails) -> Booked:
@@ -194,9 +203,7 @@ async def _book(call: Call, request: BookingRequest, details: BookingDetails) ->
     call.caller.require_event(request.event_id)
     await _require_plain_sale(call, request.event_id)
     claim = ClaimRequest(items=request.items, from_=request.from_, to=request.to, ttl=None)
-    return await call.services.reservations.book(
-        request.event_id, claim, details, customer_id=call.caller.sub, once=call.once
-    )
+    return await call.services.terms.book(request.event_id, claim, details, customer_id=call.caller.sub, once=call.once)
 
 
 async def _answer_list(call: Call, query: PageQuery, wanted: BookingFilter) -> Answer:
@@ -237,7 +244,7 @@ async def _answer_visible(call: Call, booking: Booking) -> Answer:
     """The booking for its customer, its event's organizer and admins; for others it is not there."""
     call.caller.require_event(booking.event_id)
     if booking.customer_id != call.caller.sub and not await _organizes_event(call, booking.event_id):
-        raise BookingNotFound(booking.id)
+        raise BookingNotFound(booking.id, is_foreign=True)
     return versioned_answer(call, booking, booking.version)
 
 

@@ -68,6 +68,11 @@ class ProblemPage(msgspec.Struct, frozen=True):
     members: list[str]
 
 
+async def show_root(call: Call) -> Answer:
+    """``GET /`` → 307: whoever opens the server in a browser wants to read."""
+    return Answer(307, headers=(call.location("/docs"),))
+
+
 async def show_docs(call: Call) -> Answer:
     """``GET /docs`` → Swagger UI, which works without the Internet."""
     page = _DOCS_PAGE.format(root=html.escape(call.root_path, quote=True))

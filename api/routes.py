@@ -5,7 +5,7 @@ document and the tests are made from it.
 import functools
 from typing import Any
 
-from api import administration, bookings, documentation, events, examples, holds, operations, seats
+from api import administration, bookings, customers, documentation, events, examples, holds, operations, seats
 from api.answers import Answer, encode_json
 from api.call import Call
 from api.errors import ApprovalUnavailable, PaymentUnavailable, RouteNotFound
@@ -30,6 +30,7 @@ from engine.errors import (
     HoldReleased,
     InvalidRequest,
     InvalidTransition,
+    InventoryUnavailable,
     JournalFull,
     LimitExceeded,
     PlacesUnavailable,
@@ -164,7 +165,7 @@ _BOOKING_ROUTES = (
                 headers=("Location", "ETag", "Retry-After", *_REPLAYABLE),
             ),
         ),
-        refusals=(*_CLAIMS, *_ENDED, PaymentUnavailable, ApprovalUnavailable, JournalFull),
+        refusals=(*_CLAIMS, *_ENDED, PaymentUnavailable, ApprovalUnavailable, JournalFull, InventoryUnavailable),
     ),
     Route(
         method="GET",
@@ -394,6 +395,14 @@ _OPERATION_ROUTES = (
     ),
     Route(
         method="GET",
+        path="/",
+        handler=documentation.show_root,
+        summary="The way to the documents",
+        tag="Operations",
+        replies=(Reply(307, "They are under `/docs`.", headers=("Location",)),),
+    ),
+    Route(
+        method="GET",
         path="/docs",
         handler=documentation.show_docs,
         summary="This document, for people",
@@ -461,4 +470,24 @@ _ADMIN_ROUTES = (
     ),
 )
 
-ROUTES: tuple[Route, ...] = (*_HOLD_ROUTES, *_BOOKING_ROUTES, *_EVENT_ROUTES, *_OPERATION_ROUTES, *_ADMIN_ROUTES)
+_CUSTOMER_ROUTES = (
+    Route(
+        method="DELETE",
+        path="/v1/customers/{customer_id}/personal-data",
+        handler=customers.erase_personal_data,
+        summary="Erase what a customer's bookings say about people; places and money stay",
+        tag="Customers",
+        roles=BUYERS,
+        replies=(Reply(200, "Nothing personal is left in these bookings.", customers.Erased, headers=_REPLAYABLE),),
+        keeps_answers=True,
+    ),
+)
+
+ROUTES: tuple[Route, ...] = (
+    *_HOLD_ROUTES,
+    *_BOOKING_ROUTES,
+    *_CUSTOMER_ROUTES,
+    *_EVENT_ROUTES,
+    *_OPERATION_ROUTES,
+    *_ADMIN_ROUTES,
+)

@@ -9,7 +9,9 @@ from api.idempotency import OnceStore
 from api.identity import TokenVerifier
 from engine.rate_limits import RateLimiter
 from engine.reservations import Reservations
+from engine.terms import Terms
 from persistence.bookings import Bookings
+from persistence.erasure import Eraser
 from persistence.events import Events
 from persistence.oversight import Oversight
 
@@ -61,6 +63,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     events: Events
     bookings: Bookings
     oversight: Oversight
+    terms: Terms
+    eraser: Eraser
     once: OnceStore
     verifier: TokenVerifier
     info: Info

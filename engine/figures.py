@@ -105,6 +105,14 @@ COMMIT_SECONDS = Histogram(
     "holdfast_commit_seconds", "Seconds of one transaction of a group commit, repetitions and all.", bounds=FAST_S
 )
 COMMITS = Counter("holdfast_commits_total", "Bookings that went to the ledger, by what became of them.", "outcome")
+SERVICES = Histogram(
+    "holdfast_service_seconds",
+    "Seconds of one question to a pricing or inventory service, its repetition included, by what came of it.",
+    "service",
+    "outcome",
+    bounds=FAST_S,
+    counted_as="holdfast_service_calls_total",
+)
 LOADS = Counter("holdfast_event_loads_total", "Events put into Redis from the ledger, each under a new epoch.")
 AUDITS = Counter("holdfast_audits_total", "Audits of one event with repair that came to an end.")
 DRIFT_FOUND = Counter("holdfast_drift_found_total", "Differences found between Redis and the ledger, by kind.", "kind")
@@ -129,6 +137,7 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     COMMIT_BOOKINGS,
     COMMIT_SECONDS,
     COMMITS,
+    SERVICES,
     LOADS,
     AUDITS,
     DRIFT_FOUND,

@@ -27,6 +27,8 @@ HOLD_HISTORY_DAYS_MAX = 3_650  # a table of ten years is past what it is for: se
 ARCHIVE_AFTER_S = 86_400.0  # a day in which whoever comes late still finds the event as it was
 ARCHIVE_AFTER_MAX_S = 10 * 366 * 86_400.0
 RATE_BOUNDS = ((1, 1_000_000), (1, 86_400), (1, 1_000_000))  # requests, seconds, burst
+SERVICE_TIMEOUT_S = 0.5  # a customer waits for it; what a service does not know by then, it will not know in time
+SERVICE_TIMEOUT_BOUNDS_S = (0.01, 30.0)
 _RATE = re.compile(r"([0-9]{1,7})/([0-9]{1,5})\+([0-9]{1,7})")
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster")
 _POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
@@ -63,6 +65,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rate_limit: RateLimit | None
     log_level: str
     data_key: bytes | None
+    pricing_url: str | None
+    pricing_timeout_s: float
+    inventory_url: str | None
+    inventory_timeout_s: float
 
     def __repr__(self) -> str:
         """Leave secrets out, so that settings can be logged."""
@@ -106,6 +112,14 @@ def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
         rate_limit=source.read("rate_limit", "HOLDFAST_RATE_LIMIT", _rate, None),
         log_level=source.read("log_level", "HOLDFAST_LOG_LEVEL", _one_of(*_LOG_LEVELS), "info"),
         data_key=source.read("data_key", "HOLDFAST_DATA_KEY", decode_key, None),
+        pricing_url=source.read("pricing_url", "HOLDFAST_PRICING_URL", _service_url, None),
+        pricing_timeout_s=source.read(
+            "pricing_timeout_s", "HOLDFAST_PRICING_TIMEOUT", _seconds(*SERVICE_TIMEOUT_BOUNDS_S), SERVICE_TIMEOUT_S
+        ),
+        inventory_url=source.read("inventory_url", "HOLDFAST_INVENTORY_URL", _service_url, None),
+        inventory_timeout_s=source.read(
+            "inventory_timeout_s", "HOLDFAST_INVENTORY_TIMEOUT", _seconds(*SERVICE_TIMEOUT_BOUNDS_S), SERVICE_TIMEOUT_S
+        ),
     )
 
 
@@ -243,6 +257,14 @@ def _url(*schemes: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def _service_url(text: str) -> str:
+    """A URL to post to. It is logged when the service fails, so it may carry no password."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("https", "http") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("a URL beginning with https:// or http://, without a user or password")
+    return text
 
 
 def _integer(low: int, high: int) -> Callable[[str], int]:

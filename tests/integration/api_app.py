@@ -22,17 +22,21 @@ from api.services import Info, ReadinessCheck, Services
 from engine.booking_requests import JOURNAL_BYTES_MAX
 from engine.catalog import Catalog
 from engine.draining import Drained, Drainer
+from engine.inventory import InventoryProvider
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
+from engine.pricing import PricingProvider
 from engine.reservations import Reservations
 from engine.settlement import Settlement
+from engine.terms import Terms
 from engine.transport.open import open_transport
 from engine.verification import Verification
 from holdfast.metrics import process_figures
 from persistence.audit_journal import JournalWatch
 from persistence.bookings import Bookings
 from persistence.database import in_transaction, open_database
+from persistence.erasure import Eraser
 from persistence.events import Events
 from persistence.ledger import PostgresLedger
 from persistence.migrate import migrate
@@ -49,7 +53,12 @@ _numbers = itertools.count(1)
 
 @contextlib.asynccontextmanager
 async def composed(
-    redis_url: str, database_url: str, *, journal_bytes_max: int = JOURNAL_BYTES_MAX
+    redis_url: str,
+    database_url: str,
+    *,
+    journal_bytes_max: int = JOURNAL_BYTES_MAX,
+    pricing: PricingProvider | None = None,
+    inventory: InventoryProvider | None = None,
 ) -> AsyncIterator[Services]:
     """The services over running servers; the database gets its tables, and they are empty."""
     database = open_database(database_url)
@@ -89,6 +98,8 @@ async def composed(
             events=events,
             bookings=bookings,
             oversight=oversight,
+            terms=Terms(reservations, pricing=pricing, inventory=inventory),
+            eraser=Eraser(database, sealer),
             once=OnceStore(kernel),
             verifier=TokenVerifier([SharedSecret(SECRET)], issuer="holdfast", audience="holdfast"),
             info=Info(name="holdfast", version="0.0.0", partitions=PARTITIONS),

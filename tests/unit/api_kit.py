@@ -42,6 +42,8 @@ def services_without_stores(**parts: Any) -> Services:
         "events": missing,
         "bookings": missing,
         "oversight": missing,
+        "terms": missing,
+        "eraser": missing,
         "once": missing,
         "verifier": make_verifier(),
         "info": Info(name="holdfast", version="0.0.0", partitions=64),
