@@ -70,7 +70,8 @@ class ProblemPage(msgspec.Struct, frozen=True):
 
 async def show_root(call: Call) -> Answer:
     """``GET /`` → 307: whoever opens the server in a browser wants to read."""
-    return Answer(307, headers=(call.location("/docs"),))
+    link = f'<a href="{html.escape(call.root_path, quote=True)}/docs">The documents</a>\n'
+    return Answer(307, link.encode(), _HTML, (call.location("/docs"), _CSP))
 
 
 async def show_docs(call: Call) -> Answer:

@@ -399,7 +399,7 @@ _OPERATION_ROUTES = (
         handler=documentation.show_root,
         summary="The way to the documents",
         tag="Operations",
-        replies=(Reply(307, "They are under `/docs`.", headers=("Location",)),),
+        replies=(Reply(307, "They are under `/docs`.", media_type="text/html", headers=("Location",)),),
     ),
     Route(
         method="GET",
@@ -477,7 +477,7 @@ _CUSTOMER_ROUTES = (
         handler=customers.erase_personal_data,
         summary="Erase what a customer's bookings say about people; places and money stay",
         tag="Customers",
-        roles=BUYERS,
+        roles=frozenset({CUSTOMER, ADMIN}),
         replies=(Reply(200, "Nothing personal is left in these bookings.", customers.Erased, headers=_REPLAYABLE),),
         keeps_answers=True,
     ),

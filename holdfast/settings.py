@@ -192,7 +192,8 @@ class _Source:
         try:
             return parse(text)
         except ValueError as expected:
-            given = "the value given (not shown)" if field in _SECRETS else repr(text)
+            may_be_secret = field in _SECRETS or "@" in text  # what is wrong with a URL may be the password in it
+            given = "the value given (not shown)" if may_be_secret else repr(text)
             raise SettingsError(f"{origin}: {given} cannot be used; expected {expected}") from None
 
     def _variable(self, field: str, variable: str) -> tuple[str, str]:

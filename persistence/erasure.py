@@ -6,6 +6,7 @@ backups keep it until they are vacuumed, recycled and overwritten (``docs/operat
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -47,12 +48,12 @@ class Eraser:
             page = await fetch_rows(self._engine, query)
             if page:
                 ids = [row["id"] for row in page]
-                await in_transaction(self._engine, lambda connection, ids=ids: self._erase_page(connection, ids, actor))
+                await in_transaction(self._engine, partial(self._erase_page, ids=ids, actor=actor))
                 last, count = page[-1]["number"], count + len(page)
             if len(page) < PAGE:
                 return count
 
-    async def _erase_page(self, connection: AsyncConnection, ids: Sequence[Any], actor: Actor) -> None:
+    async def _erase_page(self, connection: AsyncConnection, *, ids: Sequence[Any], actor: Actor) -> None:
         locked = sa.select(bookings).where(bookings.c.id.in_(ids)).order_by(bookings.c.id)
         rows = (await connection.execute(locked.with_for_update(key_share=True))).mappings().all()
         said = (
@@ -70,7 +71,7 @@ class Eraser:
     def _changes(self, row: Row) -> dict[str, Any]:
         """The columns that say something, as they are when they do not."""
         changes: dict[str, Any] = {}
-        booking_id = BookingId(claim_id(row["id"], row["event_id"]))
+        booking_id = BookingId(claim_id(row["id"].int, row["event_id"]))
         sealed = bytes(row["sealed"])
         try:
             details = self._sealer.unseal(sealed, booking_id)
