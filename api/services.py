@@ -10,6 +10,8 @@ from api.identity import TokenVerifier
 from engine.rate_limits import RateLimiter
 from engine.reservations import Reservations
 from engine.terms import Terms
+from persistence.aftercare import Aftercare
+from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
 from persistence.erasure import Eraser
 from persistence.events import Events
@@ -62,6 +64,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     reservations: Reservations
     events: Events
     bookings: Bookings
+    desk: BookingDesk
+    aftercare: Aftercare
     oversight: Oversight
     terms: Terms
     eraser: Eraser

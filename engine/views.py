@@ -4,6 +4,7 @@ from engine.availability import Availability, SeatMap, Snapshot, needs_cells, se
 from engine.catalog import Catalog
 from engine.events import Event, SellableEvent
 from engine.kernel import Kernel
+from engine.keys import partition_of
 from engine.refusals import claim_refusal, moment
 
 
@@ -43,6 +44,16 @@ class Views:
         snapshot = await self._snapshot(event, with_cells=True)
         layout = event.layout
         return SeatMap(snapshot.seq, layout.digest, layout.legs, snapshot.held, snapshot.sold, layout)
+
+    async def count_holds(self, event: Event) -> int:
+        """How many holds of an event are alive by Redis's clock; one whose state is not there has none.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        partition = partition_of(event.id, event.definition.group, self._kernel.partitions)
+        now_ms = await self._kernel.time_ms(partition)
+        return int(await self._kernel.event_command_in(partition, event.id, "ZCOUNT", "expiries", f"({now_ms}", "+inf"))
 
     async def find_event(self, event_id: str) -> Event:
         """An event as this process knows it: its definition is current, its status and version may not be."""

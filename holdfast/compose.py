@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 import httpx2
@@ -12,6 +13,7 @@ from api.identity import KeySource, SharedSecret, TokenVerifier
 from api.jwks import JwksKeys, fetch_from
 from api.services import Info, Services
 from engine.backlog import BacklogWatch
+from engine.bookings import Booking
 from engine.catalog import Catalog
 from engine.draining import Drainer
 from engine.events import SellableEvent
@@ -19,6 +21,7 @@ from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
 from engine.rate_limits import RateLimiter
+from engine.release import free_booking
 from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.store_checks import require_fit_store
@@ -33,7 +36,9 @@ from holdfast.services.outbound import ServiceClient
 from holdfast.services.pricing import HttpPricing
 from holdfast.settings import Settings, SettingsError, data_key
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
+from persistence.aftercare import Aftercare
 from persistence.audit_journal import JournalWatch
+from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
 from persistence.database import open_database
 from persistence.erasure import Eraser
@@ -111,6 +116,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     outbound: OutboundServices
     terms: Terms
     eraser: Eraser
+    desk: BookingDesk
+    aftercare: Aftercare
 
 
 @asynccontextmanager
@@ -170,6 +177,15 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             journal_bytes_max=settings.journal_max_bytes,
         )
         outbound = await stack.enter_async_context(_open_outbound(settings))
+        desk = BookingDesk(
+            database,
+            sealer,
+            free=partial(free_booking, front, catalog),
+            settle=_nothing_to_settle,
+            find_accepted=partial(reservations.find_booking, customer_id=None),
+        )
+        aftercare = Aftercare(database, desk)
+        stack.push_async_callback(aftercare.close)
         yield Parts(
             database=database,
             kernel=kernel,
@@ -187,7 +203,13 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             outbound=outbound,
             terms=outbound.terms(reservations),
             eraser=Eraser(database, sealer),
+            desk=desk,
+            aftercare=aftercare,
         )
+
+
+async def _nothing_to_settle(_: Booking) -> None:
+    """No provider takes payments: what is kept of them in the ledger is all there is."""
 
 
 @asynccontextmanager
@@ -206,6 +228,8 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
             reservations=parts.reservations,
             events=parts.events,
             bookings=parts.bookings,
+            desk=parts.desk,
+            aftercare=parts.aftercare,
             oversight=parts.oversight,
             terms=parts.terms,
             eraser=parts.eraser,
@@ -278,6 +302,8 @@ def make_equipment(parts: Parts, settings: Settings) -> Equipment:
         loader=parts.loader,
         drain=parts.drainer.drain,
         repair=repair,
+        desk=parts.desk,
+        aftercare=parts.aftercare,
         archive_after_s=settings.archive_after_s,
         history_days=settings.hold_history_days,
     )
