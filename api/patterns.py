@@ -3,6 +3,7 @@
 from engine.definition import CLOCK_PATTERN, CURRENCY_PATTERN, EVENT_ID_PATTERN, PRINTABLE_PATTERN
 
 EMAIL_PATTERN = r"^[^@\s]+@[^@\s]+$"
+NOT_BLANK_PATTERN = r"\S"
 SOURCE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$"
 
 # A test walks through the types of all routes: a pattern that is not here would be told as a regular expression.
@@ -12,6 +13,7 @@ WORDS: dict[str, str] = {
     EMAIL_PATTERN: "an e-mail address, such as ana@example.org",
     EVENT_ID_PATTERN: "an id of 1 to 64 lower-case letters, digits, dots, underscores and hyphens that begins with a "
     "letter or digit",
+    NOT_BLANK_PATTERN: "text that is not blank",
     PRINTABLE_PATTERN: "text without line breaks and other control characters",
     SOURCE_PATTERN: "1 to 32 letters, digits, dots, underscores and hyphens, beginning with a letter or digit",
 }
