@@ -115,6 +115,14 @@ PAYMENTS = Histogram(
     counted_as="holdfast_payments_total",
 )
 PAYMENT_NOTICES = Counter("holdfast_payment_notices_total", "Webhooks of payment providers.", "provider", "outcome")
+SERVICES = Histogram(
+    "holdfast_service_seconds",
+    "Seconds of one question to a pricing or inventory service, its repetition included, by what came of it.",
+    "service",
+    "outcome",
+    bounds=FAST_S,
+    counted_as="holdfast_service_calls_total",
+)
 LOADS = Counter("holdfast_event_loads_total", "Events put into Redis from the ledger, each under a new epoch.")
 AUDITS = Counter("holdfast_audits_total", "Audits of one event with repair that came to an end.")
 DRIFT_FOUND = Counter("holdfast_drift_found_total", "Differences found between Redis and the ledger, by kind.", "kind")
@@ -145,6 +153,7 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     COMMITS,
     PAYMENTS,
     PAYMENT_NOTICES,
+    SERVICES,
     LOADS,
     AUDITS,
     DRIFT_FOUND,

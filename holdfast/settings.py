@@ -37,6 +37,8 @@ RETRY_HOURS_MAX = 720  # a month; who has not listened by then replays
 ARCHIVE_AFTER_S = 86_400.0  # a day in which whoever comes late still finds the event as it was
 ARCHIVE_AFTER_MAX_S = 10 * 366 * 86_400.0
 RATE_BOUNDS = ((1, 1_000_000), (1, 86_400), (1, 1_000_000))  # requests, seconds, burst
+SERVICE_TIMEOUT_S = 0.5  # a customer waits for it; what a service does not know by then, it will not know in time
+SERVICE_TIMEOUT_BOUNDS_S = (0.01, 30.0)
 _RATE = re.compile(r"([0-9]{1,7})/([0-9]{1,5})\+([0-9]{1,7})")
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster")
 _POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
@@ -97,6 +99,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stripe_webhook_secrets: str | None
     stripe_url: str
     payment_return_url: str | None
+    pricing_url: str | None
+    pricing_timeout_s: float
+    inventory_url: str | None
+    inventory_timeout_s: float
 
     def __repr__(self) -> str:
         """Leave secrets out, so that settings can be logged."""
@@ -158,6 +164,14 @@ def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
         stripe_url=source.read("stripe_url", "HOLDFAST_STRIPE_URL", _url("https", "http"), "https://api.stripe.com"),
         payment_return_url=source.read(
             "payment_return_url", "HOLDFAST_PAYMENT_RETURN_URL", _url("https", "http"), None
+        ),
+        pricing_url=source.read("pricing_url", "HOLDFAST_PRICING_URL", _service_url, None),
+        pricing_timeout_s=source.read(
+            "pricing_timeout_s", "HOLDFAST_PRICING_TIMEOUT", _seconds(*SERVICE_TIMEOUT_BOUNDS_S), SERVICE_TIMEOUT_S
+        ),
+        inventory_url=source.read("inventory_url", "HOLDFAST_INVENTORY_URL", _service_url, None),
+        inventory_timeout_s=source.read(
+            "inventory_timeout_s", "HOLDFAST_INVENTORY_TIMEOUT", _seconds(*SERVICE_TIMEOUT_BOUNDS_S), SERVICE_TIMEOUT_S
         ),
     )
 
@@ -240,7 +254,8 @@ class _Source:
         try:
             return parse(text)
         except ValueError as expected:
-            given = "the value given (not shown)" if field in _SECRETS else repr(text)
+            may_be_secret = field in _SECRETS or "@" in text  # what is wrong with a URL may be the password in it
+            given = "the value given (not shown)" if may_be_secret else repr(text)
             raise SettingsError(f"{origin}: {given} cannot be used; expected {expected}") from None
 
     def _variable(self, field: str, variable: str) -> tuple[str, str]:
@@ -305,6 +320,14 @@ def _url(*schemes: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def _service_url(text: str) -> str:
+    """A URL to post to. It is logged when the service fails, so it may carry no password."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("https", "http") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("a URL beginning with https:// or http://, without a user or password")
+    return text
 
 
 def _integer(low: int, high: int) -> Callable[[str], int]:
