@@ -45,9 +45,9 @@ async def test_cancelling_gives_back_exactly_what_the_quote_of_that_moment_says(
 
     quote = await world.services.desk.quote(booking["id"], order.admit, event=event, now=now)
     assert (quote.percent, quote.amount) == (percent, 9000 * percent // 100)
-    assert (None if quote.tier is None else {"hours_before": quote.tier.hours_before, "percent": quote.tier.percent}) == (
-        tier
-    )
+    assert (
+        None if quote.tier is None else {"hours_before": quote.tier.hours_before, "percent": quote.tier.percent}
+    ) == (tier)
     stepped = await world.services.desk.cancel(booking["id"], order, event=event, reason="ill", now=now)
 
     assert (stepped.booking.refunded, stepped.booking.payment_status) == (quote.amount, "none")

@@ -134,7 +134,9 @@ async def test_booking_of_somebody_else_is_not_there(world: World, path: str) ->
     booking = await world.booked()
     calls = {"cancel": world.ben.post, "": world.ben.patch}
     body = {"notes": "mine"} if path == "" else None
-    answer = await (calls[path](path_of(booking, path), body) if path in calls else world.ben.get(path_of(booking, path)))
+    answer = await (
+        calls[path](path_of(booking, path), body) if path in calls else world.ben.get(path_of(booking, path))
+    )
     assert (answer.status_code, answer.json()["code"]) == (404, "booking-not-found")
 
 

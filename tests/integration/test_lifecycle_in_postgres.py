@@ -30,9 +30,7 @@ async def is_taken(lab: Lab, origin: str | None, end: str) -> bool:
 
 async def test_history_takes_every_arrow_of_the_table_and_no_other(lab: Lab) -> None:
     statuses = (*STORED_STATUSES, "confirming", "nonsense")
-    taken = {
-        (origin, end) for origin in (None, *statuses) for end in statuses if await is_taken(lab, origin, end)
-    }
+    taken = {(origin, end) for origin in (None, *statuses) for end in statuses if await is_taken(lab, origin, end)}
 
     arrows = {(origin, end) for origin in (None, *STORED_STATUSES) for end in allowed_from(origin)}
     # What stays as it is may be recorded, too: its details, or its money, have changed.
