@@ -22,8 +22,7 @@ async def is_taken(lab: Lab, origin: str | None, end: str) -> bool:
     row = {"id": uuid.uuid4(), "origin": origin, "end": end}
     try:
         await in_transaction(lab.engine, lambda connection: connection.execute(sa.text(_INSERT), row))
-    except sa.exc.IntegrityError as error:
-        assert "ck_history_transition" in str(error)
+    except sa.exc.IntegrityError:
         return False
     return True
 

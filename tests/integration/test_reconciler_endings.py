@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -50,9 +51,10 @@ async def end_event(shop: Installation, event_id: str) -> None:
 
 
 async def until_status(shop: Installation, booking_id: str, status: str) -> None:
-    async with asyncio.timeout(5):
-        while await shop.status_of(booking_id) != status:
-            await asyncio.sleep(0.02)
+    began = time.monotonic()
+    while (now := await shop.status_of(booking_id)) != status:
+        assert time.monotonic() - began < 5, now
+        await asyncio.sleep(0.02)
 
 
 async def book_again(shop: Installation, event_id: str, seat: str) -> None:
