@@ -130,6 +130,14 @@ async def test_cancelled_event_takes_no_holds_and_no_hold_becomes_a_booking(worl
     assert (told["code"], told["from"]) == ("invalid-transition", "cancelled")
 
 
+async def test_draft_can_be_cancelled_and_a_cancelled_event_once_more(world: World) -> None:
+    definition = {"name": "x", "starts_at": "2035-05-01T19:00:00Z", "currency": "EUR"}
+    draft = await ok(await world.olga.post("/v1/events", definition), 201)
+    for _ in range(2):
+        cancelled = await ok(await world.olga.post(f"/v1/events/{draft['id']}/cancel"))
+        assert (cancelled["status"], cancelled["cancellation"]) == ("cancelled", {"bookings": 0, "done": 0})
+
+
 async def test_bookings_of_a_cancelled_event_are_refunded_in_full_with_progress_to_see(world: World) -> None:
     event_id = await crowd(world, 300, policy={"refunds": []})
 
