@@ -167,7 +167,16 @@ EVENT_ROUTES: tuple[Route, ...] = (
         summary="How an event sells",
         tag="Events",
         roles=ORGANIZERS,
-        replies=(Reply(200, "Counts, money, and shares in percent.", event_endings.StatisticsView),),
+        replies=(
+            Reply(
+                200,
+                "`approved` are confirmed, checked in, completed or no-show, `seats_booked` their places. `revenue` is "
+                "what these and cancelled bookings cost, without what was granted back. `occupancy_percent` is the "
+                "share of all places, each on each leg, that is sold to approved bookings; `conversion_percent` the "
+                "share of all requests that was ever confirmed.",
+                event_endings.StatisticsView,
+            ),
+        ),
         refusals=(EventNotFound,),
     ),
     Route(
