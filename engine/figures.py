@@ -131,7 +131,7 @@ ARCHIVED = Counter("holdfast_archived_total", "Events that are over and have lef
 REGRESSED = Counter("holdfast_regressed_total", "Events that Redis was found to have an older state of.")
 CLOCK_JUMPS = Counter("holdfast_clock_jumps_total", "Times that Redis's clock was found to have jumped.")
 SERVER_CHANGES = Counter("holdfast_server_changes_total", "Times that another Redis, or another life of it, was met.")
-ENDED = Counter("holdfast_bookings_ended_total", "Bookings that were ended although nobody asked for it.", "reason")
+ENDED = Counter("holdfast_bookings_ended_total", "Bookings that were ended although nobody asked for it.", "kind")
 BURIED = Counter("holdfast_buried_total", "Journal entries that can never be written, set aside for a person.")
 
 FIGURES: tuple[Counter | Histogram, ...] = (
