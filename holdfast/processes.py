@@ -75,7 +75,7 @@ async def supervise(
     A worker finds its number, from 0, in ``HOLDFAST_WORKER``. *ready* runs beside them from the start: it may
     wait for them to answer, and then tell the world. *companion* is one process more, started when *ready* has
     returned so that it costs the workers no time, and again and again if need be: its failing ends nothing. What runs
-    *beside* is kept running the same way, from the start. The first signal stops the workers in *stages*, a second
+    *beside* is kept running the same way. The first signal stops the workers in *stages*, a second
     kills them. They end with this process, whatever ends it. Must run in the main thread, which receives the signals.
 
     Raises:
@@ -89,9 +89,8 @@ async def supervise(
         is_ready = asyncio.create_task(ready()) if ready is not None else None
         if is_ready is not None:
             tasks.append(is_ready)
-        tasks += [asyncio.create_task(crew.keep_beside(each, after=None)) for each in beside]
-        if companion is not None:
-            tasks.append(asyncio.create_task(crew.keep_beside(companion, after=is_ready)))
+        others = (*beside, companion) if companion is not None else beside
+        tasks += [asyncio.create_task(crew.keep_beside(each, after=is_ready)) for each in others]
         try:
             await _until_stopped_or_failed(stopped, tasks)
         finally:

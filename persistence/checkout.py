@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from engine import figures
 from engine.bookings import Booking, BookingDetails
-from engine.errors import HoldfastError, InvalidRequest, LedgerUnavailable, PaymentDeclined, Unavailable
+from engine.errors import HoldExpired, HoldfastError, InvalidRequest, LedgerUnavailable, PaymentDeclined, Unavailable
 from engine.ids import BookingId
 from engine.once import Once
 from engine.payments import Charge, Notice, PaymentProvider
@@ -70,6 +70,7 @@ class Checkout:
         Raises:
             IdempotencyKeyReused: It was used for another request.
             PaymentDeclined: The payment that it began was declined.
+            HoldExpired: It was not paid for in time.
         """
         booking = await self._bookings.find_replay(once.scope, once.body)
         return None if booking is None else await self._answer(booking.id, once=once, replayed=True)
@@ -190,6 +191,8 @@ class Checkout:
             return Paid(booking, replayed=replayed)
         if payment["state"] == "declined":
             raise PaymentDeclined(booking_id, payment["reason"])
+        if booking.status in ("failed", "expired") and booking.confirmed_at is None:
+            raise HoldExpired(booking_id)  # what became of a 202: it never was a booking
         is_open = booking.status == "payment_initiated"
         return Paid(booking, payment["redirect_url"] if is_open else None, replayed)
 

@@ -164,8 +164,8 @@ class PaymentsStore:
         return await in_transaction(self._engine, work)
 
     async def count_due(self) -> int:
-        """How many payments are due now."""
-        query = sa.select(sa.func.count()).select_from(payments).where(payments.c.check_at <= sa.func.now())
+        """How many bookings have payments that are due now."""
+        query = sa.select(sa.func.count(payments.c.booking_id.distinct())).where(payments.c.check_at <= sa.func.now())
         count: int = (await outside_transaction(self._engine, lambda c: c.execute(query))).scalar_one()
         return count
 

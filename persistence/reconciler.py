@@ -152,7 +152,7 @@ class Reconciler:
             Audit(equipment, roster, suspicions, findings),
             AuditLarge(equipment, roster, suspicions, findings),
             Archive(equipment, roster, findings),
-            Settle(equipment, findings.figures),
+            Settle(equipment, findings),
             Expire(equipment, findings),
             CareForEvents(equipment, findings),
             WatchClock(clock, findings.figures),

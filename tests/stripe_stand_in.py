@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 
 class StripeStandIn:
-    """Its intents by id, and every request that it has had; *silent* has it do what is asked and not answer."""
+    """Its intents by id, and every request that it has had; the next *failing* ones are done and answered 502."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -100,7 +100,7 @@ class StripeStandIn:
             intent["next_action"] = {"type": "redirect_to_url", "redirect_to_url": {"url": "https://bank.example/3ds"}}
         self.intents[intent["id"]] = intent
         if status is None:
-            return 402, _error("card_declined", intent) | {}
+            return 402, _error("card_declined", intent)
         return 200, dict(intent)
 
     async def _once(self, request: Request, act: Any) -> Response:

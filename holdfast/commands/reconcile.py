@@ -103,6 +103,7 @@ def _print(out: Console, found: Round) -> None:
         ("journal entries left", found.left),
         ("lapsed holds ended", found.reaped),
         ("requests expired", found.lapsed),
+        ("payments settled", found.settled),
         ("bookings of events that are over or cancelled ended", found.ended),
         ("events audited", found.audited),
         ("events rebuilt", sum(event.missing for event in found.events) if found.dry_run else found.rebuilt),

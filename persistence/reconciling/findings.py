@@ -77,6 +77,11 @@ class Findings:
             self.figures.count("done", {"expire": count})
             logger.info("requests have lapsed", bookings=count)
 
+    def settled(self, count: int) -> None:
+        """Bookings were looked at whose payments were due."""
+        if count:
+            self.figures.count("done", {"settle": count})
+
     def cared_for(self, event_id: str, count: int) -> None:  # noqa: ARG002 - whoever did it has logged it
         """Bookings of an event that is cancelled or over were ended."""
         if count:

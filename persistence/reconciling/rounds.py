@@ -49,6 +49,7 @@ class Round(msgspec.Struct, kw_only=True):
     reaped: int = 0
     lapsed: int = 0
     ended: int = 0
+    settled: int = 0
     audited: int = 0
     rebuilt: int = 0
     repaired: int = 0
@@ -112,6 +113,9 @@ class Collected(Findings):
 
     def lapsed(self, count: int) -> None:
         self.round.lapsed += count
+
+    def settled(self, count: int) -> None:
+        self.round.settled += count
 
     def cared_for(self, event_id: str, count: int) -> None:
         self.round.ended += count

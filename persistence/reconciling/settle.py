@@ -2,10 +2,10 @@
 
 import asyncio
 
-from persistence.heartbeats import Figures
 from persistence.partition_leases import Territory
 from persistence.reconciling.duty import Duty
 from persistence.reconciling.equipment import Equipment
+from persistence.reconciling.findings import Findings
 
 DUE_MAX = 100  # bookings of one step
 AT_ONCE_MAX = 8  # each may wait for a provider that does not answer, and keep a connection of the pool now and then
@@ -18,14 +18,18 @@ class Settle(Duty):
     name = "settle"
     pause_s = 1.0
 
-    def __init__(self, equipment: Equipment, figures: Figures) -> None:
+    def __init__(self, equipment: Equipment, findings: Findings) -> None:
         super().__init__()
         self._equipment = equipment
-        self._figures = figures
+        self._findings = findings
 
     async def work(self, territory: Territory) -> None:
         if 0 in territory.partitions:
             await self.settle_due()
+
+    async def count(self) -> int:
+        """How many bookings' payments are due."""
+        return await self._equipment.payments.count_due()
 
     async def settle_due(self) -> int:
         """Settle what is due; how many bookings that was."""
@@ -47,7 +51,7 @@ class Settle(Duty):
             await asyncio.gather(*tasks, return_exceptions=True)
         for task in done:
             task.result()
-        self._figures.count("done", {self.name: len(done)})
+        self._findings.settled(len(done))
         if len(due) == DUE_MAX:
             self.bell.set()
         return len(done)

@@ -15,6 +15,7 @@ from persistence.reconciling.partitions import Unreached
 from persistence.reconciling.rebuild import Expected, Rebuild
 from persistence.reconciling.roster import Roster
 from persistence.reconciling.rounds import Collected, Round
+from persistence.reconciling.settle import Settle
 from persistence.reconciling.wake import Wake
 from persistence.reconciling.watch import Suspicions, Watch
 
@@ -40,6 +41,7 @@ class SingleRound:
         self._wake = Wake(kernel, clock, self._findings)
         self._expire = Expire(equipment, self._findings)
         self._care = CareForEvents(equipment, self._findings)
+        self._settle = Settle(equipment, self._findings)
         self._rebuild = Rebuild(equipment, self._roster, suspicions, self._findings)
         self._audit = Audit(equipment, self._roster, suspicions, self._findings)
         self._archive = Archive(equipment, self._roster, self._findings)
@@ -100,6 +102,10 @@ class SingleRound:
         elif event_ids is None:
             await self._expire.work(territory)
         await self._care.finish(event_ids, dry_run=self._dry_run)
+        if event_ids is None and self._dry_run:
+            self._findings.settled(await self._settle.count())
+        elif event_ids is None:
+            await self._settle.settle_due()
 
     async def _expected(self, territory: Everywhere, event_ids: Sequence[str] | None) -> AsyncIterator[list[Expected]]:
         """Pages of events that should be in Redis: those known of first, then all of the ledger."""

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,13 @@ class Served:
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         with urllib.request.urlopen(request, timeout=10) as response:
             return json.load(response)
+
+    def refused(self, method: str, path: str, body: Any) -> Any:
+        """The problem that such a call is answered with."""
+        with pytest.raises(urllib.error.HTTPError) as error:
+            self.call(method, path, body)
+        with error.value as answer:
+            return json.load(answer)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +139,25 @@ def test_serve_starts_its_reconciler_again_and_runs_none_when_told_so(data_dir: 
     with serving(data_dir, "--no-reconciler") as served:
         time.sleep(0.5)  # it would be started now
         assert served.reconcilers() == []
+
+
+def test_serve_takes_simulated_payments_where_nothing_is_configured(data_dir: Path) -> None:
+    event = EVENT | {"id": "paid-concert", "policy": {"payment": "required"}}
+    order = {"event_id": "paid-concert", "items": [{"section": "stalls", "best": 1}]}
+    with serving(data_dir) as served:
+        served.call("POST", "/v1/events", event, sub="olga", role="organizer")
+        served.call("POST", "/v1/events/paid-concert/open", sub="olga", role="organizer")
+        pay = {"payment": {"provider": "simulator", "method": "sim_ok"}}
+        assert served.call("POST", "/v1/bookings", order | pay)["status"] == "confirmed"
+
+        pay = {"payment": {"provider": "simulator", "method": "sim_redirect"}}
+        booking = served.call("POST", "/v1/bookings", order | pay)
+        urllib.request.urlopen(booking["redirect_url"], data=b"outcome=ok", timeout=10).close()
+        path = f"/v1/bookings/{booking['id']}"  # the simulator's webhook tells of it
+        seconds_until(lambda: served.call("GET", path)["payment_status"] == "completed", within_s=10)
+    with serving(data_dir, HOLDFAST_PAYMENT_PROVIDERS="none") as served:
+        refused = served.refused("POST", "/v1/bookings", order | pay)
+        assert (refused["status"], refused["path"]) == (422, "$.payment.provider")
 
 
 def test_serve_stops_at_once_when_asked_before_all_workers_have_started(data_dir: Path) -> None:

@@ -364,11 +364,14 @@ async def test_booking_whose_payment_never_came_expires_and_the_payment_is_void(
 ) -> None:
     event_id = await open_event(olga, policy=PAID)
     hold_id = await hold_of(ana, event_id, "A-1")
-    await ana.post("/v1/bookings", order("sim_redirect", hold_id=hold_id))
+    request = order("sim_redirect", hold_id=hold_id)
+    assert (await ana.post("/v1/bookings", request, idempotency_key="k")).status_code == 202
     await lapse(services, hold_id)
     await settle_due(services)
     assert await status_of(ana, hold_id) == ("expired", "failed")
     assert simulator.of(hold_id)[0]["status"] == "voided"
+    again = await ana.post("/v1/bookings", request, idempotency_key="k")
+    assert (again.status_code, again.json()["code"]) == (410, "hold-expired")
 
 
 @pytest.mark.parametrize("late_payment", ["book", "refund"])

@@ -1,0 +1,182 @@
+"""The reconciler settles payments that nobody else comes back to; and what the desk does is followed by the money."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from api_app import Person, claim, composed, connected, open_event
+from payment_lab import SECRET, RunningSimulator, check_money, running_simulator, simulated, until
+from reconciling import Installation, reconciling
+
+from api.services import Services
+from engine.bookings import BookingDetails
+from engine.definition import Policy
+from holdfast.compose import make_equipment, open_parts
+from holdfast.settings import Settings, load_settings
+from persistence.reconciling.single_round import SingleRound
+
+pytest_plugins = ("ledger_fixtures",)
+
+PAID = {"payment": "required"}
+
+
+@pytest.fixture(scope="module")
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSimulator]:
+    with running_simulator(tmp_path_factory.mktemp("simulator")) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(
+    redis_url: str,
+    fresh_database: Callable[..., str],
+    migrated_database: str,
+    tmp_path: Path,
+    simulator: RunningSimulator,
+) -> Settings:
+    simulator.forget()
+    return load_settings(
+        {
+            "REDIS_URL": redis_url,
+            "DATABASE_URL": fresh_database(template=migrated_database),
+            "HOLDFAST_DATA_DIR": str(tmp_path),
+            "HOLDFAST_PARTITIONS": "8",
+            "HOLDFAST_CONFIRM_TIMEOUT": "0.5",
+            "HOLDFAST_PAYMENT_PROVIDERS": "simulator",
+            "HOLDFAST_PAYMENT_SIMULATOR_URL": simulator.url,
+            "HOLDFAST_PAYMENT_SIMULATOR_SECRETS": SECRET,
+        }
+    )
+
+
+async def left_unknown(settings: Settings, event_id: str = "gig") -> str:
+    """The id of a booking whose process died before it had heard of its payment, which was authorized."""
+    async with open_parts(settings) as parts:
+        shop = Installation(parts, settings)
+        await shop.open_event(event_id, policy=Policy(payment="required"))
+        hold_id = await shop.hold(event_id)
+        paid = await parts.checkout.pay(
+            hold_id, BookingDetails(), customer_id="ana", provider="simulator", method="sim_timeout"
+        )
+        assert paid.booking.status == "payment_initiated"
+        await shop.postgres("UPDATE payments SET check_at = now()")
+        return hold_id
+
+
+async def test_reconciler_finds_the_payment_of_a_process_that_is_gone(
+    settings: Settings, simulator: RunningSimulator
+) -> None:
+    booking_id = await left_unknown(settings)
+    async with open_parts(settings) as parts, reconciling(settings):
+        shop = Installation(parts, settings)
+
+        async def is_booked() -> bool:
+            return await shop.status_of(booking_id) == "confirmed"
+
+        await until(is_booked)
+        await until(_is_captured(simulator, booking_id))
+        await check_money(parts.database, simulator)
+
+
+async def test_of_several_reconcilers_each_payment_falls_to_one(
+    settings: Settings, simulator: RunningSimulator
+) -> None:
+    booking_ids = [await left_unknown(settings, f"gig-{number}") for number in range(3)]
+    async with open_parts(settings) as parts:
+        store = parts.checkout.store
+        taken = await asyncio.gather(*[store.take_due(limit=10) for _ in range(5)])
+        assert sorted(one for some in taken for one in some) == sorted(booking_ids)
+        await asyncio.gather(*[parts.checkout.settler.settle(one) for one in booking_ids * 3])
+        assert (await check_money(parts.database, simulator))["booked"] == 3
+
+
+async def test_single_round_settles_what_is_due_and_a_dry_one_only_says_so(settings: Settings) -> None:
+    booking_id = await left_unknown(settings)
+    async with open_parts(settings) as parts:
+        shop, equipment = Installation(parts, settings), make_equipment(parts, settings)
+        assert (await SingleRound(equipment, dry_run=True).run()).settled == 1
+        assert await shop.status_of(booking_id) == "payment_initiated"
+        assert (await SingleRound(equipment, dry_run=False).run()).settled == 1
+        assert await shop.status_of(booking_id) == "confirmed"
+
+
+def _is_captured(simulator: RunningSimulator, booking_id: str) -> Any:
+    async def look() -> bool:
+        return [payment["status"] for payment in simulator.of(booking_id)] == ["captured"]
+
+    return look
+
+
+@pytest.fixture
+async def services(redis_url: str, database_url: str, simulator: RunningSimulator) -> AsyncIterator[Services]:
+    simulator.forget()
+    async with httpx2.AsyncClient() as http:
+        providers = {"simulator": simulated(simulator, http)}
+        async with composed(redis_url, database_url, providers=providers) as opened:
+            yield opened
+
+
+@pytest.fixture
+async def client(services: Services) -> AsyncIterator[httpx2.AsyncClient]:
+    async with connected(services) as opened:
+        yield opened
+
+
+async def paid_booking(client: httpx2.AsyncClient, **policy: Any) -> dict[str, Any]:
+    event_id = await open_event(Person(client, "olga", "organizer"), policy=PAID | policy)
+    order = {"payment": {"provider": "simulator", "method": "sim_ok"}, "event_id": event_id}
+    response = await Person(client, "ana", "customer").post("/v1/bookings", order | claim("A-1"))
+    assert response.status_code == 201, response.text
+    booking: dict[str, Any] = response.json()
+    return booking
+
+
+async def test_approval_takes_the_money_that_was_set_aside(
+    client: httpx2.AsyncClient, services: Services, simulator: RunningSimulator
+) -> None:
+    booking = await paid_booking(client, approval="manual")
+    assert (booking["status"], booking["payment_status"]) == ("pending", "held")
+    olga = Person(client, "olga", "organizer")
+    response = await olga.post(f"/v1/bookings/{booking['id']}/approve", {})
+    assert response.status_code == 200, response.text
+    assert (response.json()["status"], response.json()["payment_status"]) == ("confirmed", "completed")
+    assert simulator.of(booking["id"])[0]["captured"] == 9000
+    await check_money(services.bookings.engine, simulator)
+
+
+async def test_rejection_lets_the_money_go(
+    client: httpx2.AsyncClient, services: Services, simulator: RunningSimulator
+) -> None:
+    booking = await paid_booking(client, approval="manual")
+    olga = Person(client, "olga", "organizer")
+    response = await olga.post(f"/v1/bookings/{booking['id']}/reject", {"organizer_notes": "fully booked"})
+    assert response.status_code == 200, response.text
+    assert (response.json()["status"], response.json()["payment_status"]) == ("rejected", "refunded")
+    assert simulator.of(booking["id"])[0]["status"] == "voided"
+    await check_money(services.bookings.engine, simulator)
+
+
+@pytest.mark.parametrize(
+    ("who", "roles", "percent", "given_back", "payment_status"),
+    [("ana", "customer", 50, 4500, "partially_refunded"), ("olga", "organizer", 50, 9000, "refunded")],
+)
+async def test_cancellation_gives_back_what_it_grants(
+    who: str,
+    roles: str,
+    percent: int,
+    given_back: int,
+    payment_status: str,
+    client: httpx2.AsyncClient,
+    services: Services,
+    simulator: RunningSimulator,
+) -> None:
+    booking = await paid_booking(client, refunds=[{"hours_before": 0, "percent": percent}])
+    person = Person(client, who, roles)
+    response = await person.post(f"/v1/bookings/{booking['id']}/cancel", {"reason": "ill"})
+    assert response.status_code == 200, response.text
+    assert (response.json()["status"], response.json()["payment_status"]) == ("cancelled", payment_status)
+    assert simulator.of(booking["id"])[0]["refunded"] == given_back
+    await check_money(services.bookings.engine, simulator)
