@@ -9,7 +9,7 @@ import msgspec
 from api.answers import Answer
 from api.call import Call
 from api.decoding import DateOrMoment, check_free_form, decode_body, decode_moment, decode_query
-from api.errors import ApprovalUnavailable, Forbidden, PaymentUnavailable
+from api.errors import Forbidden, PaymentUnavailable
 from api.events import managed_event
 from api.holds import Items
 from api.idempotency import REPLAYED
@@ -68,8 +68,8 @@ class BookingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")] = SOURCE_DEFAULT
     metadata: Metadata = {}
 
-    def details(self) -> BookingDetails:
-        """What the customer says beside the places.
+    def details(self, *, request_id: str) -> BookingDetails:
+        """What the customer says beside the places, and by which request, for the history.
 
         Raises:
             InvalidRequest: ``metadata`` holds what cannot be kept.
@@ -78,7 +78,12 @@ class BookingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         guest: dict[str, Any] | None = msgspec.to_builtins(self.guest)
         attendees: list[dict[str, Any]] = msgspec.to_builtins(self.attendees)
         return BookingDetails(
-            guest=guest, attendees=attendees, notes=self.notes, source=self.source, metadata=self.metadata
+            guest=guest,
+            attendees=attendees,
+            notes=self.notes,
+            source=self.source,
+            metadata=self.metadata,
+            request_id=request_id,
         )
 
 
@@ -126,7 +131,7 @@ _request = msgspec.json.Decoder(BookingRequest)
 async def create_booking(call: Call) -> Answer:
     """``POST /v1/bookings`` → 201, or 202 while Postgres has not answered."""
     request = decode_body(_request, call.body)
-    details = request.details()
+    details = request.details(request_id=call.request_id.decode("ascii"))
     booked = await (_confirm(call, request, details) if request.hold_id is not None else _book(call, request, details))
     location = call.location(f"/v1/bookings/{booked.booking.id}")
     headers = (location, REPLAYED) if booked.replayed else (location,)
@@ -155,6 +160,12 @@ async def list_bookings(call: Call) -> Answer:
     """``GET /v1/bookings`` → 200: one's own; for an organizer, those of their events; for an admin, all."""
     query = decode_query(call.query_string, BookingQuery)
     return await _answer_list(call, query, _confined(call.caller, query.wanted(event_id=query.event_id)))
+
+
+async def list_all_bookings(call: Call) -> Answer:
+    """``GET /v1/admin/bookings`` → 200."""
+    query = decode_query(call.query_string, BookingQuery)
+    return await _answer_list(call, query, query.wanted(event_id=query.event_id))
 
 
 async def list_event_bookings(call: Call) -> Answer:
@@ -229,15 +240,21 @@ async def _require_plain_sale(call: Call, event_id: str) -> None:
     event = await call.services.reservations.find_event(event_id)
     if event.definition.policy.payment == "required":
         raise PaymentUnavailable
-    if event.definition.policy.approval == "manual":
-        raise ApprovalUnavailable
 
 
-async def _answer_visible(call: Call, booking: Booking) -> Answer:
-    """The booking for its customer, its event's organizer and admins; for others it is not there."""
+async def require_visible(call: Call, booking: Booking) -> None:
+    """Let its customer see a booking, its event's organizer and admins.
+
+    Raises:
+        BookingNotFound: The caller is somebody else, and it is not there.
+    """
     call.caller.require_event(booking.event_id)
     if booking.customer_id != call.caller.sub and not await _organizes_event(call, booking.event_id):
         raise BookingNotFound(booking.id)
+
+
+async def _answer_visible(call: Call, booking: Booking) -> Answer:
+    await require_visible(call, booking)
     return versioned_answer(call, booking, booking.version)
 
 

@@ -9,7 +9,6 @@
     ├── MethodNotAllowed        the URL is there, the method is not
     ├── PayloadTooLarge         the body is above the route's cap
     ├── UnsupportedMediaType    the body is not JSON
-    ├── ApprovalUnavailable     the event wants bookings to be approved, which cannot be done here yet
     ├── PaymentUnavailable      the event wants a payment, which this installation cannot take
     └── KeysUnavailable         the issuer's keys cannot be fetched: tokens cannot be checked just now
 """
@@ -56,10 +55,6 @@ class PayloadTooLarge(ApiError):
 
 class UnsupportedMediaType(ApiError):
     """The body calls itself something else than JSON."""
-
-
-class ApprovalUnavailable(ApiError):
-    """The event's organizer decides on every booking, and there is no way to tell the decision yet."""
 
 
 class PaymentUnavailable(ApiError):

@@ -293,13 +293,6 @@ KINDS: dict[type, Kind] = {
         title="Unsupported media type",
         meaning="Bodies are JSON: `application/json`, or another type that ends in `+json`.",
     ),
-    http.ApprovalUnavailable: Kind(
-        status=409,
-        code="approval-unavailable",
-        title="Approval unavailable",
-        meaning="The event's bookings need its organizer's approval, which this installation cannot take yet. "
-        "The hold lives on until its deadline.",
-    ),
     http.PaymentUnavailable: Kind(
         status=409,
         code="payment-unavailable",

@@ -9,6 +9,8 @@ from api.idempotency import OnceStore
 from api.identity import TokenVerifier
 from engine.rate_limits import RateLimiter
 from engine.reservations import Reservations
+from persistence.aftercare import Aftercare
+from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
 from persistence.events import Events
 from persistence.oversight import Oversight
@@ -60,6 +62,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     reservations: Reservations
     events: Events
     bookings: Bookings
+    desk: BookingDesk
+    aftercare: Aftercare
     oversight: Oversight
     once: OnceStore
     verifier: TokenVerifier

@@ -30,6 +30,7 @@ from engine.holds import Hold
 from engine.ids import BookingId, ClaimKey, HoldId, claim_id_of, new_claim_id, parse_claim_id
 from engine.journal import parse_entry
 from engine.kernel import Kernel
+from engine.keys import partition_of
 from engine.loader import EventLoader
 from engine.loading import status_args
 from engine.once import ONCE_TTL_MS, Once, attempt_of
@@ -292,6 +293,16 @@ class Reservations:
         snapshot = await self._snapshot(event, with_cells=True)
         layout = event.layout
         return SeatMap(snapshot.seq, layout.digest, layout.legs, snapshot.held, snapshot.sold, layout)
+
+    async def count_holds(self, event: Event) -> int:
+        """How many holds of an event are alive by Redis's clock; one whose state is not there has none.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        partition = partition_of(event.id, event.definition.group, self._kernel.partitions)
+        now_ms = await self._kernel.time_ms(partition)
+        return int(await self._kernel.event_command_in(partition, event.id, "ZCOUNT", "expiries", f"({now_ms}", "+inf"))
 
     async def publish(self, event: Event) -> None:
         """Bring Redis to what the ledger says of *event*, after it was opened or closed. Safe to repeat.

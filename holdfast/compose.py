@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 import httpx2
@@ -12,6 +13,7 @@ from api.identity import KeySource, SharedSecret, TokenVerifier
 from api.jwks import JwksKeys, fetch_from
 from api.services import Info, Services
 from engine.backlog import BacklogWatch
+from engine.bookings import Booking
 from engine.catalog import Catalog
 from engine.draining import Drainer
 from engine.events import SellableEvent
@@ -19,6 +21,7 @@ from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
 from engine.rate_limits import RateLimiter
+from engine.release import free_booking
 from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.store_checks import require_fit_store
@@ -29,7 +32,9 @@ from holdfast.metrics import Figures, Sources, serve_metrics
 from holdfast.readiness import NotMigrated, readiness_checks
 from holdfast.settings import Settings, SettingsError, data_key
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
+from persistence.aftercare import Aftercare
 from persistence.audit_journal import JournalWatch
+from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
 from persistence.database import open_database
 from persistence.events import Events
@@ -79,6 +84,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     journals: JournalWatch
     reservations: Reservations
     oversight: Oversight
+    desk: BookingDesk
+    aftercare: Aftercare
 
 
 @asynccontextmanager
@@ -126,6 +133,26 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             LedgerAuditor(database, kernel, bookings, loader, journals), wait_s=settings.confirm_timeout_s
         )
         stack.push_async_callback(verification.close)
+        reservations = Reservations(
+            front,
+            catalog,
+            loader,
+            ledger,
+            sealer,
+            settlement,
+            verification,
+            confirm_timeout_s=settings.confirm_timeout_s,
+            journal_bytes_max=settings.journal_max_bytes,
+        )
+        desk = BookingDesk(
+            database,
+            sealer,
+            free=partial(free_booking, front, catalog),
+            settle=_nothing_to_settle,
+            find_accepted=partial(reservations.find_booking, customer_id=None),
+        )
+        aftercare = Aftercare(database, desk)
+        stack.push_async_callback(aftercare.close)
         yield Parts(
             database=database,
             kernel=kernel,
@@ -139,18 +166,14 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             drainer=drainer,
             journals=journals,
             oversight=oversight,
-            reservations=Reservations(
-                front,
-                catalog,
-                loader,
-                ledger,
-                sealer,
-                settlement,
-                verification,
-                confirm_timeout_s=settings.confirm_timeout_s,
-                journal_bytes_max=settings.journal_max_bytes,
-            ),
+            reservations=reservations,
+            desk=desk,
+            aftercare=aftercare,
         )
+
+
+async def _nothing_to_settle(_: Booking) -> None:
+    """No provider takes payments: what is kept of them in the ledger is all there is."""
 
 
 @asynccontextmanager
@@ -169,6 +192,8 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
             reservations=parts.reservations,
             events=parts.events,
             bookings=parts.bookings,
+            desk=parts.desk,
+            aftercare=parts.aftercare,
             oversight=parts.oversight,
             once=OnceStore(parts.front),
             verifier=verifier,
@@ -238,6 +263,8 @@ def make_equipment(parts: Parts, settings: Settings) -> Equipment:
         loader=parts.loader,
         drain=parts.drainer.drain,
         repair=repair,
+        desk=parts.desk,
+        aftercare=parts.aftercare,
         archive_after_s=settings.archive_after_s,
         history_days=settings.hold_history_days,
     )

@@ -176,7 +176,8 @@ class Events:
                 raise InvalidTransition(event.status, to_status, allowed)
             if to_status == "open" and not event.definition.sections:
                 raise InvalidRequest("$.sections", "an event needs a section before it can be opened")
-            changed = await connection.execute(_change(event, status=to_status))
+            more = {"aftercare_at": sa.func.now()} if to_status == "cancelled" else {}
+            changed = await connection.execute(_change(event, status=to_status, **more))
             return event_from_row(changed.mappings().one())
 
         return await in_transaction(self._engine, step)

@@ -31,6 +31,12 @@ class BookingKey(msgspec.Struct, frozen=True, array_like=True):
     number: Number
 
 
+class VersionKey(msgspec.Struct, frozen=True, array_like=True):
+    """The place of a row in the history of one booking."""
+
+    version: Number
+
+
 class UpcomingKey(msgspec.Struct, frozen=True, array_like=True):
     """The place of a booking in a listing by its event's start, and by number behind it."""
 

@@ -64,8 +64,14 @@ events = sa.Table(
     sa.Column("currency", sa.Text, nullable=False),
     sa.Column("definition", JSONB, nullable=False, comment="The whole definition; name and times are copies of it."),
     sa.Column("layout_digest", sa.Text, nullable=False),
+    sa.Column(
+        "aftercare_at",
+        _moment(),
+        comment="When its bookings are to be looked through, because it is over or cancelled; NULL: never again.",
+    ),
     sa.Column("created_at", _moment(), nullable=False),
     sa.Column("updated_at", _moment(), nullable=False),
+    sa.Index("ix_events_aftercare", "aftercare_at", postgresql_where=sa.text("aftercare_at IS NOT NULL")),
     sa.Index(None, "starts_at", "id"),
     sa.Index(None, "organizer_id", "starts_at", "id"),
 )
@@ -203,6 +209,7 @@ history = sa.Table(
     sa.Column("reason", sa.Text),
     sa.Column("at", _moment(), nullable=False),
     sa.Column("request_id", _id()),
+    sa.Column("once", sa.LargeBinary, comment="Digests of the idempotency key and body that it was asked for with."),
     sa.CheckConstraint(transitions_condition(), name="transition"),
 )
 

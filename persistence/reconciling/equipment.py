@@ -11,7 +11,9 @@ from engine.catalog import Catalog
 from engine.events import SellableEvent
 from engine.kernel import Kernel
 from engine.loader import EventLoader
+from persistence.aftercare import Aftercare
 from persistence.audit import EventAudit
+from persistence.booking_desk import BookingDesk
 from persistence.database import fetch_rows
 from persistence.differences import Difference
 
@@ -65,6 +67,8 @@ class Equipment(msgspec.Struct, frozen=True, kw_only=True):
     loader: EventLoader
     drain: Callable[[int], Awaitable[Drained]]
     repair: Repair
+    desk: BookingDesk
+    aftercare: Aftercare
     archive_after_s: float
     history_days: int
 

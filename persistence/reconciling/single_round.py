@@ -10,6 +10,7 @@ from persistence.reconciling.audit import Audit
 from persistence.reconciling.clock import StoreClock
 from persistence.reconciling.drain import Drain
 from persistence.reconciling.equipment import Equipment
+from persistence.reconciling.expire import CareForEvents, Expire
 from persistence.reconciling.partitions import Unreached
 from persistence.reconciling.rebuild import Expected, Rebuild
 from persistence.reconciling.roster import Roster
@@ -36,6 +37,8 @@ class SingleRound:
         self._watch = Watch(kernel, self._roster, suspicions, self._findings)
         self._drain = Drain(equipment, clock, self._findings)
         self._wake = Wake(kernel, clock, self._findings)
+        self._expire = Expire(equipment, self._findings)
+        self._care = CareForEvents(equipment, self._findings)
         self._rebuild = Rebuild(equipment, self._roster, suspicions, self._findings)
         self._audit = Audit(equipment, self._roster, suspicions, self._findings)
         self._archive = Archive(equipment, self._roster, self._findings)
@@ -55,6 +58,7 @@ class SingleRound:
             territory = Everywhere(sorted({await self._name(event_id) for event_id in event_ids}))
         await self._drain_journals(territory)
         await self._wake_due(territory, event_ids)
+        await self._end_bookings(territory, event_ids)
         async for page in self._expected(territory, event_ids):
             await self._mend(page)
         await self._audit_all()
@@ -86,6 +90,13 @@ class SingleRound:
                 self._findings.reaped(event_id, await self._wake.count_due(partition, event_id))
             else:
                 await self._wake.reap(partition, event_id)
+
+    async def _end_bookings(self, territory: Everywhere, event_ids: Sequence[str] | None) -> None:
+        if event_ids is None and self._dry_run:
+            self._findings.lapsed(await self._expire.count())
+        elif event_ids is None:
+            await self._expire.work(territory)
+        await self._care.finish(event_ids, dry_run=self._dry_run)
 
     async def _expected(self, territory: Everywhere, event_ids: Sequence[str] | None) -> AsyncIterator[list[Expected]]:
         """Pages of events that should be in Redis: those known of first, then all of the ledger."""

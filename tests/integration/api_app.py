@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -20,17 +21,21 @@ from api.app import create_app
 from api.identity import SharedSecret, TokenVerifier
 from api.services import Info, ReadinessCheck, Services
 from engine.booking_requests import JOURNAL_BYTES_MAX
+from engine.bookings import Booking
 from engine.catalog import Catalog
 from engine.draining import Drained, Drainer
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
+from engine.release import free_booking
 from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.transport.open import open_transport
 from engine.verification import Verification
 from holdfast.metrics import process_figures
+from persistence.aftercare import Aftercare
 from persistence.audit_journal import JournalWatch
+from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
 from persistence.database import in_transaction, open_database
 from persistence.events import Events
@@ -80,6 +85,14 @@ async def composed(
         journal_bytes_max=journal_bytes_max,
     )
 
+    desk = BookingDesk(
+        database,
+        sealer,
+        free=partial(free_booking, kernel, catalog),
+        settle=_nothing_to_settle,
+        find_accepted=partial(reservations.find_booking, customer_id=None),
+    )
+    aftercare = Aftercare(database, desk)
     oversight = Oversight(
         patient, bookings, catalog, database, repair_with(patient, bookings, loader, JournalWatch(patient))
     )
@@ -88,6 +101,8 @@ async def composed(
             reservations=reservations,
             events=events,
             bookings=bookings,
+            desk=desk,
+            aftercare=aftercare,
             oversight=oversight,
             once=OnceStore(kernel),
             verifier=TokenVerifier([SharedSecret(SECRET)], issuer="holdfast", audience="holdfast"),
@@ -96,12 +111,17 @@ async def composed(
             scrape=process_figures("test").scrape,
         )
     finally:
+        await aftercare.close()
         await oversight.close()
         await verification.close()
         await settlement.close()
         await ledger.close()
         await transport.aclose()
         await database.dispose()
+
+
+async def _nothing_to_settle(_: Booking) -> None:
+    """No provider takes payments."""
 
 
 async def drain(redis_url: str, database_url: str) -> Drained:

@@ -41,6 +41,8 @@ def services_without_stores(**parts: Any) -> Services:
         "reservations": missing,
         "events": missing,
         "bookings": missing,
+        "desk": missing,
+        "aftercare": missing,
         "oversight": missing,
         "once": missing,
         "verifier": make_verifier(),

@@ -49,7 +49,6 @@ EXAMPLES: list[Exception] = [
     http.MethodNotAllowed(("GET", "HEAD")),
     http.PayloadTooLarge(1024),
     http.UnsupportedMediaType(),
-    http.ApprovalUnavailable(),
     http.PaymentUnavailable(),
     http.KeysUnavailable(),
 ]
