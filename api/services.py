@@ -14,6 +14,7 @@ from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
 from persistence.events import Events
 from persistence.oversight import Oversight
+from persistence.place_desk import PlaceDesk
 
 Severity = Literal["degraded", "unready"]
 
@@ -63,6 +64,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     events: Events
     bookings: Bookings
     desk: BookingDesk
+    places: PlaceDesk
     aftercare: Aftercare
     oversight: Oversight
     once: OnceStore

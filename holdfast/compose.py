@@ -20,6 +20,7 @@ from engine.events import SellableEvent
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
+from engine.place_changes import PlaceChanges
 from engine.rate_limits import RateLimiter
 from engine.release import free_booking
 from engine.reservations import Reservations
@@ -41,6 +42,7 @@ from persistence.events import Events
 from persistence.installation import ensure_partitions
 from persistence.ledger import PostgresLedger
 from persistence.oversight import Oversight, repair_with
+from persistence.place_desk import PlaceDesk
 from persistence.partition_leases import PartitionLeases
 from persistence.reconciler import Reconciler
 from persistence.reconciling.equipment import Equipment
@@ -85,6 +87,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     reservations: Reservations
     oversight: Oversight
     desk: BookingDesk
+    places: PlaceDesk
     aftercare: Aftercare
 
 
@@ -168,6 +171,7 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             oversight=oversight,
             reservations=reservations,
             desk=desk,
+            places=PlaceDesk(database, sealer, desk, catalog, PlaceChanges(front, verification)),
             aftercare=aftercare,
         )
 
@@ -193,6 +197,7 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
             events=parts.events,
             bookings=parts.bookings,
             desk=parts.desk,
+            places=parts.places,
             aftercare=parts.aftercare,
             oversight=parts.oversight,
             once=OnceStore(parts.front),

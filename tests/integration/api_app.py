@@ -27,6 +27,7 @@ from engine.draining import Drained, Drainer
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
+from engine.place_changes import PlaceChanges
 from engine.release import free_booking
 from engine.reservations import Reservations
 from engine.settlement import Settlement
@@ -42,6 +43,7 @@ from persistence.events import Events
 from persistence.ledger import PostgresLedger
 from persistence.migrate import migrate
 from persistence.oversight import Oversight, repair_with
+from persistence.place_desk import PlaceDesk
 from persistence.schema import metadata
 from persistence.sealing import AesSealer
 from persistence.verification import LedgerAuditor
@@ -102,6 +104,7 @@ async def composed(
             events=events,
             bookings=bookings,
             desk=desk,
+            places=PlaceDesk(database, sealer, desk, catalog, PlaceChanges(kernel, verification)),
             aftercare=aftercare,
             oversight=oversight,
             once=OnceStore(kernel),

@@ -42,6 +42,7 @@ def services_without_stores(**parts: Any) -> Services:
         "events": missing,
         "bookings": missing,
         "desk": missing,
+        "places": missing,
         "aftercare": missing,
         "oversight": missing,
         "once": missing,
