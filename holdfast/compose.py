@@ -42,8 +42,8 @@ from persistence.events import Events
 from persistence.installation import ensure_partitions
 from persistence.ledger import PostgresLedger
 from persistence.oversight import Oversight, repair_with
-from persistence.place_desk import PlaceDesk
 from persistence.partition_leases import PartitionLeases
+from persistence.place_desk import PlaceDesk
 from persistence.reconciler import Reconciler
 from persistence.reconciling.equipment import Equipment
 from persistence.repair import EventRepair, repair_event
