@@ -129,7 +129,9 @@ def transitions_condition() -> str:
         if allowed_from(status)
     ]
     beginning = f"from_status IS NULL AND to_status IN ({_quoted(allowed_from(None))})"
-    return " OR ".join((beginning, "from_status = to_status", *by_origin))
+    staying = f"from_status = to_status AND {statuses_condition('to_status')}"
+    # NOT NULL is said aloud, because a check that comes out as NULL is passed.
+    return f"{beginning} OR from_status IS NOT NULL AND ({' OR '.join((staying, *by_origin))})"
 
 
 def state_diagram() -> str:

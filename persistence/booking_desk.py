@@ -282,17 +282,16 @@ class BookingDesk:
 
     async def follow_up(self, booking_id: str, row: Row) -> Booking:
         """Tell Redis and the payment's side what the ledger has decided, again if it is a repetition."""
-        booking = open_booking(row, self._sealer)
         try:
             if row["status"] not in OWNING_STATUSES:
                 await self._free(booking_id)
             if row["payment_status"] != "none":
-                await self._settle(booking)
-                return open_booking(await self._find(booking_id), self._sealer)
+                await self._settle(open_booking(row, self._sealer))
+                row = await self._find(booking_id)
         except Unavailable as error:
             # The step is taken. To answer otherwise would have the client try again, and be told that it cannot.
             logger.warning("booking not followed up", booking_id=booking_id, status=row["status"], reason=str(error))
-        return booking
+        return open_booking(row, self._sealer)
 
     async def _explain_missing(self, booking_id: str, order: Order) -> None:
         """Tell a booking that is not there from one that is accepted and not in the ledger yet.

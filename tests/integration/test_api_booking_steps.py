@@ -1,83 +1,25 @@
 """Steps in the life of a booking over HTTP: each by those who may, from where the table says, and seen at once."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, get_args
+from typing import Any
 
-import httpx2
 import pytest
-from api_app import Person, claim, composed, connected, open_event
+from api_app import claim
+from life_world import World, ok, path_of
 
-from api.services import Services
-from engine.lifecycle import STORED_STATUSES, TRANSITIONS
-from persistence.database import driver_connection
+from engine.lifecycle import STORED_STATUSES, TRANSITIONS, allowed_from
 
-EVERYTHING = {
-    "approve": {},
-    "reject": {"organizer_notes": "full"},
-    "cancel": {"reason": "ill"},
-    "check-in": None,
-    "complete": {},
-    "no-show": None,
+pytest_plugins = ("life_fixtures",)
+
+# The step of the table behind each URL, and a body that it takes.
+STEPS: dict[str, tuple[str, Any]] = {
+    "approve": ("approve", {}),
+    "reject": ("reject", {"organizer_notes": "full"}),
+    "cancel": ("cancel", {"reason": "ill"}),
+    "check-in": ("check_in", None),
+    "complete": ("complete", {}),
+    "no-show": ("mark_no_show", None),
 }
-STEP_OF_PATH = {
-    "approve": "approve",
-    "reject": "reject",
-    "cancel": "cancel",
-    "check-in": "check_in",
-    "complete": "complete",
-    "no-show": "mark_no_show",
-}
-GIVING_UP = ("cancelled", "rejected", "expired")
-
-
-class World:
-    """An application over real servers, and the people who call it."""
-
-    def __init__(self, services: Services, client: httpx2.AsyncClient) -> None:
-        self.services = services
-        self.client = client
-        self.ana = Person(client, "ana", "customer")
-        self.ben = Person(client, "ben", "customer")
-        self.olga = Person(client, "olga", "organizer")
-        self.otto = Person(client, "otto", "organizer")
-        self.root = Person(client, "root", "admin")
-
-    async def requested(self, *seats: str, floor: int = 0, **members: Any) -> dict[str, Any]:
-        """A booking of ana's that waits for olga's approval."""
-        policy = {"approval": "manual"} | members.pop("policy", {})
-        return await self.booked(*seats, floor=floor, policy=policy, **members)
-
-    async def booked(self, *seats: str, floor: int = 0, **members: Any) -> dict[str, Any]:
-        """A booking of ana's on an event of its own."""
-        event_id = await open_event(self.olga, **members)
-        return await self.book(self.ana, event_id, *seats, floor=floor)
-
-    async def book(self, person: Person, event_id: str, *seats: str, floor: int = 0) -> dict[str, Any]:
-        response = await person.post("/v1/bookings", {"event_id": event_id} | claim(*(seats or ("A-1",)), floor=floor))
-        assert response.status_code == 201, response.text
-        booking: dict[str, Any] = response.json()
-        return booking
-
-    async def rows(self, statement: str, *arguments: object) -> list[Any]:
-        async with driver_connection(self.services.bookings.engine) as connection:
-            rows: list[Any] = await connection.fetch(statement, *arguments)
-            return rows
-
-
-@pytest.fixture
-async def world(redis_url: str, database_url: str) -> AsyncIterator[World]:
-    async with composed(redis_url, database_url) as services, connected(services) as client:
-        yield World(services, client)
-
-
-def path_of(booking: dict[str, Any], step: str = "") -> str:
-    return f"/v1/bookings/{booking['id']}" + (f"/{step}" if step else "")
-
-
-async def ok(answer: httpx2.Response, status: int = 200) -> Any:
-    assert answer.status_code == status, answer.text
-    return answer.json()
+STAFF_STEPS = {path: step for path, step in STEPS.items() if path != "cancel"} | {"refund": ("", {"amount": 1})}
 
 
 async def test_request_is_pending_and_keeps_its_places_until_it_is_approved(world: World) -> None:
@@ -142,3 +84,160 @@ async def test_history_tells_every_step_of_a_booking_and_who_took_it(world: Worl
     assert all(line["request_id"] and line["at"] for line in lines)
     assert rest["next_cursor"] is None
     assert (await world.ben.get(path_of(booking, "history"))).status_code == 404
+
+
+@pytest.mark.parametrize("path", STEPS)
+async def test_step_is_taken_from_where_the_table_says_and_refused_everywhere_else(world: World, path: str) -> None:
+    step, body = STEPS[path]
+    arrows = {arrow.from_status: arrow.to_status for arrow in TRANSITIONS if arrow.step == step}
+    (to_status,) = set(arrows.values())
+    sections = [{"id": "floor", "price": 4500, "capacity": 50}]
+    event_id = await world.event(sections=sections)
+    for status in STORED_STATUSES:
+        booking = await world.book(world.ana, event_id, floor=1)
+        await world.put(booking, status=status)
+
+        answer = await world.olga.post(path_of(booking, path), body)
+
+        if status in arrows:
+            assert (await ok(answer))["status"] == to_status
+            continue
+        told = await ok(answer, 409)
+        assert (told["code"], told["from"], told["to"]) == ("invalid-transition", status, to_status)
+        assert told["allowed"] == list(allowed_from(status))
+        assert (await ok(await world.ana.get(path_of(booking))))["version"] == 1
+
+
+@pytest.mark.parametrize("path", STAFF_STEPS)
+async def test_step_of_the_staff_is_not_for_customers_nor_for_other_organizers(world: World, path: str) -> None:
+    booking = await world.requested()
+    _, body = STAFF_STEPS[path]
+
+    assert (await world.ana.post(path_of(booking, path), body)).status_code == 403
+    assert (await world.ben.post(path_of(booking, path), body)).status_code == 403
+    other = await world.otto.post(path_of(booking, path), body)
+    assert (other.status_code, other.json()["code"]) == (404, "booking-not-found")
+    assert (await ok(await world.ana.get(path_of(booking))))["version"] == 1
+
+
+async def test_organizer_has_no_say_in_a_booking_of_theirs_on_anothers_event(world: World) -> None:
+    event_id = await world.event(policy={"approval": "manual"})
+    otto = world.person("otto", "organizer", "customer")
+    booking = await world.book(otto, event_id)
+
+    assert (await otto.post(path_of(booking, "approve"), {})).status_code == 403
+    assert (await ok(await otto.post(path_of(booking, "cancel"))))["cancelled_by"] == "otto"
+
+
+@pytest.mark.parametrize("path", ["cancel", "refund-quote", "history", ""])
+async def test_booking_of_somebody_else_is_not_there(world: World, path: str) -> None:
+    booking = await world.booked()
+    calls = {"cancel": world.ben.post, "": world.ben.patch}
+    body = {"notes": "mine"} if path == "" else None
+    answer = await (
+        calls[path](path_of(booking, path), body) if path in calls else world.ben.get(path_of(booking, path))
+    )
+    assert (answer.status_code, answer.json()["code"]) == (404, "booking-not-found")
+
+
+@pytest.mark.parametrize("booking_id", ["nonsense", "01jt2x9k4mzq8v7c5e3h1n6b0r~nowhere"])
+async def test_step_of_a_booking_that_is_not_there_is_a_404(world: World, booking_id: str) -> None:
+    for path, (_, body) in STEPS.items():
+        answer = await world.root.post(f"/v1/bookings/{booking_id}/{path}", body)
+        assert (answer.status_code, answer.json()["code"]) == (404, "booking-not-found")
+
+
+async def test_check_in_completion_and_payment_on_the_spot_are_noted(world: World) -> None:
+    booking = await world.booked()
+    arrived = await ok(await world.olga.post(path_of(booking, "check-in")))
+    assert (arrived["status"], arrived["payment_status"]) == ("checked_in", "none")
+    assert arrived["checked_in_at"] is not None
+
+    times = {"actual_pickup_time": "2035-05-01T16:31:00Z", "actual_dropoff_time": "2035-05-01T17:40:00Z"}
+    done = await ok(await world.olga.post(path_of(booking, "complete"), times))
+
+    assert {name: done[name] for name in times} == times
+    assert (done["status"], done["payment_status"]) == ("completed", "completed")
+    assert done["completed_at"] is not None
+
+
+async def test_places_of_whoever_did_not_come_stay_taken(world: World) -> None:
+    booking = await world.booked("A-1")
+    assert (await ok(await world.olga.post(path_of(booking, "no-show"))))["status"] == "no_show"
+    rival = await world.ben.post("/v1/bookings", {"event_id": booking["event_id"]} | claim("A-1"))
+    assert rival.status_code == 409
+
+
+async def test_what_goes_with_a_booking_is_changed_and_sealed_anew(world: World) -> None:
+    booking = await world.booked()
+    said = {
+        "guest": {"name": "Ana Ruiz"},
+        "attendees": [{"name": "Rui", "seat": "A-1"}],
+        "notes": "a guitar",
+        "metadata": {"campaign": "autumn"},
+    }
+    changed = await ok(await world.ana.patch(path_of(booking), said))
+    assert {name: changed[name] for name in said} == said
+    assert (changed["version"], changed["source"], changed["items"]) == (2, "api", booking["items"])
+
+    again = await ok(await world.olga.patch(path_of(booking), {"guest": None}))
+
+    assert (again["guest"], again["notes"], again["version"]) == (None, "a guitar", 3)
+    (row,) = await world.rows("SELECT sealed FROM bookings WHERE event_id = $1", booking["event_id"])
+    assert b"guitar" not in row["sealed"]
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ({}, "$"),
+        ({"guest": {"email": "nobody"}}, "$.guest.email"),
+        ({"metadata": {"n": 2**60}}, "$.metadata.n"),
+        ({"status": "confirmed"}, "$.status"),
+        ({"metadata": {"text": "x" * 70_000}}, "$"),
+    ],
+)
+async def test_change_that_cannot_be_kept_names_the_field(world: World, body: Any, path: str) -> None:
+    booking = await world.booked()
+    answer = await world.ana.patch(path_of(booking), body)
+    assert (answer.status_code, answer.json()["path"]) == (422, path)
+
+
+@pytest.mark.parametrize("status", sorted(set(STORED_STATUSES) - {"pending", "confirmed"}))
+async def test_what_goes_with_a_booking_is_changed_only_while_it_is_pending_or_confirmed(
+    world: World, status: str
+) -> None:
+    booking = await world.booked()
+    await world.put(booking, status=status)
+    told = await ok(await world.ana.patch(path_of(booking), {"notes": "late"}), 409)
+    assert (told["code"], told["from"]) == ("invalid-transition", status)
+
+
+async def test_moment_that_cannot_be_stored_is_refused(world: World) -> None:
+    booking = await world.requested()
+    answer = await world.olga.post(path_of(booking, "approve"), {"estimated_pickup_time": "9999-12-31T23:00:00Z"})
+    assert (answer.status_code, answer.json()["path"]) == (422, "$.estimated_pickup_time")
+
+
+async def test_admin_lists_all_bookings_with_the_usual_filters(world: World) -> None:
+    mine, theirs = await world.requested(), await world.booked()
+    everything = await ok(await world.root.get("/v1/admin/bookings"))
+    pending = await ok(await world.root.get(f"/v1/admin/bookings?status=pending&event_id={mine['event_id']}"))
+    named = await ok(await world.root.get(f"/v1/admin/bookings?q={theirs['reference']}"))
+
+    assert {one["id"] for one in everything["items"]} == {mine["id"], theirs["id"]}
+    assert [one["id"] for one in pending["items"]] == [mine["id"]]
+    assert [one["id"] for one in named["items"]] == [theirs["id"]]
+    assert (await world.olga.get("/v1/admin/bookings")).status_code == 403
+
+
+async def test_version_that_has_been_overtaken_is_told_and_changes_nothing(world: World) -> None:
+    booking = await world.requested()
+    await ok(await world.ana.patch(path_of(booking), {"notes": "a guitar"}))
+
+    for headers, body in (({"if_match": '"1"'}, {}), ({}, {"expected_version": 1})):
+        told = await ok(await world.olga.post(path_of(booking, "approve"), body, **headers), 409)
+        assert (told["code"], told["current_version"]) == ("version-conflict", 2)
+
+    approved = await ok(await world.olga.post(path_of(booking, "approve"), {"expected_version": 2}, if_match='"2"'))
+    assert (approved["status"], approved["version"]) == ("confirmed", 3)

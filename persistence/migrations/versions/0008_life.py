@@ -7,7 +7,25 @@ revision = "0008"
 down_revision = "0003"
 
 
+_STATUSES = (
+    "'payment_initiated', 'paid', 'pending', 'confirmed', 'checked_in', 'completed', 'cancelled', 'rejected', "
+    "'expired', 'failed', 'no_show'"
+)
+# As before, but for what came out as NULL, and so passed: a beginning that the table does not have.
+_TRANSITIONS = (
+    "from_status IS NULL AND to_status IN ('payment_initiated', 'pending', 'confirmed', 'expired') "
+    f"OR from_status IS NOT NULL AND (from_status = to_status AND to_status IN ({_STATUSES}) "
+    "OR from_status = 'payment_initiated' AND to_status IN ('paid', 'failed', 'expired', 'cancelled') "
+    "OR from_status = 'paid' AND to_status IN ('pending', 'confirmed', 'cancelled') "
+    "OR from_status = 'pending' AND to_status IN ('confirmed', 'rejected', 'cancelled', 'expired') "
+    "OR from_status = 'confirmed' AND to_status IN ('checked_in', 'completed', 'cancelled', 'no_show') "
+    "OR from_status = 'checked_in' AND to_status IN ('completed', 'cancelled'))"
+)
+
+
 def upgrade() -> None:
+    op.drop_constraint(op.f("ck_history_transition"), "history", type_="check")
+    op.create_check_constraint("transition", "history", _TRANSITIONS)
     op.add_column(
         "history",
         sa.Column(
