@@ -1,4 +1,4 @@
-"""Changing and transferring bookings, script by script: what is sent twice, comes late, or meets somebody else's mark."""
+"""Changing and transferring bookings, script by script: sent twice, too late, or beside somebody else's mark."""
 
 import pytest
 from invariants import StoredState, assert_consistent
