@@ -205,7 +205,7 @@ async def refund_booking(call: Call) -> Answer:
 
 
 async def patch_booking(call: Call) -> Answer:
-    """``PATCH /v1/bookings/{booking_id}`` → 200; while it is pending or confirmed. Its places are swapped whole or not."""
+    """``PATCH /v1/bookings/{booking_id}`` → 200; while it is pending or confirmed. Its places: all or none."""
     request = decode_body(_patch, call.body)
     amendment, wish = request.amendment(), request.wish()
     booking_id, order = call.params["booking_id"], order_of(call, request, await _event_of(call))

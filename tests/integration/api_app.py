@@ -52,6 +52,7 @@ SECRET = "a secret that is long enough for HS256"
 PARTITIONS = 4
 DATA_KEY = b"k" * 32
 _numbers = itertools.count(1)
+_migrated: set[str] = set()  # databases that have their tables: to look whether any is missing takes a while each time
 
 
 @contextlib.asynccontextmanager
@@ -60,7 +61,9 @@ async def composed(
 ) -> AsyncIterator[Services]:
     """The services over running servers; the database gets its tables, and they are empty."""
     database = open_database(database_url)
-    await migrate(database)
+    if database_url not in _migrated:
+        await migrate(database)
+        _migrated.add(database_url)
     await in_transaction(database, _empty)
     transport = await open_transport(redis_url)
     sealer = AesSealer([DATA_KEY])

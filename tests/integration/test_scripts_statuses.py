@@ -562,6 +562,20 @@ def _loaded_by_an_old_loader(runner: Runner) -> tuple[Venue, Act]:
     return venue, lambda: venue.load_bookings(2, [(new_id(), "0:1;0*2;1#3", "ana")])
 
 
+@situation("load_places", "LOADED")
+def _places_loaded(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.begin_load(2)
+    return venue, lambda: runner.run("load_places", [venue.event], [2, 0, b"\x10", "sold:1:0", 1, "free:1:0", 19])
+
+
+@situation("load_places", "STALE")
+def _places_loaded_by_an_old_loader(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.begin_load(3)
+    return venue, lambda: runner.run("load_places", [venue.event], [2, 0, b"\x10", "sold:1:0", 1, "free:1:0", 19])
+
+
 @situation("finish_load", "READY")
 def _ready(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
