@@ -32,8 +32,8 @@ VERIFICATIONS_MAX = 3  # of one call: a server may change again while the first 
 logger = structlog.get_logger("holdfast.changes")
 
 
-class Overtaken(StoreUnavailable):
-    """Redis has the booking otherwise than the ledger had when it was read, or another change of it is under way."""
+class Overtaken(Exception):
+    """Begin again: Redis has the booking otherwise than the ledger had, or another change of it is under way."""
 
 
 class Owned(msgspec.Struct, frozen=True):

@@ -31,6 +31,7 @@ from engine.errors import (
     LedgerUnavailable,
     LimitExceeded,
     Refusal,
+    StoreUnavailable,
     Unavailable,
 )
 from engine.events import SellableEvent
@@ -143,7 +144,10 @@ class PlaceDesk:
                 return await attempt()
             except Overtaken:
                 await asyncio.sleep(PAUSE_S * number * random.uniform(0.5, 1))  # noqa: S311 - spreads rivals, no secret
-        return await attempt()
+        try:
+            return await attempt()
+        except Overtaken as error:
+            raise StoreUnavailable(str(error)) from error
 
     async def _change(
         self, booking_id: str, order: Order, wish: PlaceWish, amendment: Amendment | None, now: dt.datetime
