@@ -27,7 +27,7 @@ _REFUSALS = (BookingNotFound, BookingRefused, InvalidTransition, VersionConflict
 
 def _step(path: str, handler: Handler, summary: str, body: Any, *, method: Method = "POST", **more: Any) -> Route:
     """A row whose idempotency key is the desk's to keep."""
-    members: dict[str, Any] = {"roles": ORGANIZERS, "body_required": False} | more
+    members: dict[str, Any] = {"roles": ORGANIZERS, "body_required": False, "refusals": _REFUSALS} | more
     return Route(
         method=method,
         path=f"/v1/bookings/{{booking_id}}{path}",
