@@ -6,26 +6,29 @@ remembers them where the step is recorded.
 """
 
 import datetime as dt
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import msgspec
 
 from api.answers import Answer, json_answer
-from api.bookings import Attendee, Guest, require_visible
+from api.bookings import Attendee, CustomerId, Guest, require_visible
 from api.call import Call
 from api.decoding import check_free_form, check_moment, decode_body, decode_query
 from api.errors import Forbidden
+from api.holds import Items
 from api.idempotency import REPLAYED
 from api.paging import PageQuery, page_answer
 from api.patterns import NOT_BLANK_PATTERN
 from api.versions import expected_version, versioned_answer
-from engine.definition import PLACES_PER_HOLD_MAX, PRICE_MAX, Metadata, Moment
+from engine.definition import PLACES_PER_HOLD_MAX, PRICE_MAX, Metadata, Moment, PlaceName
 from engine.errors import BookingNotFound, EventNotFound, InvalidRequest
 from engine.events import Event
 from engine.ids import parse_claim_id
 from engine.lifecycle import Actor, Role
 from persistence.booking_desk import Amendment, Order, Stepped
 from persistence.booking_history import HistoryLine
+from persistence.place_desk import PlaceWish
 
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2000, pattern=NOT_BLANK_PATTERN)]
 _Version = Annotated[int, msgspec.Meta(ge=1)]
@@ -80,22 +83,34 @@ class BookingPatch(StepRequest, frozen=True, forbid_unknown_fields=True):
     )
     notes: Annotated[str, msgspec.Meta(max_length=2000)] | None | msgspec.UnsetType = msgspec.UNSET
     metadata: Metadata | msgspec.UnsetType = msgspec.UNSET
+    items: Items | msgspec.UnsetType = msgspec.UNSET
+    from_: PlaceName | None | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="from")
+    to: PlaceName | None | msgspec.UnsetType = msgspec.UNSET
 
-    def amendment(self) -> Amendment:
-        """The same for the desk.
+    def amendment(self) -> Amendment | None:
+        """What is said beside the places, for the desk; ``None`` where nothing is.
 
         Raises:
-            InvalidRequest: ``metadata`` holds what cannot be kept, or nothing is said at all.
+            InvalidRequest: ``metadata`` holds what cannot be kept.
         """
         if self.metadata is not msgspec.UNSET:
             check_free_form(self.metadata, "$.metadata")
-        said = {name: getattr(self, name) for name in Amendment.__struct_fields__}
-        if all(value is msgspec.UNSET for value in said.values()):
-            raise InvalidRequest("$", f"say at least one of {', '.join(said)}")
-        kept: dict[str, Any] = {
-            name: msgspec.to_builtins(value) for name, value in said.items() if value is not msgspec.UNSET
-        }
-        return Amendment(**kept)
+        said = self._said(Amendment.__struct_fields__)
+        return Amendment(**{name: msgspec.to_builtins(value) for name, value in said.items()}) if said else None
+
+    def wish(self) -> PlaceWish | None:
+        """What is said of the places; ``None`` where nothing is."""
+        said = self._said(PlaceWish.__struct_fields__)
+        return PlaceWish(**said) if said else None
+
+    def _said(self, names: Iterable[str]) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(self, name)) is not msgspec.UNSET}
+
+
+class TransferRequest(StepRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whose the booking is to be."""
+
+    customer_id: CustomerId
 
 
 class HistoryPage(msgspec.Struct, frozen=True):
@@ -112,6 +127,7 @@ _cancellation = msgspec.json.Decoder(CancellationRequest)
 _completion = msgspec.json.Decoder(CompletionRequest)
 _refund = msgspec.json.Decoder(RefundRequest)
 _patch = msgspec.json.Decoder(BookingPatch)
+_transfer = msgspec.json.Decoder(TransferRequest)
 
 
 async def approve_booking(call: Call) -> Answer:
@@ -190,11 +206,23 @@ async def refund_booking(call: Call) -> Answer:
 
 
 async def patch_booking(call: Call) -> Answer:
-    """``PATCH /v1/bookings/{booking_id}`` → 200; while it is pending or confirmed."""
+    """``PATCH /v1/bookings/{booking_id}`` → 200; while it is pending or confirmed. Its places: all or none."""
     request = decode_body(_patch, call.body)
-    amendment = request.amendment()
+    amendment, wish = request.amendment(), request.wish()
+    booking_id, order = call.params["booking_id"], order_of(call, request, await _event_of(call))
+    if wish is not None:
+        now = dt.datetime.now(dt.UTC)
+        return answer_step(call, await call.services.places.change(booking_id, order, wish, amendment, now=now))
+    if amendment is None:
+        raise InvalidRequest("$", "say at least one of items, from, to, guest, attendees, notes and metadata")
+    return answer_step(call, await call.services.desk.amend(booking_id, order, amendment))
+
+
+async def transfer_booking(call: Call) -> Answer:
+    """``POST /v1/bookings/{booking_id}/transfer`` → 200; for who had it before, it is not there any more."""
+    request = decode_body(_transfer, call.body)
     order = order_of(call, request, await _event_of(call))
-    return answer_step(call, await call.services.desk.amend(call.params["booking_id"], order, amendment))
+    return answer_step(call, await call.services.places.transfer(call.params["booking_id"], order, request.customer_id))
 
 
 async def quote_refund(call: Call) -> Answer:

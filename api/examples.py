@@ -50,6 +50,7 @@ SEATING_PLAN: Final[dict[str, Any]] = {
 BOOKING_PATCH: Final[dict[str, Any]] = {
     "guest": {"name": "Ana Ruiz", "email": "ana.ruiz@example.org"},
     "notes": "One of us uses a wheelchair.",
+    "items": [{"section": "stalls", "seats": ["A-3", "A-4"]}],
     "expected_version": 1,
 }
 APPROVAL: Final[dict[str, Any]] = {

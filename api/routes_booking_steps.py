@@ -12,8 +12,11 @@ from engine.bookings import Booking
 from engine.errors import (
     BookingNotFound,
     BookingRefused,
+    EventNotOpen,
     InvalidRequest,
     InvalidTransition,
+    LimitExceeded,
+    PlacesUnavailable,
     VersionConflict,
 )
 from engine.refund_tiers import RefundQuote
@@ -24,7 +27,7 @@ _REFUSALS = (BookingNotFound, BookingRefused, InvalidTransition, VersionConflict
 
 def _step(path: str, handler: Handler, summary: str, body: Any, *, method: Method = "POST", **more: Any) -> Route:
     """A row whose idempotency key is the desk's to keep."""
-    members: dict[str, Any] = {"roles": ORGANIZERS, "body_required": False} | more
+    members: dict[str, Any] = {"roles": ORGANIZERS, "body_required": False, "refusals": _REFUSALS} | more
     return Route(
         method=method,
         path=f"/v1/bookings/{{booking_id}}{path}",
@@ -33,7 +36,6 @@ def _step(path: str, handler: Handler, summary: str, body: Any, *, method: Metho
         tag="Bookings",
         body=body,
         replies=_STEPPED,
-        refusals=_REFUSALS,
         conditional="If-Match",
         **members,
     )
@@ -43,12 +45,23 @@ BOOKING_STEP_ROUTES: tuple[Route, ...] = (
     _step(
         "",
         steps.patch_booking,
-        "Change what goes with a booking beside its places",
+        "Change what goes with a booking, and its places: all that was asked for, or it keeps what it has",
         steps.BookingPatch,
         method="PATCH",
         roles=ROLES,
         body_required=True,
         body_example=examples.BOOKING_PATCH,
+        refusals=(*_REFUSALS, EventNotOpen, PlacesUnavailable, LimitExceeded),
+    ),
+    _step(
+        "/transfer",
+        steps.transfer_booking,
+        "Make a booking another customer's",
+        steps.TransferRequest,
+        roles=ROLES,
+        body_required=True,
+        body_example={"customer_id": "ben"},
+        refusals=(*_REFUSALS, EventNotOpen, LimitExceeded),
     ),
     _step(
         "/approve",

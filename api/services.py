@@ -17,6 +17,7 @@ from persistence.checkout import Checkout
 from persistence.erasure import Eraser
 from persistence.events import Events
 from persistence.oversight import Oversight
+from persistence.place_desk import PlaceDesk
 
 Severity = Literal["degraded", "unready"]
 
@@ -67,6 +68,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     bookings: Bookings
     checkout: Checkout
     desk: BookingDesk
+    places: PlaceDesk
     aftercare: Aftercare
     oversight: Oversight
     terms: Terms

@@ -178,3 +178,15 @@ class Sealer(Protocol):
             ValueError: The bytes were sealed for another booking, with another key, or were changed.
         """
         ...
+
+
+class DifferenceCharger(Protocol):
+    """Takes what a change of a paid booking costs beyond what was paid."""
+
+    async def charge_difference(self, booking: Booking, amount: int) -> bool:
+        """Charge *amount* minor units more for *booking*, which is at the version that the change is made of.
+
+        Whether it could be had. Comes before the change is in the ledger, which may refuse it yet: what was charged
+        for a version that never came is for the settlement to give back.
+        """
+        ...

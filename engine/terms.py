@@ -8,8 +8,9 @@ whose policies ask nobody are booked as ever, without a look at any of this.
 import msgspec
 import structlog
 
-from engine.bookings import BookingDetails
+from engine.bookings import BookingDetails, Price
 from engine.claim_requests import Booked, ClaimRequest
+from engine.claims import describe_places
 from engine.definition import EventDefinition
 from engine.errors import (
     HoldConfirmed,
@@ -23,10 +24,13 @@ from engine.errors import (
     StoreUnavailable,
     UnavailablePlace,
 )
+from engine.events import SellableEvent
 from engine.holds import Hold
 from engine.ids import parse_claim_id
 from engine.inventory import InventoryProvider
 from engine.once import Once
+from engine.places import Places
+from engine.price_changes import Priced
 from engine.pricing import PricingProvider, WantedPlaces, sections_price
 from engine.reservations import Reservations
 
@@ -159,11 +163,36 @@ class Terms:
             await self._require_consent(wanted)
         if definition.policy.pricing == "fixed":
             return details
+        return msgspec.structs.replace(details, price=await self._ask_price(wanted))
+
+    async def reprice(self, event: SellableEvent, places: Places, customer_id: str) -> Priced:
+        """What *places* cost that a booking is to have instead of its own, if the inventory service consents.
+
+        Raises:
+            InventoryUnavailable: The inventory service cannot be asked.
+            PlacesUnavailable: It says no.
+        """
+        items, amount = describe_places(event.layout, places)
+        policy = event.definition.policy
+        wanted = WantedPlaces(
+            event_id=event.event.id,
+            items=items,
+            from_=event.layout.stop_name(places.first_leg),
+            to=event.layout.stop_name(places.last_leg),
+            customer_id=customer_id,
+            currency=event.definition.currency,
+            starts_at=event.definition.starts_at,
+            amount=amount,
+        )
+        if policy.inventory == "service":
+            await self._require_consent(wanted)
+        price = sections_price(wanted) if policy.pricing == "fixed" else await self._ask_price(wanted)
+        return Priced(items, price)
+
+    async def _ask_price(self, wanted: WantedPlaces) -> Price:
         if self._pricing is None:  # another process of this installation knows one, or knew
-            price = msgspec.structs.replace(sections_price(wanted), source="fallback")
-        else:
-            price = await self._pricing.price(wanted)
-        return msgspec.structs.replace(details, price=price)
+            return msgspec.structs.replace(sections_price(wanted), source="fallback")
+        return await self._pricing.price(wanted)
 
     async def _asks_somebody(self, event_id: str, hold_id: str | None = None) -> bool:
         try:

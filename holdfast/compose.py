@@ -19,6 +19,7 @@ from engine.events import SellableEvent
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
+from engine.place_changes import PlaceChanges
 from engine.rate_limits import RateLimiter
 from engine.release import free_booking
 from engine.reservations import Reservations
@@ -48,6 +49,7 @@ from persistence.installation import ensure_partitions
 from persistence.ledger import PostgresLedger
 from persistence.oversight import Oversight, repair_with
 from persistence.partition_leases import PartitionLeases
+from persistence.place_desk import PlaceDesk
 from persistence.publishing.attempt import Patience
 from persistence.publishing.letters import OutboxState, outbox_state
 from persistence.publishing.relay import Relay, RelayOptions
@@ -123,6 +125,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     terms: Terms
     eraser: Eraser
     desk: BookingDesk
+    places: PlaceDesk
     aftercare: Aftercare
     sinks: Sinks
 
@@ -184,6 +187,7 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             journal_bytes_max=settings.journal_max_bytes,
         )
         outbound = await stack.enter_async_context(_open_outbound(settings))
+        terms = outbound.terms(reservations)
         providers = await stack.enter_async_context(open_providers(settings))
         checkout = Checkout(
             database, sealer, reservations, bookings, providers, confirm_timeout_s=settings.confirm_timeout_s
@@ -214,9 +218,10 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             reservations=reservations,
             checkout=checkout,
             outbound=outbound,
-            terms=outbound.terms(reservations),
+            terms=terms,
             eraser=Eraser(database, sealer),
             desk=desk,
+            places=PlaceDesk(database, sealer, desk, catalog, PlaceChanges(front, verification), price=terms.reprice),
             aftercare=aftercare,
             sinks=Sinks(database, sealer),
         )
@@ -240,6 +245,7 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
             bookings=parts.bookings,
             checkout=parts.checkout,
             desk=parts.desk,
+            places=parts.places,
             aftercare=parts.aftercare,
             oversight=parts.oversight,
             terms=parts.terms,

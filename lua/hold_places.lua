@@ -87,6 +87,7 @@ end
 --- @include claim
 --- @include hold for parse_hold
 --- @include trail
+--- @include write_hold
 --- @include hold, release, reap for reap_due
 
 local KEYS_PER_EVENT, ARGS_PER_EVENT, SHARED_ARGS = 8, 4, 3
@@ -168,17 +169,7 @@ end
 local function write_claim(claim)
   local ev, places = claim.ev, claim.places
   local text = places.chosen and format_places(places) or claim.text
-  move_places(ev, places, 'free', 'held')
-  local record = 'active|' .. ev.now .. '|' .. claim.deadline .. '|' .. places.quantity .. '|' .. text .. '|' .. owner
-  redis.call('HSET', ev.keys.holds, claim.hold_id, record)
-  redis.call('ZADD', ev.keys.expiries, claim.deadline, claim.hold_id)
-  redis.call('HINCRBY', ev.keys.users, owner, places.quantity)
-  if claim.deadline < ev.due then
-    move_due(ev, claim.deadline)
-  end
-  note_hold(ev, claim.hold_id, record)
-  ev.seq = ev.seq + 1
-  write_event(ev)
+  write_hold(ev, claim.hold_id, places, text, claim.deadline, owner)
   return { ev.seq, ev.now, claim.deadline, text }
 end
 

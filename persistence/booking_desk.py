@@ -7,7 +7,7 @@ server be away by then, the step stands all the same, and reconcilers do what is
 
 import datetime as dt
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -35,6 +35,8 @@ AMENDABLE = ("pending", "confirmed")
 # failed or lapsed has never been taken for good.
 REFUNDABLE = ("paid", "pending", "confirmed", "checked_in", "completed", "no_show", "cancelled")
 _UNCONFIRMED = ("payment_initiated", "paid", "pending")
+
+T = TypeVar("T")
 
 logger = structlog.get_logger("holdfast.desk")
 
@@ -140,7 +142,7 @@ class BookingDesk:
 
         def decide(row: Row, actor: Actor) -> Step:
             to_status = status_after(row["status"], "cancel")
-            granted = _quote(row, actor, event, now).amount
+            granted = quote_of(row, actor, event, now).amount
             changes = self._granting(row, granted) | {
                 "cancelled_at": sa.func.now(),
                 "cancelled_by": actor.id,
@@ -198,7 +200,7 @@ class BookingDesk:
         """
 
         def decide(row: Row, _: Actor) -> Step:
-            _require_status(row, REFUNDABLE)
+            require_status(row, REFUNDABLE)
             if amount > (left := row["amount"] - row["refunded"]):
                 raise InvalidRequest("$.amount", f"must be at most {left}: the rest has been granted back")
             return Step(reason=reason, changes=self._granting(row, amount))
@@ -213,7 +215,7 @@ class BookingDesk:
         """
 
         def decide(row: Row, _: Actor) -> Step:
-            _require_status(row, AMENDABLE)
+            require_status(row, AMENDABLE)
             return Step(changes={"sealed": self.seal_anew(row, amendment)})
 
         return await self.take(booking_id, order, decide)
@@ -238,7 +240,7 @@ class BookingDesk:
         row = await self._find(booking_id)
         actor = admit(row["customer_id"])
         status_after(row["status"], "cancel")
-        return _quote(row, actor, event, now)
+        return quote_of(row, actor, event, now)
 
     async def history(self, booking_id: str, *, limit: int, cursor: str | None = None) -> Page[HistoryLine]:
         """Every step of a booking, the first one first."""
@@ -255,12 +257,16 @@ class BookingDesk:
             order.expect(row["version"])
             return await take_step(connection, row, decide(row, actor), actor, once=order.once), False
 
+        row, replayed = await self.explained(booking_id, order, work)
+        return Stepped(await self.follow_up(booking_id, row), replayed)
+
+    async def explained(self, booking_id: str, order: Order, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Run *work* on a booking in a transaction of its own, and tell one that is missing from one on its way."""
         try:
-            row, replayed = await in_transaction(self._database, work)
+            return await in_transaction(self._database, work)
         except BookingNotFound:
             await self._explain_missing(booking_id, order)
             raise
-        return Stepped(await self._follow_up(booking_id, row), replayed)
 
     def seal_anew(self, row: Row, amendment: Amendment) -> bytes:
         """The details of *row*, amended, as they are kept.
@@ -274,7 +280,7 @@ class BookingDesk:
             raise InvalidRequest("$", f"guest, attendees, notes and metadata are more than {DETAILS_BYTES_MAX} bytes")
         return sealed
 
-    async def _follow_up(self, booking_id: str, row: Row) -> Booking:
+    async def follow_up(self, booking_id: str, row: Row) -> Booking:
         """Tell Redis and the payment's side what the ledger has decided, again if it is a repetition."""
         try:
             if row["status"] not in OWNING_STATUSES:
@@ -328,7 +334,7 @@ class BookingDesk:
         return rows[0]
 
 
-def _quote(row: Row, actor: Actor, event: EventDefinition, now: dt.datetime) -> RefundQuote:
+def quote_of(row: Row, actor: Actor, event: EventDefinition, now: dt.datetime) -> RefundQuote:
     """What cancelling grants back of what is still paid.
 
     A customer gets what the tiers say; but a request that was never confirmed costs nothing, and whoever is let down
@@ -340,7 +346,7 @@ def _quote(row: Row, actor: Actor, event: EventDefinition, now: dt.datetime) -> 
     return quote_by_tiers(event.policy.refunds, paid=paid, starts_at=event.starts_at, now=now)
 
 
-def _require_status(row: Mapping[Any, Any], statuses: tuple[str, ...]) -> None:
+def require_status(row: Mapping[Any, Any], statuses: tuple[str, ...]) -> None:
     """Make sure that what keeps its status may be done in it.
 
     Raises:

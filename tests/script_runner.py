@@ -236,6 +236,38 @@ class Venue:
         """Free a booking's places; *refused_owner* is to be told that the ledger has refused it."""
         return self._run("unbook_places", booking_id, journal_id, refused_owner, body, once=once)
 
+    def reserve(
+        self,
+        booking_id: str,
+        old: str,
+        quantity: int,
+        *pieces: str,
+        change: str = "c1",
+        owner: str = "ana",
+        hold_ids: Sequence[str] = (),
+        sale_only: bool = True,
+        layout: str | None = None,
+    ) -> list[Any]:
+        """Hold *pieces* for a booking that has *old*, and is to have *quantity* places."""
+        names = hold_ids or [f"{change}.{number}" for number in range(len(pieces))]
+        named = [f"{name}|{piece}" for name, piece in zip(names, pieces, strict=True)]
+        args = (layout or self.layout.digest, old, quantity, "01"[sale_only], change, 2 * TTL_MS)
+        return self._run("reserve_change", booking_id, owner, *args, *named)
+
+    def apply(
+        self, booking_id: str, new: str, *, gained: Sequence[str] = (), lost: Sequence[str] = (), change: str = "c1"
+    ) -> list[Any]:
+        pieces = [f"{change}.{number}|{piece}" for number, piece in enumerate(gained)]
+        return self._run("apply_change", booking_id, change, new, *pieces, *(f"|{piece}" for piece in lost))
+
+    def abandon(self, booking_id: str, *, count: int = 1, change: str = "c1") -> list[Any]:
+        return self._run("abandon_change", booking_id, change, *(f"{change}.{number}" for number in range(count)))
+
+    def transfer(
+        self, booking_id: str, receiver: str, *, owner: str = "ana", transfer: str = "t1", mode: str = "give"
+    ) -> list[Any]:
+        return self._run("transfer_booking", booking_id, transfer, mode, receiver, owner)
+
     def read_booking(self, booking_id: str, *, owner: str = "") -> list[Any]:
         return self._run("read_booking", booking_id, owner)
 

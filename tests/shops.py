@@ -3,28 +3,38 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from ledger_lab import Lab
 from script_runner import PARTITIONS
 
+from engine.bookings import Booking
 from engine.catalog import Catalog
 from engine.claims import ItemRequest
 from engine.draining import Drainer
 from engine.kernel import Kernel
 from engine.loader import EventLoader
+from engine.place_changes import PlaceChanges
+from engine.release import free_booking
 from engine.reservations import ClaimRequest, Reservations
 from engine.settlement import Settlement
 from engine.transport.open import open_transport
 from engine.verification import Verification
 from persistence.audit_journal import JournalWatch
+from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
 from persistence.database import open_database
 from persistence.events import Events
 from persistence.ledger import PostgresLedger
+from persistence.place_desk import PlaceDesk
 from persistence.verification import LedgerAuditor
 
 T = TypeVar("T")
+
+
+async def _nothing_to_settle(_: Booking) -> None:
+    """No provider takes payments."""
 
 
 class Shop:
@@ -50,6 +60,12 @@ class Shop:
         )
         self.reservations = Reservations(
             kernel, catalog, loader, ledger, lab.sealer, self.settlement, self.verification, confirm_timeout_s=10.0
+        )
+        self.desk = BookingDesk(
+            bookings.engine, lab.sealer, free=partial(free_booking, kernel, catalog), settle=_nothing_to_settle
+        )
+        self.places = PlaceDesk(
+            bookings.engine, lab.sealer, self.desk, catalog, PlaceChanges(kernel, self.verification)
         )
 
 

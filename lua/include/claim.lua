@@ -36,9 +36,10 @@ local function check_quantity(ev, item, places, missing)
   return free >= item.quantity, held
 end
 
--- Check every item; wishes become seats. Appends to `missing`; answers false when another call must go on.
-local function check_places(ev, places, missing)
-  local chosen = {}
+-- Check every item; wishes become seats, none of those that are in `chosen`, which what this claims is added to.
+-- Appends to `missing`; answers false when another call must go on.
+local function check_places(ev, places, missing, chosen)
+  chosen = chosen or {}
   for i = 1, #places do
     local item = places[i]
     if item.kind == '#' then
@@ -67,12 +68,12 @@ local function check_places(ev, places, missing)
   return true
 end
 
--- Which limit of the event's policy a claim would break, or nil.
-local function check_limits(ev, places, owner)
+-- Which limit of the event's policy a claim would break, or nil; `already` of its places are the owner's and counted.
+local function check_limits(ev, places, owner, already)
   if places.quantity > ev.max_hold then
     return 'max_places_per_hold', ev.max_hold
   end
-  local claimed = tonumber(redis.call('HGET', ev.keys.users, owner)) or 0
+  local claimed = (tonumber(redis.call('HGET', ev.keys.users, owner)) or 0) - (already or 0)
   if claimed + places.quantity > ev.max_customer then
     return 'max_places_per_customer', ev.max_customer
   end

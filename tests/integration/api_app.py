@@ -28,6 +28,7 @@ from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
 from engine.payments import PaymentProvider
+from engine.place_changes import PlaceChanges
 from engine.pricing import PricingProvider
 from engine.release import free_booking
 from engine.reservations import Reservations
@@ -47,6 +48,7 @@ from persistence.events import Events
 from persistence.ledger import PostgresLedger
 from persistence.migrate import migrate
 from persistence.oversight import Oversight, repair_with
+from persistence.place_desk import PlaceDesk
 from persistence.schema import metadata
 from persistence.sealing import AesSealer
 from persistence.verification import LedgerAuditor
@@ -109,6 +111,7 @@ async def composed(
         find_accepted=partial(reservations.find_booking, customer_id=None),
     )
     aftercare = Aftercare(database, desk)
+    terms = Terms(reservations, pricing=pricing, inventory=inventory)
     oversight = Oversight(
         patient, bookings, catalog, database, repair_with(patient, bookings, loader, JournalWatch(patient))
     )
@@ -119,9 +122,10 @@ async def composed(
             bookings=bookings,
             checkout=checkout,
             desk=desk,
+            places=PlaceDesk(database, sealer, desk, catalog, PlaceChanges(kernel, verification), price=terms.reprice),
             aftercare=aftercare,
             oversight=oversight,
-            terms=Terms(reservations, pricing=pricing, inventory=inventory),
+            terms=terms,
             eraser=Eraser(database, sealer),
             once=OnceStore(kernel),
             verifier=TokenVerifier([SharedSecret(SECRET)], issuer="holdfast", audience="holdfast"),

@@ -35,6 +35,11 @@ DONE = {
     "FORGOTTEN",
     "BEGUN",
     "TAKEN",
+    "RESERVED",
+    "APPLIED",
+    "SUPERSEDED",
+    "ABANDONED",
+    "TRANSFERRED",
 }
 DECLARED = [(name, status) for name in lua.names() for status in sorted(lua.load(name).statuses)]
 
@@ -700,6 +705,146 @@ def _archived_before_its_booking_is_in_the_ledger(runner: Runner) -> tuple[Venue
     return venue, venue.archive
 
 
+# --- reserve_change, apply_change, abandon_change, transfer_booking ---------------------------------------------------
+
+OLD, NEW, GAINED, LOST = "0:1;0*2;1#0,1", "0:1;0*3;1#1,2", "0:1;0*1;1#2", "0:1;1#0"
+
+
+def _with_booking(runner: Runner, **policy: int) -> tuple[Venue, str]:
+    venue = Venue(runner, policy=policy)
+    return venue, venue.booked(OLD)
+
+
+def _with_change(runner: Runner) -> tuple[Venue, str]:
+    venue, booking_id = _with_booking(runner)
+    assert venue.reserve(booking_id, OLD, 5, GAINED) == ["RESERVED", "1", GAINED]
+    return venue, booking_id
+
+
+@situation("reserve_change", "RESERVED")
+def _reserved(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id = _with_booking(runner)
+    return venue, lambda: venue.reserve(booking_id, OLD, 6, GAINED, "0:1;1?1")
+
+
+@situation("reserve_change", "STALE_LAYOUT")
+def _reserved_by_an_old_layout(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id = _with_booking(runner)
+    return venue, lambda: venue.reserve(booking_id, OLD, 5, GAINED, layout="sha256:old")
+
+
+@situation("reserve_change", "DIFFERS")
+def _reserved_for_what_it_has_not(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id = _with_booking(runner)
+    return venue, lambda: venue.reserve(booking_id, NEW, 5, GAINED)
+
+
+@situation("reserve_change", "BUSY")
+def _reserved_beside_another_change(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id = _with_change(runner)
+    return venue, lambda: venue.reserve(booking_id, OLD, 5, "0:1;1#9", change="c2")
+
+
+@situation("reserve_change", "UNAUDITED")
+def _reserved_on_another_server(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id = _with_booking(runner)
+    venue.come_from_another_server()
+    return venue, lambda: venue.reserve(booking_id, OLD, 5, GAINED)
+
+
+@situation("reserve_change", "NOT_OPEN")
+def _reserved_after_the_sale(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id = _with_booking(runner)
+    venue.set_status("closed")
+    return venue, lambda: venue.reserve(booking_id, OLD, 5, GAINED)
+
+
+@situation("reserve_change", "LIMIT")
+def _reserved_beyond_the_limit(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id = _with_booking(runner, max_places_per_customer=4)
+    return venue, lambda: venue.reserve(booking_id, OLD, 5, GAINED)
+
+
+@situation("reserve_change", "UNAVAILABLE")
+def _reserved_when_sold(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id = _with_booking(runner)
+    venue.booked("0:1;1#2", owner="bea")
+    return venue, lambda: venue.reserve(booking_id, OLD, 5, GAINED)
+
+
+@situation("reserve_change", "CONTINUE")
+def _reserved_behind_a_crowd(runner: Runner) -> tuple[Venue, Act]:
+    venue = _crowd_of_lapsed(runner)
+    venue.hold_on("0:1;0*1", hold_id="room")
+    venue.release("room")
+    booking_id = venue.booked("0:1;0*1")
+    for number in range(venue.counts()[0]):
+        venue.held("0:1;0*1", owner=f"d{number}")
+    venue.advance(TTL_MS)
+    return venue, lambda: venue.reserve(booking_id, "0:1;0*1", 69, "0:1;0*68")
+
+
+@situation("apply_change", "APPLIED")
+def _applied(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id = _with_change(runner)
+    return venue, lambda: venue.apply(booking_id, NEW, gained=[GAINED], lost=[LOST])
+
+
+@situation("apply_change", "SUPERSEDED")
+def _applied_to_what_was_cancelled(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id = _with_change(runner)
+    venue.unbook(booking_id)
+    return venue, lambda: venue.apply(booking_id, NEW, gained=[GAINED], lost=[LOST])
+
+
+@situation("apply_change", "DRIFT")
+def _applied_when_somebody_else_was_faster(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id = _with_change(runner)
+    venue.advance(2 * TTL_MS)
+    venue.held("0:1;1#2", owner="bea")
+    return venue, lambda: venue.apply(booking_id, NEW, gained=[GAINED], lost=[LOST])
+
+
+@situation("apply_change", "CONTINUE")
+def _applied_when_what_took_the_places_has_lapsed(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id = _with_change(runner)
+    venue.advance(2 * TTL_MS)
+    venue.held("0:1;1#2", owner="bea")
+    venue.advance(TTL_MS)
+    return venue, lambda: venue.apply(booking_id, NEW, gained=[GAINED], lost=[LOST])
+
+
+@situation("abandon_change", "ABANDONED")
+def _abandoned(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id = _with_change(runner)
+    return venue, lambda: venue.abandon(booking_id)
+
+
+@situation("transfer_booking", "TRANSFERRED")
+def _transferred(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id = _with_booking(runner)
+    return venue, lambda: venue.transfer(booking_id, "bea")
+
+
+@situation("transfer_booking", "DIFFERS")
+def _transferred_by_somebody_else(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id = _with_booking(runner)
+    return venue, lambda: venue.transfer(booking_id, "bea", owner="cy")
+
+
+@situation("transfer_booking", "BUSY")
+def _transferred_in_the_middle_of_a_change(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id = _with_change(runner)
+    return venue, lambda: venue.transfer(booking_id, "bea")
+
+
+@situation("transfer_booking", "LIMIT")
+def _transferred_beyond_the_limit(runner: Runner) -> tuple[Venue, Act]:
+    venue, booking_id = _with_booking(runner, max_places_per_customer=5)
+    venue.held("0:1;1#5,6", owner="bea")
+    return venue, lambda: venue.transfer(booking_id, "bea")
+
+
 def _register_not_loaded() -> None:
     acts: dict[str, Callable[[Venue], list[Any]]] = {
         "archive_event": lambda venue: venue.archive(epoch=1, seq=1),
@@ -717,6 +862,10 @@ def _register_not_loaded() -> None:
         "mark_audited": lambda venue: venue.mark_audited(1),
         "snapshot_event": lambda venue: venue.snapshot(),
         "repair_event": lambda venue: venue.repair(),
+        "reserve_change": lambda venue: venue.reserve("x", OLD, 5, GAINED),
+        "apply_change": lambda venue: venue.apply("x", NEW),
+        "abandon_change": lambda venue: venue.abandon("x"),
+        "transfer_booking": lambda venue: venue.transfer("x", "bea"),
     }
     for script, act in acts.items():
 

@@ -130,6 +130,21 @@ class Reference:
             self.ended[booking_id] = ("REFUSED", refused_owner)
         return ["NOT_FOUND" if self.bookings.pop(booking_id, None) is None else "UNBOOKED"]
 
+    def change(self, booking_id: str, places: Places) -> str:
+        """What becomes of a wish that a booking should have *places*: they are to be had as if it had none."""
+        booking = self.bookings.pop(booking_id)
+        try:
+            if self.status == "cancelled":
+                return "NOT_OPEN"
+            if places.quantity > booking.places.quantity:
+                theirs = sum(claim.places.quantity for claim in self._claims() if claim.owner == booking.owner)
+                beyond = theirs + places.quantity > self.limits.per_customer
+                if beyond or places.quantity > self.limits.per_hold:
+                    return "LIMIT"
+            return "UNAVAILABLE" if self._shortage(places).texts else "RESERVED"
+        finally:
+            self.bookings[booking_id] = booking
+
     def reload(self, *, flushed: bool) -> None:
         """A new epoch: the ledger's bookings are all that is left, and nothing is known of how they were made."""
         self.epoch += 1

@@ -17,6 +17,7 @@ from invariants import assert_best_choice, assert_consistent
 from reference import Limits, Reference
 from script_runner import FROZEN_MS, PARTITIONS, Runner, Venue, new_id
 
+from engine.place_differences import difference_of
 from engine.places import BestPlaces, CountedPlaces, NumberedPlaces, Places, format_places, parse_places
 
 OWNERS = st.sampled_from(["ana", "bea", "cem"])
@@ -155,6 +156,29 @@ class KernelMachine(RuleBasedStateMachine):
             reply = self.venue.unbook(booking_id, entries.get(booking_id, ""), refused_owner=owner)
             assert reply[:1] == self.model.unbook(booking_id, refused_owner=owner)
 
+    @precondition(lambda self: self.model.bookings)
+    @rule(data=st.data(), pick=PICK, applied=st.booleans(), twice=st.booleans())
+    def change(self, data: st.DataObject, pick: int, applied: bool, twice: bool) -> None:
+        bookings = list(self.model.bookings)
+        booking_id = bookings[pick % len(bookings)]
+        booking, places = self.model.bookings[booking_id], self._draw_places(data, kinds="*#")
+        gained, lost = _pieces(booking.places, places)
+        change, new, expected = new_id(), format_places(places), self.model.change(booking_id, places)
+        args = (booking_id, format_places(booking.places), places.quantity, *gained)
+        for _ in range(1 + twice):
+            reply = self.venue.reserve(*args, change=change, owner=booking.owner, sale_only=False)
+            assert reply[0] == expected
+        if expected != "RESERVED":
+            return
+        for _ in range(1 + twice):
+            if applied:
+                assert self.venue.apply(booking_id, new, gained=gained, lost=lost, change=change)[0] == "APPLIED"
+            else:
+                assert self.venue.abandon(booking_id, count=len(gained), change=change)[0] == "ABANDONED"
+        booking.attempt = f"changed:{change}" if applied else ""
+        if applied:
+            booking.places = places
+
     @precondition(lambda self: self.model.holds)
     @rule(ms=st.sampled_from([-1, 0, 0, 0, 4, 2_000]))
     def advance(self, ms: int) -> None:
@@ -236,13 +260,13 @@ class KernelMachine(RuleBasedStateMachine):
         claim_id = list(owners)[-1 - number % len(owners)]
         return claim_id, owners[claim_id] if caller == RIGHT else caller
 
-    def _draw_places(self, data: st.DataObject) -> Places:
+    def _draw_places(self, data: st.DataObject, *, kinds: str = "*#?") -> Places:
         layout = self.venue.layout
         first_leg = data.draw(st.integers(0, layout.legs - 1))
         last_leg = data.draw(st.integers(first_leg + 1, layout.legs))
         seats = list(range(layout.sections[STALLS].capacity))
         items: list[Any] = []
-        for kind in data.draw(st.lists(st.sampled_from("*#?"), min_size=1, max_size=3, unique=True)):
+        for kind in data.draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3, unique=True)):
             if kind == "*":
                 items.append(CountedPlaces(FLOOR, data.draw(st.integers(1, 4))))
             elif kind == "#":
@@ -256,6 +280,12 @@ class KernelMachine(RuleBasedStateMachine):
         if reply[0] == "CONFIRMED":
             del reply[4]  # the journal's id
         assert reply == expected
+
+
+def _pieces(old: Places, new: Places) -> tuple[list[str], list[str]]:
+    """What is gained and what is given up, as the scripts are told."""
+    difference = difference_of(old, new)
+    return [*map(format_places, difference.gained)], [*map(format_places, difference.given_up)]
 
 
 class _Chosen:

@@ -43,6 +43,7 @@ def services_without_stores(**parts: Any) -> Services:
         "bookings": missing,
         "checkout": missing,
         "desk": missing,
+        "places": missing,
         "aftercare": missing,
         "oversight": missing,
         "terms": missing,
