@@ -125,7 +125,11 @@ _request = msgspec.json.Decoder(BookingRequest)
 
 async def create_booking(call: Call) -> Answer:
     """``POST /v1/bookings`` → 201, or 202 while Postgres has not answered."""
-    request = decode_body(_request, call.body)
+    return await answer_booking(call, decode_body(_request, call.body))
+
+
+async def answer_booking(call: Call, request: BookingRequest) -> Answer:
+    """Book what was asked for, whichever route it came by."""
     details = request.details()
     booked = await (_confirm(call, request, details) if request.hold_id is not None else _book(call, request, details))
     location = call.location(f"/v1/bookings/{booked.booking.id}")

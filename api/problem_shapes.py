@@ -80,6 +80,12 @@ class BookingProblem(Problem, frozen=True):
     booking_id: str
 
 
+class EntryProblem(Problem, frozen=True):
+    """The entry of the waitlist that is in the way."""
+
+    entry_id: str
+
+
 class PayloadTooLargeProblem(Problem, frozen=True):
     """The most bytes that a body may have here."""
 

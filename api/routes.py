@@ -5,7 +5,7 @@ document and the tests are made from it.
 import functools
 from typing import Any
 
-from api import administration, bookings, documentation, events, examples, holds, operations, seats
+from api import administration, bookings, documentation, events, examples, holds, operations, seats, waitlist
 from api.answers import Answer, encode_json
 from api.call import Call
 from api.errors import ApprovalUnavailable, PaymentUnavailable, RouteNotFound
@@ -18,8 +18,10 @@ from engine.availability import Availability
 from engine.bookings import Booking
 from engine.definition import EventDefinition, EventPatch
 from engine.errors import (
+    AlreadyInLine,
     BookingNotFound,
     BookingRefused,
+    EntryNotFound,
     EventExists,
     EventNotDraft,
     EventNotFound,
@@ -32,11 +34,14 @@ from engine.errors import (
     InvalidTransition,
     JournalFull,
     LimitExceeded,
+    NoWaitlist,
+    PlacesAvailable,
     PlacesUnavailable,
     VersionConflict,
 )
 from engine.holds import Hold
 from engine.reservations import ClaimRequest
+from engine.waitlist import WaitlistEntry
 from persistence.oversight import Overview, Round
 
 BUYERS = frozenset({CUSTOMER, SERVICE, ADMIN})
@@ -46,6 +51,7 @@ ADMINS = frozenset({ADMIN})
 _ENDED = (HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed, BookingRefused)
 _CLAIMS = (InvalidRequest, EventNotFound, EventNotOpen, PlacesUnavailable, LimitExceeded)
 _REPLAYABLE = ("Idempotent-Replayed",)
+_BOOKED_HEADERS = ("Location", "ETag", *_REPLAYABLE)
 
 
 async def show_openapi(call: Call) -> Answer:
@@ -207,6 +213,98 @@ _BOOKING_ROUTES = (
         replies=(Reply(200, "The booking.", Booking, headers=("ETag",)), Reply(304, "You have this version.")),
         refusals=(BookingNotFound,),
         conditional="If-None-Match",
+    ),
+)
+
+_WAITLIST_ROUTES = (
+    Route(
+        method="POST",
+        path="/v1/events/{event_id}/waitlist",
+        handler=waitlist.join_waitlist,
+        summary="Stand in line for places that cannot be had now",
+        tag="Waitlist",
+        roles=ROLES,
+        body=waitlist.JoinRequest,
+        body_example=examples.CLAIM,
+        replies=(Reply(201, "You are in line.", WaitlistEntry, headers=("Location", *_REPLAYABLE)),),
+        refusals=(
+            InvalidRequest,
+            EventNotFound,
+            EventNotOpen,
+            LimitExceeded,
+            NoWaitlist,
+            PlacesAvailable,
+            AlreadyInLine,
+        ),
+        keeps_answers=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/waitlist",
+        handler=waitlist.list_waitlist,
+        summary="Your entries; for organizers those of their event, for admins all",
+        tag="Waitlist",
+        roles=ROLES,
+        query=waitlist.EntryQuery,
+        replies=(Reply(200, "A page, the newest first.", waitlist.EntryPage, headers=("Link",)),),
+        refusals=(EventNotFound,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/waitlist/{entry_id}",
+        handler=waitlist.show_entry,
+        summary="Show an entry: its position, or its offer",
+        tag="Waitlist",
+        roles=ROLES,
+        replies=(Reply(200, "The entry.", WaitlistEntry),),
+        refusals=(EntryNotFound,),
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/waitlist/{entry_id}",
+        handler=waitlist.leave_waitlist,
+        summary="Leave the line; an offer goes to the next in it",
+        tag="Waitlist",
+        roles=ROLES,
+        replies=(Reply(204, "It is `cancelled`.", headers=_REPLAYABLE),),
+        refusals=(EntryNotFound, InvalidTransition),
+        keeps_answers=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/waitlist/{entry_id}/accept",
+        handler=waitlist.accept_offer,
+        summary="Book what is offered",
+        tag="Waitlist",
+        roles=BUYERS,
+        body=waitlist.AcceptRequest,
+        body_required=False,
+        body_example={"guest": examples.BOOKING["guest"]},
+        replies=(
+            Reply(201, "The booking, as `POST /v1/bookings` answers.", Booking, headers=_BOOKED_HEADERS),
+            Reply(202, "The same, while something is still open.", Booking, headers=(*_BOOKED_HEADERS, "Retry-After")),
+        ),
+        refusals=(
+            EntryNotFound,
+            InvalidTransition,
+            *_CLAIMS,
+            *_ENDED,
+            PaymentUnavailable,
+            ApprovalUnavailable,
+            JournalFull,
+        ),
+    ),
+    Route(
+        method="POST",
+        path="/v1/waitlist/{entry_id}/decline",
+        handler=waitlist.decline_offer,
+        summary="Let the offer go to the next in line",
+        tag="Waitlist",
+        roles=BUYERS,
+        body_required=False,
+        replies=(Reply(200, "It is `declined`.", WaitlistEntry, headers=_REPLAYABLE),),
+        refusals=(EntryNotFound, InvalidTransition),
+        keeps_answers=True,
     ),
 )
 
@@ -461,4 +559,11 @@ _ADMIN_ROUTES = (
     ),
 )
 
-ROUTES: tuple[Route, ...] = (*_HOLD_ROUTES, *_BOOKING_ROUTES, *_EVENT_ROUTES, *_OPERATION_ROUTES, *_ADMIN_ROUTES)
+ROUTES: tuple[Route, ...] = (
+    *_HOLD_ROUTES,
+    *_BOOKING_ROUTES,
+    *_WAITLIST_ROUTES,
+    *_EVENT_ROUTES,
+    *_OPERATION_ROUTES,
+    *_ADMIN_ROUTES,
+)

@@ -11,6 +11,7 @@ from engine.reservations import Reservations
 from persistence.bookings import Bookings
 from persistence.events import Events
 from persistence.oversight import Oversight
+from persistence.waitlist import Waitlist
 
 Severity = Literal["degraded", "unready"]
 
@@ -58,6 +59,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     reservations: Reservations
     events: Events
     bookings: Bookings
+    waitlist: Waitlist
     oversight: Oversight
     once: OnceStore
     verifier: TokenVerifier

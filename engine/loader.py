@@ -116,6 +116,9 @@ class EventLoader:
         begin = [event_id.encode(), epoch, pack_rows(layout), b"%d" % cells, self._history, *fields]
         await self._step("begin_load", sellable, begin)
         await self._load_bookings(loaded, sellable, epoch)
+        line = await loaded.line_entries()
+        for start in range(0, len(line), BATCH_SIZE):  # before the event is on sale: they come first
+            await self._step("load_line", sellable, [event_id.encode(), epoch, *line[start : start + BATCH_SIZE]])
         await self._step("finish_load", sellable, [event_id.encode(), epoch])
         figures.LOADS.add()
 

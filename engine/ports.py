@@ -34,6 +34,13 @@ class LoadedEvent(Protocol):
         """
         ...
 
+    async def line_entries(self) -> Sequence[bytes]:
+        """The people in line, each an argument of ``load_line``: entry, score, places and customer, with ``|`` between.
+
+        Who had an offer, which ends with the state that is forgotten, is in line again, where they were.
+        """
+        ...
+
 
 class EventSource(Protocol):
     """Where events come from."""

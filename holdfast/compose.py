@@ -23,6 +23,7 @@ from engine.settlement import Settlement
 from engine.store_checks import require_fit_store
 from engine.transport.open import Transport, open_transport
 from engine.verification import Verification
+from engine.waitlist import Line
 from holdfast.figures_board import Seat
 from holdfast.metrics import Figures, Sources, serve_metrics
 from holdfast.readiness import NotMigrated, readiness_checks
@@ -42,6 +43,7 @@ from persistence.repair import EventRepair, repair_event
 from persistence.revision import HEAD, current_revision
 from persistence.sealing import AesSealer
 from persistence.verification import LedgerAuditor
+from persistence.waitlist import Waitlist
 
 COMMIT_CONNECTIONS = 2  # a batch of callers, or two pages of the journal, are written at a time
 
@@ -77,6 +79,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     drainer: Drainer
     journals: JournalWatch
     reservations: Reservations
+    waitlist: Waitlist
     oversight: Oversight
 
 
@@ -138,6 +141,7 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             drainer=drainer,
             journals=journals,
             oversight=oversight,
+            waitlist=Waitlist(database, Line(front, catalog)),
             reservations=Reservations(
                 front,
                 catalog,
@@ -168,6 +172,7 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
             reservations=parts.reservations,
             events=parts.events,
             bookings=parts.bookings,
+            waitlist=parts.waitlist,
             oversight=parts.oversight,
             once=OnceStore(parts.front),
             verifier=verifier,
@@ -234,6 +239,7 @@ def make_equipment(parts: Parts, settings: Settings) -> Equipment:
         database=parts.database,
         catalog=parts.catalog,
         loader=parts.loader,
+        waitlist=parts.waitlist,
         drain=parts.drainer.drain,
         repair=repair,
         archive_after_s=settings.archive_after_s,

@@ -22,6 +22,7 @@ from engine.errors import EventNotFound
 from engine.events import Event
 from engine.ids import claim_key
 from engine.lifecycle import OWNING_STATUSES
+from engine.waitlist import line_score
 from persistence.database import ledger_errors, retrying
 from persistence.event_rows import event_from_row
 
@@ -40,6 +41,14 @@ _LINES = """
       FROM bookings WHERE event_id = $1 AND status = ANY($2::text[])
 """
 _FEW_LINES = f"{_LINES} LIMIT $3"
+# Whose offer ends with the Redis that is forgotten is in line again; whose booking is there, whatever has become of it,
+# is not. The snapshot is later than the new epoch, so that no booking of the old one can follow.
+_IN_LINE = """
+    SELECT uuid_send(id) AS id, priority, joined_at, places, customer_id
+      FROM waitlist AS entry
+     WHERE event_id = $1 AND (status = 'waiting' OR status = 'offered' AND expires_at > now())
+       AND NOT EXISTS (SELECT FROM bookings WHERE bookings.id = entry.id)
+"""
 
 
 class PostgresTurn:
@@ -133,6 +142,21 @@ class PostgresLoadedEvent:
             if len(rows) < batch_size:
                 await self._turn.end()
                 return
+
+    async def line_entries(self) -> Sequence[bytes]:
+        """The people in line, as arguments of ``load_line``.
+
+        Raises:
+            LedgerUnavailable: Postgres does not answer.
+        """
+        with ledger_errors():
+            rows = await self._connection.fetch(_IN_LINE, self.event.id)
+        return [_line_entry(row) for row in rows]
+
+
+def _line_entry(row: Any) -> bytes:
+    entry, score = claim_key(int.from_bytes(row["id"])), line_score(row["priority"], row["joined_at"])
+    return f"{entry}|{score}|{row['places']}|{row['customer_id']}".encode()
 
 
 def _lines(rows: Sequence[Any]) -> list[bytes]:

@@ -14,6 +14,7 @@ from engine.loader import EventLoader
 from persistence.audit import EventAudit
 from persistence.database import fetch_rows
 from persistence.differences import Difference
+from persistence.waitlist import Waitlist
 
 
 class Drained(Protocol):
@@ -63,6 +64,7 @@ class Equipment(msgspec.Struct, frozen=True, kw_only=True):
     database: AsyncEngine
     catalog: Catalog
     loader: EventLoader
+    waitlist: Waitlist
     drain: Callable[[int], Awaitable[Drained]]
     repair: Repair
     archive_after_s: float

@@ -29,6 +29,7 @@ from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.transport.open import open_transport
 from engine.verification import Verification
+from engine.waitlist import Line
 from holdfast.metrics import process_figures
 from persistence.audit_journal import JournalWatch
 from persistence.bookings import Bookings
@@ -40,6 +41,7 @@ from persistence.oversight import Oversight, repair_with
 from persistence.schema import metadata
 from persistence.sealing import AesSealer
 from persistence.verification import LedgerAuditor
+from persistence.waitlist import Waitlist
 
 SECRET = "a secret that is long enough for HS256"
 PARTITIONS = 4
@@ -88,6 +90,7 @@ async def composed(
             reservations=reservations,
             events=events,
             bookings=bookings,
+            waitlist=Waitlist(database, Line(kernel, catalog)),
             oversight=oversight,
             once=OnceStore(kernel),
             verifier=TokenVerifier([SharedSecret(SECRET)], issuer="holdfast", audience="holdfast"),
