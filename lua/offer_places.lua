@@ -68,11 +68,11 @@ local function is_anybody_hopeful(ev)
   return false
 end
 
--- Why the entry's turn passes it over, or nil: 'LIMIT', which it is told once; 'MISSING'; 'CONTINUE'.
+-- Why the entry's turn passes it over, or nil: 'limit', which it is told once; 'missing'; or, of none, 'unfinished'.
 local function find_obstacle(ev, entry, standing, places, text, owner)
   for i = 1, #places do
     if not is_hopeful(ev, places, places[i]) then
-      return 'MISSING'
+      return 'missing'
     end
   end
   local limit, maximum = check_limits(ev, places, owner)
@@ -81,13 +81,13 @@ local function find_obstacle(ev, entry, standing, places, text, owner)
       redis.call('HSET', keys.entries, entry, 'told|' .. text .. '|' .. owner)
       redis.call('HSET', keys.notices, entry, 'passed|' .. limit .. '|' .. maximum)
     end
-    return 'LIMIT'
+    return 'limit'
   end
   local missing = { held = 0, sold = 0 }
   if not check_places(ev, places, missing) then
-    return 'CONTINUE'
+    return 'unfinished'
   end
-  return #missing > 0 and 'MISSING' or nil
+  return #missing > 0 and 'missing' or nil
 end
 
 local function offer(ev, entry, places, text, owner)
@@ -116,7 +116,7 @@ local function ask_line(ev)
         return tostring(rank)
       end
       local obstacle = find_obstacle(ev, line[i], standing, places, text, owner)
-      if obstacle == 'CONTINUE' then
+      if obstacle == 'unfinished' then
         return tostring(rank)
       elseif obstacle then
         rank = rank + 1

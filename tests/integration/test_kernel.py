@@ -148,6 +148,9 @@ class _ClosingLoad:
             yield batch
         await self._close(self.event.id)
 
+    async def line_entries(self) -> Sequence[bytes]:
+        return await self._loaded.line_entries()
+
 
 async def test_event_closed_while_another_process_loads_it_is_not_sold(redis_url: str, lab: Lab) -> None:
     """The news find no state to change, and the loader has read the event before: neither may undo the other."""

@@ -65,5 +65,5 @@ def upgrade() -> None:
     )
     op.create_index("ix_waitlist_unsettled", "waitlist", ["id"], postgresql_where=sa.text("NOT settled"))
     op.create_index("ix_waitlist_offered", "waitlist", ["id"], postgresql_where=sa.text("status = 'offered'"))
-    op.create_index(op.f("ix_waitlist_customer_id"), "waitlist", ["customer_id", "id"])
-    op.create_index(op.f("ix_waitlist_event_id"), "waitlist", ["event_id", "id"])
+    op.create_index(op.f("ix_waitlist_customer_id_id"), "waitlist", ["customer_id", "id"])
+    op.create_index(op.f("ix_waitlist_event_id_id"), "waitlist", ["event_id", "id"])
