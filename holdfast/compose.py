@@ -239,7 +239,7 @@ def make_equipment(parts: Parts, settings: Settings) -> Equipment:
         database=parts.database,
         catalog=parts.catalog,
         loader=parts.loader,
-        waitlist=parts.waitlist,
+        waitlist=Waitlist(parts.database, Line(parts.kernel, parts.catalog)),
         drain=parts.drainer.drain,
         repair=repair,
         archive_after_s=settings.archive_after_s,

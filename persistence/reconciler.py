@@ -6,6 +6,7 @@ Each duty is a loop of its own over the partitions that this process has a lease
     watch      every second    has Redis lost something?          persistence/reconciling/watch.py
     wake       when one is due end holds whose deadline is past   …/wake.py
     offer      four times a second   free places → people in line  …/offer.py
+    entries    every 2 s       what became of their offers → Postgres   the same
     drain      every second    old journal entries → ledger       …/drain.py
     rebuild    when suspected, and every minute: load what is missing   …/rebuild.py
     audit      each event every 30 s, urgent ones at once; repair what differs   …/audit.py
@@ -40,7 +41,7 @@ from persistence.reconciling.drain import Drain
 from persistence.reconciling.duty import Duty, EachPartition, Once, keep_doing
 from persistence.reconciling.equipment import Equipment
 from persistence.reconciling.findings import Findings
-from persistence.reconciling.offer import OfferPlaces
+from persistence.reconciling.offer import OfferPlaces, SettleEntries
 from persistence.reconciling.rebuild import Rebuild
 from persistence.reconciling.roster import Roster
 from persistence.reconciling.rounds import Round
@@ -132,6 +133,7 @@ class Reconciler:
             watch,
             Wake(kernel, clock, findings),
             OfferPlaces(equipment, findings.figures),
+            SettleEntries(equipment),
             Drain(equipment, clock, findings),
             Rebuild(equipment, roster, suspicions, findings),
             Audit(equipment, roster, suspicions, findings),

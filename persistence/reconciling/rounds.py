@@ -46,6 +46,7 @@ class Round(msgspec.Struct, kw_only=True):
     buried: int = 0
     left: int = 0
     reaped: int = 0
+    offered: int = 0
     audited: int = 0
     rebuilt: int = 0
     repaired: int = 0

@@ -10,6 +10,7 @@ from persistence.reconciling.audit import Audit
 from persistence.reconciling.clock import StoreClock
 from persistence.reconciling.drain import Drain
 from persistence.reconciling.equipment import Equipment
+from persistence.reconciling.offer import OfferPlaces, SettleEntries
 from persistence.reconciling.partitions import Unreached
 from persistence.reconciling.rebuild import Expected, Rebuild
 from persistence.reconciling.roster import Roster
@@ -36,6 +37,8 @@ class SingleRound:
         self._watch = Watch(kernel, self._roster, suspicions, self._findings)
         self._drain = Drain(equipment, clock, self._findings)
         self._wake = Wake(kernel, clock, self._findings)
+        self._entries = SettleEntries(equipment)
+        self._offer = OfferPlaces(equipment, self._findings.figures)
         self._rebuild = Rebuild(equipment, self._roster, suspicions, self._findings)
         self._audit = Audit(equipment, self._roster, suspicions, self._findings)
         self._archive = Archive(equipment, self._roster, self._findings)
@@ -58,6 +61,8 @@ class SingleRound:
         async for page in self._expected(territory, event_ids):
             await self._mend(page)
         await self._audit_all()
+        if event_ids is None and not self._dry_run:
+            await self._offer_places(territory)
         for sighting in await self._archive.find_over(list(self._roster)):
             if self._dry_run:
                 self._findings.archived(sighting.event_id)
@@ -86,6 +91,12 @@ class SingleRound:
                 self._findings.reaped(event_id, await self._wake.count_due(partition, event_id))
             else:
                 await self._wake.reap(partition, event_id)
+
+    async def _offer_places(self, territory: Everywhere) -> None:
+        """Serve the lines with what this round has freed, too."""
+        await self._entries.work(territory)
+        await self._offer.work(territory)
+        self._findings.round.offered = self._findings.figures.done.get(self._offer.name, 0)
 
     async def _expected(self, territory: Everywhere, event_ids: Sequence[str] | None) -> AsyncIterator[list[Expected]]:
         """Pages of events that should be in Redis: those known of first, then all of the ledger."""

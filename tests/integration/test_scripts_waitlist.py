@@ -1,4 +1,4 @@
-"""The line for places, script by script: who is asked first, that nobody comes in between, and what is left for others."""
+"""The line for places, script by script: who is asked first, that nobody comes in between, what is left for others."""
 
 import itertools
 
