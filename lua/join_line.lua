@@ -52,7 +52,7 @@ end
 local ended = status_of_ended(ev, entry, '')
 if ended ~= 'NOT_FOUND' then
   return { ended }
-elseif redis.call('HGET', keys.entries, entry) and redis.call('ZSCORE', keys.waitlist, entry) then
+elseif ev.waiting and redis.call('HGET', keys.entries, entry) and redis.call('ZSCORE', keys.waitlist, entry) then
   return { 'WAITING' }
 end
 

@@ -165,7 +165,7 @@ class Waitlist:
         for notice in notices:
             entry_id = f"{notice.entry_key.decode()}~{event_id}"
             if notice.until is not None:
-                row = await self._move(entry_id, "offered", expires_at=notice.until, settled=True)
+                row = await self._move(entry_id, "offered", expires_at=notice.until, passed_over=None)
                 if row is None:
                     await self._refuse_offer(entry_id)
             elif notice.passed_over is not None:
@@ -204,21 +204,21 @@ class Waitlist:
         """Write down how an entry stands in Redis."""
         match standing.kind:
             case "offered":
-                await self._move(entry_id, "offered", expires_at=standing.until, settled=True)
+                await self._move(entry_id, "offered", expires_at=standing.until, passed_over=None)
             case "waiting":
-                await self._move(entry_id, "waiting", settled=True)
+                await self._move(entry_id, "waiting")
             case "booked":
-                await self._move(entry_id, "booked", settled=True)
+                await self._move(entry_id, "booked")
             case "released":
-                await self._move(entry_id, "declined", settled=True)
+                await self._move(entry_id, "declined")
             case "expired":
-                await self._move(entry_id, "expired", settled=True)
+                await self._move(entry_id, "expired")
 
     async def _settle_ended(self, entry_id: str) -> None:
         """Take an entry that is over out of Redis; where its offer was booked first, the booking stands."""
         standing = await self._line.leave(entry_id)
         if standing.kind == "booked":
-            await self._move(entry_id, "booked", settled=True)
+            await self._move(entry_id, "booked")
         else:
             await in_transaction(self._engine, partial(mark_settled, entry_id=entry_id, status=None))
 

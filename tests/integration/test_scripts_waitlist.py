@@ -1,10 +1,11 @@
 """The line for places, script by script: who is asked first, that nobody comes in between, what is left for others."""
 
 import itertools
+import random
 
 import pytest
 from invariants import assert_consistent
-from script_runner import OFFER_MS, PARTITIONS, TTL_MS, Runner, Venue, new_id
+from script_runner import OFFER_MS, PARTITIONS, TTL_MS, Runner, Venue, hold_together, new_id
 
 STANDING = {"id": "standing", "price": 1, "capacity": 1}
 GENEROUS = {"max_places_per_hold": 500, "max_places_per_customer": 500}
@@ -265,3 +266,79 @@ def test_nobody_is_asked_while_the_event_is_off_sale(venue: Venue) -> None:
     venue.set_status("open", version=3)
     assert venue.hold("0:1;0*1") == ["LINE", 1]
     assert venue.offered() == [entry]
+
+
+def test_entry_whose_line_the_state_has_forgotten_is_put_back(venue: Venue) -> None:
+    full(venue)
+    entry = venue.joined("0:1;0*2")
+    venue.redis.hdel(venue.key("state"), "waiting")
+
+    assert venue.join("0:1;0*2", entry=entry) == ["JOINED"]
+    assert venue.waiting() == "0"
+    assert venue.redis.hgetall(venue.key("wanted")) == {b"0:1;0*2": b"1"}
+
+
+def test_claim_over_several_events_says_whose_line_comes_first(runner: Runner) -> None:
+    venues = [Venue(runner, event_id=name, group="evening") for name in ("dinner", "show")]
+    entry = venues[1].joined("0:1;0*9", owner="cy")
+
+    assert hold_together(venues, ["0:1;0*2"] * 2) == ["LINE", 2]
+
+    assert venues[1].offered() == [entry]
+    assert hold_together(venues, ["0:1;0*2"] * 2)[0] == "UNAVAILABLE"
+    assert hold_together(venues, ["0:1;0*1"] * 2)[0] == "HELD"
+
+
+def offered_by_the_rule(line: list[tuple[str, int]], free: int) -> list[str]:
+    """Along the line, in its order, whoever fits."""
+    offered = []
+    for entry, quantity in line:
+        if quantity <= free:
+            offered.append(entry)
+            free -= quantity
+    return offered
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_line_is_served_by_the_rule_whatever_happens(runner: Runner, seed: int) -> None:
+    """Holds, releases, lapses, bookings, joins and leaves by turns; before every claim the line has had its turn."""
+    chance, venue = random.Random(seed), Venue(runner, {"id": "floor", "price": 1, "capacity": 12}, policy=GENEROUS)
+    holds: list[str] = []
+    line: list[tuple[int, str, int]] = []
+
+    def serve() -> None:
+        expected = offered_by_the_rule([(entry, quantity) for _, entry, quantity in sorted(line)], venue.counts()[0])
+        before = set(venue.redis.hkeys(venue.key("holds")))  # type: ignore[arg-type]
+        venue.offered(ttl_ms=TTL_MS)
+        made = {key.decode() for key in set(venue.redis.hkeys(venue.key("holds"))) - before}  # type: ignore[arg-type]
+        assert made == set(expected)
+        holds.extend(expected)
+        line[:] = [place for place in line if place[1] not in expected]
+
+    for _ in range(250):
+        quantity = chance.randint(1, 4)
+        match chance.choice(["hold", "hold", "book", "release", "join", "join", "leave", "lapse"]):
+            case "hold" | "book" as how:
+                claim = venue.hold if how == "hold" else venue.book
+                options = {"hold_id": new_id()} if how == "hold" else {"booking_id": new_id()}
+                reply = claim(f"0:1;0*{quantity}", owner="out", **options)  # type: ignore[operator]
+                if reply[0] == "LINE":
+                    venue.reap()
+                    serve()
+                    reply = claim(f"0:1;0*{quantity}", owner="out", **options)  # type: ignore[operator]
+                assert reply[0] in ("HELD", "CONFIRMED", "UNAVAILABLE")
+                if reply[0] == "HELD":
+                    holds.append(options["hold_id"])
+                elif reply[0] == "CONFIRMED" and chance.random() < 0.8:
+                    venue.unbook(options["booking_id"])
+            case "release" if holds:
+                venue.release(holds.pop(chance.randrange(len(holds))), owner="")
+            case "join":
+                score = chance.randrange(1000)
+                line.append((score, venue.joined(f"0:1;0*{quantity}", score=score, owner="ana"), quantity))
+            case "leave" if line:
+                venue.leave(line.pop(chance.randrange(len(line)))[1])
+            case "lapse":
+                venue.advance(TTL_MS // 4)
+        assert [place[1] for place in sorted(line)] == venue.line()
+    assert_consistent(venue.redis, venue.event, partitions=PARTITIONS)
