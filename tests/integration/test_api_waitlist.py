@@ -258,10 +258,11 @@ async def test_offer_that_lapses_ends_its_entry_and_goes_to_the_next(
 
 
 async def test_outsiders_never_get_what_somebody_waits_for(
-    ana: Person, ben: Person, client: httpx2.AsyncClient, event_id: str
+    services: Services, ana: Person, ben: Person, client: httpx2.AsyncClient, event_id: str
 ) -> None:
     holds = await sell_out(ben, event_id)
     entry = await join(ana, event_id)
+    assert await services.waitlist.offer(event_id) == 0
     outsiders = [Person(client, f"out-{number}", "customer") for number in range(OUTSIDERS)]
     body = {"event_id": event_id} | claim(floor=1)
     calls = [

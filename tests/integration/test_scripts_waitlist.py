@@ -327,6 +327,9 @@ def test_line_is_served_by_the_rule_whatever_happens(runner: Runner, seed: int) 
                     serve()
                     reply = claim(f"0:1;0*{quantity}", owner="out", **options)  # type: ignore[operator]
                 assert reply[0] in ("HELD", "CONFIRMED", "UNAVAILABLE")
+                if reply[0] != "UNAVAILABLE":
+                    was_free = venue.counts()[0] + quantity
+                    assert offered_by_the_rule([(entry, wanted) for _, entry, wanted in sorted(line)], was_free) == []
                 if reply[0] == "HELD":
                     holds.append(options["hold_id"])
                 elif reply[0] == "CONFIRMED" and chance.random() < 0.8:
