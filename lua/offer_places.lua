@@ -39,7 +39,7 @@
 --- @keys
 
 local event_id, ttl = ARGV[1], tonumber(ARGV[2])
-local ASKED_MAX = 128 -- entries asked by one call: some tenths of a millisecond where nothing fits
+local ASKED_MAX = 100 -- entries asked by one call: a millisecond where each wants something else, and cannot have it
 local OFFERS_MAX = 32 -- offers made by one call; about half a millisecond, with a few places each
 local OFFERED_PLACES_MAX = 256 -- and places of them, but for the first
 local NOTICES_SAMPLE = 100 -- told at a time: about as many
@@ -68,12 +68,18 @@ local function is_anybody_hopeful(ev)
   return false
 end
 
--- Why the entry's turn passes it over, or nil: 'limit', which it is told once; 'missing'; or, of none, 'unfinished'.
+-- Why the entry's turn passes it over, or nil: 'missing' what it wants; 'limit', which it is told once; or 'unfinished'.
 local function find_obstacle(ev, entry, standing, places, text, owner)
   for i = 1, #places do
     if not is_hopeful(ev, places, places[i]) then
       return 'missing'
     end
+  end
+  local missing = { held = 0, sold = 0 }
+  if not check_places(ev, places, missing) then
+    return 'unfinished'
+  elseif #missing > 0 then
+    return 'missing'
   end
   local limit, maximum = check_limits(ev, places, owner)
   if limit then
@@ -83,11 +89,6 @@ local function find_obstacle(ev, entry, standing, places, text, owner)
     end
     return 'limit'
   end
-  local missing = { held = 0, sold = 0 }
-  if not check_places(ev, places, missing) then
-    return 'unfinished'
-  end
-  return #missing > 0 and 'missing' or nil
 end
 
 local function offer(ev, entry, places, text, owner)
@@ -106,20 +107,23 @@ local function ask_line(ev)
     return 'asked'
   end
   local records = redis.call('HMGET', keys.entries, unpack(line))
+  local hopeless = {} -- wishes that could not be had: nothing comes free meanwhile, and many wish for the same
   for i = 1, #line do
     local standing, text, owner = parse_entry(records[i] or '')
-    local places = text and parse_places(text)
-    if not places then
+    local places = text and not hopeless[text] and parse_places(text)
+    if not text then
       redis.call('ZREM', keys.waitlist, line[i]) -- drift; the reconciler puts it back in line
+    elseif not places then
+      rank = rank + 1
+    elseif offers == OFFERS_MAX or (offers > 0 and quantity + places.quantity > OFFERED_PLACES_MAX) then
+      return tostring(rank)
     else
-      if offers == OFFERS_MAX or (offers > 0 and quantity + places.quantity > OFFERED_PLACES_MAX) then
-        return tostring(rank)
-      end
       local obstacle = find_obstacle(ev, line[i], standing, places, text, owner)
       if obstacle == 'unfinished' then
         return tostring(rank)
       elseif obstacle then
         rank = rank + 1
+        hopeless[text] = obstacle == 'missing'
       else
         offer(ev, line[i], places, text, owner)
         offers, quantity = offers + 1, quantity + places.quantity
