@@ -20,6 +20,7 @@ from api.errors import ClientGone, Forbidden, UnsupportedMediaType
 from api.idempotency import answer_once, once_for
 from api.identity import Caller
 from api.problems import answer_problem
+from api.rates import with_rate
 from api.route import Route
 from api.routes import ROUTES
 from api.services import Services
@@ -50,7 +51,16 @@ def create_app(
             allow_origins=cors_origins,
             allow_methods=("GET", "POST", "PATCH", "DELETE"),
             allow_headers=("authorization", "content-type", "idempotency-key", "if-match", "x-request-id"),
-            expose_headers=("etag", "idempotent-replayed", "link", "location", "retry-after", "x-request-id"),
+            expose_headers=(
+                "etag",
+                "idempotent-replayed",
+                "link",
+                "location",
+                "ratelimit",
+                "ratelimit-policy",
+                "retry-after",
+                "x-request-id",
+            ),
         )
     return app
 
@@ -93,6 +103,13 @@ class Application:
         call.route_path = route.path
         if route.roles:
             await self._authorize(call, route)
+            if (limiter := self._services.limiter) is not None and not call.caller.is_trusted:
+                left = await limiter.take(call.caller.sub)
+                if left is not None:
+                    return with_rate(await self._perform(call, route, receive), limiter.limit, left)
+        return await self._perform(call, route, receive)
+
+    async def _perform(self, call: Call, route: Route, receive: Receive) -> Answer:
         if not route.changes:
             return await route.handler(call)
         call.body = await read_body(receive, call.headers, maximum=route.body_max)

@@ -9,12 +9,13 @@ import msgspec
 from api.answers import Answer
 from api.call import Call
 from api.decoding import DateOrMoment, check_free_form, decode_body, decode_moment, decode_query
-from api.errors import ApprovalUnavailable, Forbidden, PaymentUnavailable
+from api.errors import Forbidden
 from api.events import managed_event
 from api.holds import Items
 from api.idempotency import REPLAYED
 from api.identity import ORGANIZER, Caller
 from api.paging import PageQuery, page_answer
+from api.payments import answer_paid, is_sold_against_payment
 from api.versions import versioned_answer
 from engine.bookings import Booking, BookingDetails, BookingStatus
 from engine.definition import PLACES_PER_HOLD_MAX, EventId, Metadata, PlaceName
@@ -68,8 +69,8 @@ class BookingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")] = SOURCE_DEFAULT
     metadata: Metadata = {}
 
-    def details(self) -> BookingDetails:
-        """What the customer says beside the places.
+    def details(self, *, request_id: str) -> BookingDetails:
+        """What the customer says beside the places, and by which request, for the history.
 
         Raises:
             InvalidRequest: ``metadata`` holds what cannot be kept.
@@ -78,7 +79,12 @@ class BookingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         guest: dict[str, Any] | None = msgspec.to_builtins(self.guest)
         attendees: list[dict[str, Any]] = msgspec.to_builtins(self.attendees)
         return BookingDetails(
-            guest=guest, attendees=attendees, notes=self.notes, source=self.source, metadata=self.metadata
+            guest=guest,
+            attendees=attendees,
+            notes=self.notes,
+            source=self.source,
+            metadata=self.metadata,
+            request_id=request_id,
         )
 
 
@@ -124,14 +130,17 @@ _request = msgspec.json.Decoder(BookingRequest)
 
 
 async def create_booking(call: Call) -> Answer:
-    """``POST /v1/bookings`` → 201, or 202 while Postgres has not answered."""
+    """``POST /v1/bookings`` → 201, or 202 while Postgres or a payment provider has not answered."""
     return await answer_booking(call, decode_body(_request, call.body))
 
 
 async def answer_booking(call: Call, request: BookingRequest) -> Answer:
     """Book what was asked for, whichever route it came by."""
-    details = request.details()
-    booked = await (_confirm(call, request, details) if request.hold_id is not None else _book(call, request, details))
+    details = request.details(request_id=call.request_id.decode("ascii"))
+    event_id, claim = _what_is_booked(call, request)
+    if event_id is not None and await is_sold_against_payment(call, event_id):
+        return await answer_paid(call, request, details, claim=claim)
+    booked = await _book(call, request, details, claim)
     location = call.location(f"/v1/bookings/{booked.booking.id}")
     headers = (location, REPLAYED) if booked.replayed else (location,)
     if booked.booking.status == "confirming":
@@ -161,6 +170,12 @@ async def list_bookings(call: Call) -> Answer:
     return await _answer_list(call, query, _confined(call.caller, query.wanted(event_id=query.event_id)))
 
 
+async def list_all_bookings(call: Call) -> Answer:
+    """``GET /v1/admin/bookings`` → 200."""
+    query = decode_query(call.query_string, BookingQuery)
+    return await _answer_list(call, query, query.wanted(event_id=query.event_id))
+
+
 async def list_event_bookings(call: Call) -> Answer:
     """``GET /v1/events/{event_id}/bookings`` → 200."""
     query = decode_query(call.query_string, EventBookingQuery)
@@ -177,30 +192,35 @@ async def list_upcoming_bookings(call: Call) -> Answer:
     return page_answer(call, _in_scope(call.caller, page.items), page.next_cursor)
 
 
-async def _confirm(call: Call, request: BookingRequest, details: BookingDetails) -> Booked:
-    assert request.hold_id is not None
-    for name in ("event_id", "items", "from_", "to"):
-        if getattr(request, name) is not None:
-            raise InvalidRequest(f"$.{name.rstrip('_')}", "a hold_id says it all: leave this out")
-    if (key := parse_claim_id(request.hold_id)) is not None:
-        call.caller.require_event(key.event_id)
-        await _require_plain_sale(call, key.event_id)
-    return await call.services.reservations.confirm(
-        request.hold_id, details, customer_id=call.caller.sub, once=call.once
-    )
+def _what_is_booked(call: Call, request: BookingRequest) -> tuple[str | None, ClaimRequest | None]:
+    """The event, if the hold's id is one, and what is wanted of it where there is no hold yet.
 
-
-async def _book(call: Call, request: BookingRequest, details: BookingDetails) -> Booked:
+    Raises:
+        InvalidRequest: It is neither of the two ways to say it.
+    """
+    if request.hold_id is not None:
+        for name in ("event_id", "items", "from_", "to"):
+            if getattr(request, name) is not None:
+                raise InvalidRequest(f"$.{name.rstrip('_')}", "a hold_id says it all: leave this out")
+        key = parse_claim_id(request.hold_id)
+        if key is not None:
+            call.caller.require_event(key.event_id)
+        return (None if key is None else key.event_id), None
     if request.event_id is None:
         raise InvalidRequest("$.hold_id", "either hold_id, or event_id and items")
     if request.items is None:
         raise InvalidRequest("$.items", "required with event_id")
     call.caller.require_event(request.event_id)
-    await _require_plain_sale(call, request.event_id)
-    claim = ClaimRequest(items=request.items, from_=request.from_, to=request.to, ttl=None)
-    return await call.services.reservations.book(
-        request.event_id, claim, details, customer_id=call.caller.sub, once=call.once
-    )
+    return request.event_id, ClaimRequest(items=request.items, from_=request.from_, to=request.to, ttl=None)
+
+
+async def _book(call: Call, request: BookingRequest, details: BookingDetails, claim: ClaimRequest | None) -> Booked:
+    reservations, customer_id = call.services.reservations, call.caller.sub
+    if request.hold_id is not None:
+        return await reservations.confirm(request.hold_id, details, customer_id=customer_id, once=call.once)
+    assert request.event_id is not None
+    assert claim is not None
+    return await reservations.book(request.event_id, claim, details, customer_id=customer_id, once=call.once)
 
 
 async def _answer_list(call: Call, query: PageQuery, wanted: BookingFilter) -> Answer:
@@ -229,19 +249,19 @@ def _in_scope(caller: Caller, bookings: Sequence[Booking]) -> Sequence[Booking]:
     return [booking for booking in bookings if booking.event_id in caller.scope]
 
 
-async def _require_plain_sale(call: Call, event_id: str) -> None:
-    event = await call.services.reservations.find_event(event_id)
-    if event.definition.policy.payment == "required":
-        raise PaymentUnavailable
-    if event.definition.policy.approval == "manual":
-        raise ApprovalUnavailable
+async def require_visible(call: Call, booking: Booking) -> None:
+    """Let its customer see a booking, its event's organizer and admins.
 
-
-async def _answer_visible(call: Call, booking: Booking) -> Answer:
-    """The booking for its customer, its event's organizer and admins; for others it is not there."""
+    Raises:
+        BookingNotFound: The caller is somebody else, and it is not there.
+    """
     call.caller.require_event(booking.event_id)
     if booking.customer_id != call.caller.sub and not await _organizes_event(call, booking.event_id):
         raise BookingNotFound(booking.id)
+
+
+async def _answer_visible(call: Call, booking: Booking) -> Answer:
+    await require_visible(call, booking)
     return versioned_answer(call, booking, booking.version)
 
 

@@ -9,8 +9,7 @@
     ├── MethodNotAllowed        the URL is there, the method is not
     ├── PayloadTooLarge         the body is above the route's cap
     ├── UnsupportedMediaType    the body is not JSON
-    ├── ApprovalUnavailable     the event wants bookings to be approved, which cannot be done here yet
-    ├── PaymentUnavailable      the event wants a payment, which this installation cannot take
+    ├── NoticeUnsigned          a payment provider's webhook cannot be believed
     └── KeysUnavailable         the issuer's keys cannot be fetched: tokens cannot be checked just now
 """
 
@@ -58,12 +57,8 @@ class UnsupportedMediaType(ApiError):
     """The body calls itself something else than JSON."""
 
 
-class ApprovalUnavailable(ApiError):
-    """The event's organizer decides on every booking, and there is no way to tell the decision yet."""
-
-
-class PaymentUnavailable(ApiError):
-    """The event is sold against payment only, and there is no payment provider."""
+class NoticeUnsigned(ApiError):
+    """A payment provider's webhook whose signature is wrong, too old or from the future."""
 
 
 class KeysUnavailable(ApiError):

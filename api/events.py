@@ -17,6 +17,7 @@ from engine.errors import EventExists, EventNotFound, InvalidRequest
 from engine.events import Event, EventStatus
 from engine.importing.seating_plan import SeatingPlan, sections_from_plan
 from engine.once import ONCE_TTL_MS, Once
+from persistence.statistics import Cancellation, read_cancellation
 
 KEYED_ID_LENGTH = 16  # hexadecimal digits of a digest: 64 bits, so that no two keys meet
 KEY_LIFETIME = dt.timedelta(milliseconds=ONCE_TTL_MS)  # the same key later is another request
@@ -25,7 +26,10 @@ Prices = dict[PlaceName, Price]
 
 
 class EventView(EventDefinition, frozen=True, kw_only=True):
-    """An event as clients see it: its definition, and what has become of it."""
+    """An event as clients see it: its definition, and what has become of it.
+
+    ``cancellation`` says of a cancelled one, to its organizer, how many of its bookings are cancelled so far.
+    """
 
     id: EventId
     organizer_id: str
@@ -33,6 +37,7 @@ class EventView(EventDefinition, frozen=True, kw_only=True):
     version: int
     created_at: dt.datetime
     updated_at: dt.datetime
+    cancellation: Cancellation | None = None
 
 
 class EventPage(msgspec.Struct, frozen=True):
@@ -91,7 +96,7 @@ async def create_event(call: Call) -> Answer:
     else:
         event, replayed = await _create_once(call, definition, call.once)
     location = call.location(f"/v1/events/{event.id}")
-    return _answer_event(call, event, status=201, headers=(location, REPLAYED) if replayed else (location,))
+    return await answer_event(call, event, status=201, headers=(location, REPLAYED) if replayed else (location,))
 
 
 async def list_events(call: Call) -> Answer:
@@ -113,7 +118,7 @@ async def show_event(call: Call) -> Answer:
     event = await call.services.events.find_event(call.params["event_id"])
     if event.status == "draft" and not call.caller.organizes(event.organizer_id):
         raise EventNotFound(event.id)
-    return _answer_event(call, event)
+    return await answer_event(call, event)
 
 
 async def patch_event(call: Call) -> Answer:
@@ -130,12 +135,12 @@ async def plan_seats(call: Call) -> Answer:
 
 async def open_event(call: Call) -> Answer:
     """``POST /v1/events/{event_id}/open`` → 200."""
-    return await _transition(call, "open")
+    return await answer_event(call, await change_status(call, "open"))
 
 
 async def close_event(call: Call) -> Answer:
     """``POST /v1/events/{event_id}/close`` → 200."""
-    return await _transition(call, "closed")
+    return await answer_event(call, await change_status(call, "closed"))
 
 
 def view_event(event: Event) -> EventView:
@@ -149,6 +154,31 @@ def view_event(event: Event) -> EventView:
         created_at=event.created_at,
         updated_at=event.updated_at,
     )
+
+
+async def change_status(call: Call, to_status: EventStatus) -> Event:
+    """Bring the event to *to_status*, in Postgres and then in Redis.
+
+    An event that is there already is published all the same, so that a request which failed between the two can be
+    repeated.
+    """
+    request = decode_body(_transition_request, call.body) if call.body else TransitionRequest()
+    event = await managed_event(call)
+    version = expected_version(call, request.expected_version, current=event.version)
+    event = await call.services.events.transition(event.id, to_status, expected_version=version)
+    await call.services.reservations.publish(event)
+    return event
+
+
+async def answer_event(
+    call: Call, event: Event, *, status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()
+) -> Answer:
+    """The event, and to its organizer how far its cancelling has come."""
+    view = view_event(event)
+    if event.status == "cancelled" and call.caller.organizes(event.organizer_id):
+        told = await read_cancellation(call.services.bookings.engine, event.id)
+        view = msgspec.structs.replace(view, cancellation=told)
+    return versioned_answer(call, view, event.version, status=status, headers=headers)
 
 
 async def managed_event(call: Call) -> Event:
@@ -207,21 +237,7 @@ async def _patch_event(call: Call, patch: EventPatch) -> Answer:
     version = expected_version(call, patch.expected_version, current=event.version)
     event = await call.services.events.patch(event.id, patch, expected_version=version)
     await call.services.reservations.publish(event)
-    return _answer_event(call, event)
-
-
-async def _transition(call: Call, to_status: EventStatus) -> Answer:
-    """Bring the event to *to_status*, in Postgres and then in Redis.
-
-    An event that is there already is published all the same, so that a request which failed between the two can be
-    repeated.
-    """
-    request = decode_body(_transition_request, call.body) if call.body else TransitionRequest()
-    event = await managed_event(call)
-    version = expected_version(call, request.expected_version, current=event.version)
-    event = await call.services.events.transition(event.id, to_status, expected_version=version)
-    await call.services.reservations.publish(event)
-    return _answer_event(call, event)
+    return await answer_event(call, event)
 
 
 def _sections(body: bytes) -> list[SectionDefinition]:
@@ -235,9 +251,3 @@ def _sections(body: bytes) -> list[SectionDefinition]:
     except InvalidRequest as error:
         in_plan = not error.path.startswith("$.prices")
         raise InvalidRequest("$.plan" + error.path[1:] if in_plan else error.path, error.reason) from None
-
-
-def _answer_event(
-    call: Call, event: Event, *, status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()
-) -> Answer:
-    return versioned_answer(call, view_event(event), event.version, status=status, headers=headers)

@@ -47,3 +47,17 @@ SEATING_PLAN: Final[dict[str, Any]] = {
     },
     "prices": {"stalls": 9000},
 }
+BOOKING_PATCH: Final[dict[str, Any]] = {
+    "guest": {"name": "Ana Ruiz", "email": "ana.ruiz@example.org"},
+    "notes": "One of us uses a wheelchair.",
+    "expected_version": 1,
+}
+APPROVAL: Final[dict[str, Any]] = {
+    "organizer_notes": "I wait at the north exit.",
+    "estimated_pickup_time": "2027-05-01T16:30:00Z",
+    "estimated_dropoff_time": "2027-05-01T17:45:00Z",
+}
+COMPLETION: Final[dict[str, Any]] = {
+    "actual_pickup_time": "2027-05-01T16:34:00Z",
+    "actual_dropoff_time": "2027-05-01T17:52:00Z",
+}

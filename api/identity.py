@@ -37,6 +37,11 @@ class Caller(msgspec.Struct, frozen=True):
         return ADMIN in self.roles
 
     @property
+    def is_trusted(self) -> bool:
+        """Whether this is staff or a program of theirs, whose requests are not counted."""
+        return not self.roles.isdisjoint((ADMIN, SERVICE))
+
+    @property
     def owner(self) -> str | None:
         """Whose holds this caller may touch: their own, or (``None``) anybody's."""
         return None if ADMIN in self.roles else self.sub

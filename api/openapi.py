@@ -28,6 +28,7 @@ _PATH_PARAMS: dict[str, dict[str, Any]] = {
     "reference": {"type": "string", "minLength": 1, "maxLength": 32, "example": "HF-7K3M-9QXP"},
     "code": {"type": "string", "enum": sorted(KIND_BY_CODE)},
     "file": {"type": "string", "minLength": 1},
+    "provider": {"type": "string", "minLength": 1, "maxLength": 64, "example": "simulator"},
 }
 
 _HEADERS: dict[str, dict[str, Any]] = {
@@ -83,7 +84,7 @@ def _refusals(route: Route) -> Iterator[type[Exception]]:
     yield from route.refusals
     if route.roles:
         yield from (http.Unauthenticated, http.Forbidden, http.KeysUnavailable)
-        yield from (engine.StoreUnavailable, engine.LedgerUnavailable, engine.Overloaded)
+        yield from (engine.RateLimited, engine.StoreUnavailable, engine.LedgerUnavailable, engine.Overloaded)
     if route.query is not None:
         yield engine.InvalidRequest
     if route.changes:

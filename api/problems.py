@@ -9,6 +9,7 @@ import structlog
 from api import errors as http
 from api import problem_shapes as shapes
 from api.answers import PROBLEM_JSON, Answer, Header, encode_json
+from api.rates import rate_headers
 from engine import errors as engine
 
 logger = structlog.get_logger("holdfast.api")
@@ -171,6 +172,13 @@ KINDS: dict[type, Kind] = {
         members=lambda error: {"limit": error.limit, "maximum": error.maximum},
     ),
     # Somebody else's hold or booking must look exactly like one that never was: nothing of it may be told here.
+    engine.RateLimited: Kind(
+        status=429,
+        code="rate-limited",
+        title="Rate limited",
+        meaning="You have made as many requests as you may for now; the next may come after `Retry-After` seconds.",
+        headers=lambda error: (*rate_headers(error.requests, error.window_s, 0), *_retry_after(error)),
+    ),
     engine.HoldNotFound: Kind(
         status=404, code="hold-not-found", title="Hold not found", meaning="There is no such hold."
     ),
@@ -228,6 +236,15 @@ KINDS: dict[type, Kind] = {
     ),
     engine.EntryNotFound: Kind(
         status=404, code="entry-not-found", title="Entry not found", meaning="There is no such entry of a waitlist."
+    ),
+    engine.PaymentDeclined: Kind(
+        status=402,
+        code="payment-declined",
+        title="Payment declined",
+        meaning="The provider has declined the payment, for its `reason`. The hold lives on until its deadline, and "
+        "may be paid for otherwise.",
+        shape=shapes.PaymentDeclinedProblem,
+        members=lambda error: {"booking_id": error.booking_id, "reason": error.reason},
     ),
     engine.IdempotencyKeyReused: Kind(
         status=422,
@@ -308,19 +325,11 @@ KINDS: dict[type, Kind] = {
         title="Unsupported media type",
         meaning="Bodies are JSON: `application/json`, or another type that ends in `+json`.",
     ),
-    http.ApprovalUnavailable: Kind(
-        status=409,
-        code="approval-unavailable",
-        title="Approval unavailable",
-        meaning="The event's bookings need its organizer's approval, which this installation cannot take yet. "
-        "The hold lives on until its deadline.",
-    ),
-    http.PaymentUnavailable: Kind(
-        status=409,
-        code="payment-unavailable",
-        title="Payment unavailable",
-        meaning="The event is sold against payment only, and payments are not available on this installation yet. "
-        "The hold lives on until its deadline.",
+    http.NoticeUnsigned: Kind(
+        status=401,
+        code="webhook-not-signed",
+        title="Webhook not signed",
+        meaning="The webhook's signature is wrong, too old or from the future; nothing of it was believed.",
     ),
     http.KeysUnavailable: Kind(
         status=503,

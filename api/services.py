@@ -7,8 +7,12 @@ import msgspec
 
 from api.idempotency import OnceStore
 from api.identity import TokenVerifier
+from engine.rate_limits import RateLimiter
 from engine.reservations import Reservations
+from persistence.aftercare import Aftercare
+from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
+from persistence.checkout import Checkout
 from persistence.events import Events
 from persistence.oversight import Oversight
 from persistence.waitlist import Waitlist
@@ -53,16 +57,21 @@ class Info(msgspec.Struct, frozen=True):
 class Services(msgspec.Struct, frozen=True, kw_only=True):
     """The parts that handlers call.
 
-    ``checks`` are asked by ``/readyz``, by the name of what they look at; ``scrape`` answers ``/metrics``.
+    ``checks`` are asked by ``/readyz``, by the name of what they look at; ``scrape`` answers ``/metrics``. Without a
+    ``limiter`` callers may make as many requests as they like.
     """
 
     reservations: Reservations
     events: Events
     bookings: Bookings
     waitlist: Waitlist
+    checkout: Checkout
+    desk: BookingDesk
+    aftercare: Aftercare
     oversight: Oversight
     once: OnceStore
     verifier: TokenVerifier
     info: Info
     checks: Mapping[str, ReadinessCheck]
     scrape: Scrape
+    limiter: RateLimiter | None = None

@@ -13,11 +13,13 @@
     │   ├── VersionConflict         somebody changed it first
     │   ├── PlacesUnavailable       names every place that was not to be had
     │   ├── LimitExceeded           more places than one hold or one customer may claim
+    │   ├── RateLimited             more requests than a caller may make
     │   ├── HoldNotFound            unknown, or somebody else's
     │   ├── HoldExpired             its deadline had passed; the places are free
     │   ├── HoldReleased            it was given back
     │   ├── HoldConfirmed           it is a booking already
     │   ├── BookingNotFound         unknown, or somebody else's
+    │   ├── PaymentDeclined         the provider has declined the payment; the hold lives on
     │   ├── BookingRefused          it was accepted, and then the ledger knew better; it is undone
     │   ├── NoWaitlist              the event's policy has no line to stand in
     │   ├── PlacesAvailable         there is nothing to wait for: they can be held at once
@@ -156,6 +158,23 @@ class LimitExceeded(Refusal):
         self.maximum = maximum
 
 
+class RateLimited(Refusal):
+    """The caller has made as many requests as it may; the next may come in ``retry_after_ms``."""
+
+    may_succeed_later = True
+
+    def __init__(self, requests: int, window_s: int, *, retry_after_ms: int) -> None:
+        super().__init__(f"{requests} requests in {window_s} s")
+        self.requests = requests
+        self.window_s = window_s
+        self.retry_after_ms = retry_after_ms
+
+    @property
+    def retry_after_s(self) -> int:
+        """The same in whole seconds, for ``Retry-After``."""
+        return -(-self.retry_after_ms // 1000)
+
+
 class HoldRefusal(Refusal):
     """A refusal for what the hold is, or is not any more."""
 
@@ -222,6 +241,15 @@ class EntryNotFound(Refusal):
     def __init__(self, entry_id: str) -> None:
         super().__init__(entry_id)
         self.entry_id = entry_id
+
+
+class PaymentDeclined(Refusal):
+    """The payment was declined, for the provider's *reason* if it gave one. The hold may be paid for otherwise."""
+
+    def __init__(self, booking_id: str, reason: str | None) -> None:
+        super().__init__(reason or "declined")
+        self.booking_id = booking_id
+        self.reason = reason
 
 
 class IdempotencyKeyReused(Refusal):

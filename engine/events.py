@@ -8,6 +8,8 @@ import msgspec
 from engine.definition import EventDefinition
 from engine.layout import Layout
 
+DAY = dt.timedelta(hours=24)
+
 EventStatus = Literal["draft", "open", "closed", "cancelled"]
 EVENT_STATUSES: tuple[str, ...] = get_args(EventStatus)
 
@@ -35,6 +37,13 @@ class Event(msgspec.Struct, frozen=True):
 def sales_end_at(definition: EventDefinition) -> dt.datetime:
     """When sale ends by itself: ``sales_close_before`` seconds before the start, in UTC."""
     return definition.starts_at.astimezone(dt.UTC) - dt.timedelta(seconds=definition.policy.sales_close_before)
+
+
+def event_end_at(definition: EventDefinition) -> dt.datetime:
+    """When the event is over, in UTC; one that does not say when it ends lasts for a day."""
+    if definition.ends_at is not None:
+        return definition.ends_at.astimezone(dt.UTC)
+    return definition.starts_at.astimezone(dt.UTC) + DAY
 
 
 class SellableEvent(msgspec.Struct, frozen=True):

@@ -105,6 +105,16 @@ COMMIT_SECONDS = Histogram(
     "holdfast_commit_seconds", "Seconds of one transaction of a group commit, repetitions and all.", bounds=FAST_S
 )
 COMMITS = Counter("holdfast_commits_total", "Bookings that went to the ledger, by what became of them.", "outcome")
+PAYMENTS = Histogram(
+    "holdfast_payment_seconds",
+    "Seconds of one call of a payment provider, by what came of it.",
+    "provider",
+    "call",
+    "outcome",
+    bounds=FAST_S,
+    counted_as="holdfast_payments_total",
+)
+PAYMENT_NOTICES = Counter("holdfast_payment_notices_total", "Webhooks of payment providers.", "provider", "outcome")
 LOADS = Counter("holdfast_event_loads_total", "Events put into Redis from the ledger, each under a new epoch.")
 AUDITS = Counter("holdfast_audits_total", "Audits of one event with repair that came to an end.")
 DRIFT_FOUND = Counter("holdfast_drift_found_total", "Differences found between Redis and the ledger, by kind.", "kind")
@@ -122,6 +132,7 @@ REGRESSED = Counter("holdfast_regressed_total", "Events that Redis was found to 
 CLOCK_JUMPS = Counter("holdfast_clock_jumps_total", "Times that Redis's clock was found to have jumped.")
 SERVER_CHANGES = Counter("holdfast_server_changes_total", "Times that another Redis, or another life of it, was met.")
 WAITLIST = Counter("holdfast_waitlist_total", "Entries of waitlists that came to a status, by that.", "status")
+ENDED = Counter("holdfast_bookings_ended_total", "Bookings that were ended although nobody asked for it.", "reason")
 BURIED = Counter("holdfast_buried_total", "Journal entries that can never be written, set aside for a person.")
 
 FIGURES: tuple[Counter | Histogram, ...] = (
@@ -130,6 +141,8 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     COMMIT_BOOKINGS,
     COMMIT_SECONDS,
     COMMITS,
+    PAYMENTS,
+    PAYMENT_NOTICES,
     LOADS,
     AUDITS,
     DRIFT_FOUND,
@@ -143,6 +156,7 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     CLOCK_JUMPS,
     SERVER_CHANGES,
     WAITLIST,
+    ENDED,
     BURIED,
 )
 

@@ -103,6 +103,19 @@ def require_transition(from_status: str, to_status: str) -> None:
         raise InvalidTransition(from_status, to_status, allowed)
 
 
+def status_after(from_status: str, step: Step) -> BookingStatus:
+    """What *step* makes of a booking that is *from_status*.
+
+    Raises:
+        InvalidTransition: The table has no such step from there.
+    """
+    wanted = [transition for transition in TRANSITIONS if transition.step == step]
+    for transition in wanted:
+        if transition.from_status == from_status:
+            return transition.to_status
+    raise InvalidTransition(from_status, wanted[0].to_status, allowed_from(from_status))
+
+
 def statuses_condition(column: str = "status") -> str:
     """The SQL that says that *column* is a status the ledger keeps."""
     return f"{column} IN ({_quoted(STORED_STATUSES)})"

@@ -1,7 +1,10 @@
 """Places of a booking that has ended go back on sale."""
 
+import datetime as dt
+
 from engine.catalog import Catalog
 from engine.errors import EventNotFound
+from engine.events import event_end_at
 from engine.ids import parse_claim_id
 from engine.kernel import Kernel
 
@@ -10,7 +13,8 @@ async def free_booking(kernel: Kernel, catalog: Catalog, booking_id: str) -> Non
     """Free what a booking owns in Redis, once the ledger has ended it. Safe to repeat; frees nothing of anybody else's.
 
     Where the event's state is not in Redis it is loaded, rather than left alone: a load that is under way may have read
-    the ledger before the booking ended.
+    the ledger before the booking ended. Not so when the event is over or cancelled: nobody waits for its places, and
+    should such a load bring the booking back, the audit will find it.
 
     Raises:
         StoreUnavailable: Redis does not answer. The audit will free them.
@@ -22,5 +26,6 @@ async def free_booking(kernel: Kernel, catalog: Catalog, booking_id: str) -> Non
         event = await catalog.get(key.event_id)
     except EventNotFound:
         return
+    is_wanted = event.event.status != "cancelled" and event_end_at(event.definition) > dt.datetime.now(dt.UTC)
     # No journal entry, no owner who is to be told of a refusal, no idempotency key: it was a booking until now.
-    await kernel.run("unbook_places", event, [key.key.encode(), b"", b"", b""])
+    await kernel.run("unbook_places", event, [key.key.encode(), b"", b"", b""], load=is_wanted)

@@ -8,7 +8,13 @@ import msgspec
 import structlog
 
 from engine.availability import Availability, SeatMap, Snapshot, needs_cells, section_availability
-from engine.booking_requests import JOURNAL_BYTES_MAX, BookingRequest, accepted_booking, booking_args
+from engine.booking_requests import (
+    JOURNAL_BYTES_MAX,
+    BookingRequest,
+    accepted_booking,
+    booking_args,
+    leaves_it_to_redis,
+)
 from engine.bookings import Booking, BookingDetails, JournalEntry
 from engine.catalog import Catalog
 from engine.claims import ItemRequest, describe_places, resolve_places
@@ -30,10 +36,11 @@ from engine.holds import Hold
 from engine.ids import BookingId, ClaimKey, HoldId, claim_id_of, new_claim_id, parse_claim_id
 from engine.journal import parse_entry
 from engine.kernel import Kernel
+from engine.keys import partition_of
 from engine.loader import EventLoader
 from engine.loading import status_args
 from engine.once import ONCE_TTL_MS, Once, attempt_of
-from engine.places import format_places, parse_places
+from engine.places import Places, format_places, parse_places
 from engine.ports import Ledger, Sealer, UnwritableEntry
 from engine.refusals import booking_refusal, claim_refusal, hold_refusal, moment
 from engine.settlement import Settlement
@@ -70,6 +77,15 @@ class Booked(msgspec.Struct, frozen=True):
 
     booking: Booking
     replayed: bool = False
+
+
+class PayingHold(msgspec.Struct, frozen=True, kw_only=True):
+    """A hold whose payment has begun: its event, its places, and when it was made and will lapse, in ms."""
+
+    event: SellableEvent
+    places: Places
+    created_ms: int
+    deadline_ms: int
 
 
 class _Accepted(msgspec.Struct, frozen=True):
@@ -151,15 +167,15 @@ class Reservations:
         """
         key, event = await self._find_event_of(hold_id)
         reply = await self._kernel.run("read_hold", event, [key.key.encode(), _owner(customer_id)])
-        if reply[0] != b"ACTIVE":
+        if reply[0] not in (b"ACTIVE", b"PAYING"):
             raise hold_refusal(reply[0], hold_id)
-        return self._hold(event, key.key, *reply[1:])
+        return self._hold(event, key.key, *reply[1:], is_paying=reply[0] == b"PAYING")
 
     async def extend(self, hold_id: str, *, ttl_s: int, customer_id: str | None) -> Hold:
         """Move a hold's deadline to *ttl_s* seconds from now.
 
         The deadline never passes the event's ``hold_ttl_max``, counted from the hold's creation; asking for more gives
-        what is left. Safe to repeat.
+        what is left. Once its payment has begun it stays where that has put it. Safe to repeat.
 
         Raises:
             HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed: It is not live, or not this customer's.
@@ -167,9 +183,26 @@ class Reservations:
         key, event = await self._find_event_of(hold_id)
         args = [key.key.encode(), _owner(customer_id), b"%d" % (ttl_s * 1000)]
         reply = await self._kernel.run("extend_hold", event, args)
-        if reply[0] != b"EXTENDED":
+        if reply[0] not in (b"EXTENDED", b"PAYING"):
             raise hold_refusal(reply[0], hold_id)
-        return self._hold(event, key.key, *reply[2:])
+        return self._hold(event, key.key, *reply[2:], is_paying=reply[0] == b"PAYING")
+
+    async def begin_payment(self, hold_id: str, *, customer_id: str) -> PayingHold:
+        """Have a hold live for the event's ``payment_ttl`` at least, once: its payment is about to begin.
+
+        Safe to repeat: the deadline moves only the first time.
+
+        Raises:
+            HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed: It is not live, or not this customer's.
+            EventNotOpen: The event was cancelled.
+        """
+        key, event = await self._find_event_of(hold_id)
+        ttl_ms = event.definition.policy.payment_ttl * 1000
+        reply = await self._kernel.run("begin_payment", event, [key.key.encode(), customer_id.encode(), b"%d" % ttl_ms])
+        if reply[0] != b"BEGUN":
+            raise booking_refusal(reply, event, hold_id)
+        places = parse_places(reply[4].decode())
+        return PayingHold(event=event, places=places, created_ms=reply[2], deadline_ms=reply[3])
 
     async def release(self, hold_id: str, *, customer_id: str | None, once: Once | None = None) -> None:
         """Give a hold's places back at once.
@@ -186,12 +219,18 @@ class Reservations:
             raise hold_refusal(reply[0], hold_id)
 
     async def confirm(
-        self, hold_id: str, details: BookingDetails, *, customer_id: str, once: Once | None = None
+        self,
+        hold_id: str,
+        details: BookingDetails,
+        *,
+        customer_id: str,
+        once: Once | None = None,
+        attempt: bytes | None = None,
     ) -> Booked:
         """Turn a hold into a booking and wait until it is durable, or, at the time limit, ``confirming``.
 
         With the policy ``durability: redis`` nobody waits: the booking is ``confirmed``, and not durable yet.
-        Safe to repeat with the same *once*.
+        Safe to repeat with the same *once*, or, where there is none, with the same *attempt*.
 
         Raises:
             HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed: There is nothing (any more) to confirm.
@@ -201,15 +240,27 @@ class Reservations:
             JournalFull: As many bookings wait for the ledger as may wait; the hold lives on.
         """
         key, event = await self._find_event_of(hold_id)
-        if (
-            once is not None
-            and not _leaves_it_to_redis(event)
-            and (booked := await self._find_replay(once)) is not None
-        ):
+        if once is not None and not leaves_it_to_redis(event) and (booked := await self._find_replay(once)) is not None:
             return booked
-        request = self._booking_request(key, details, customer_id, once)
+        request = self._booking_request(key, details, customer_id, once, attempt)
         reply = await self._run_booking("confirm_hold", event, request)
         return await self._finish(reply, event, request)
+
+    async def book_again(
+        self, booking_id: str, places: Places, details: BookingDetails, *, customer_id: str, attempt: bytes
+    ) -> Booked:
+        """Book the very *places* of a hold that is over, if they are free, under the id that it had.
+
+        Safe to repeat with the same *attempt*.
+
+        Raises:
+            PlacesUnavailable, EventNotOpen, LimitExceeded, BookingRefused: They are not to be had any more.
+            JournalFull: As many bookings wait for the ledger as may wait.
+        """
+        key, event = await self._find_event_of(booking_id)
+        request = self._booking_request(key, details, customer_id, None, attempt)
+        claim_args = (event.layout.digest.encode(), format_places(places).encode())
+        return await self._finish(await self._run_booking("book_places", event, request, *claim_args), event, request)
 
     async def book(
         self,
@@ -293,6 +344,16 @@ class Reservations:
         layout = event.layout
         return SeatMap(snapshot.seq, layout.digest, layout.legs, snapshot.held, snapshot.sold, layout)
 
+    async def count_holds(self, event: Event) -> int:
+        """How many holds of an event are alive by Redis's clock; one whose state is not there has none.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        partition = partition_of(event.id, event.definition.group, self._kernel.partitions)
+        now_ms = await self._kernel.time_ms(partition)
+        return int(await self._kernel.event_command_in(partition, event.id, "ZCOUNT", "expiries", f"({now_ms}", "+inf"))
+
     async def publish(self, event: Event) -> None:
         """Bring Redis to what the ledger says of *event*, after it was opened or closed. Safe to repeat.
 
@@ -339,13 +400,22 @@ class Reservations:
             return [b"HELD", list(zip(events, keys, reply[1:], strict=True))]
         return reply
 
-    def _hold(self, event: SellableEvent, key: str, created_ms: int, deadline_ms: int, places_text: bytes) -> Hold:
+    def _hold(
+        self,
+        event: SellableEvent,
+        key: str,
+        created_ms: int,
+        deadline_ms: int,
+        places_text: bytes,
+        *,
+        is_paying: bool = False,
+    ) -> Hold:
         places = parse_places(places_text.decode())
         items, amount = describe_places(event.layout, places)
         return Hold(
             id=HoldId(claim_id_of(key, event.event.id)),
             event_id=event.event.id,
-            status="active",
+            status="paying" if is_paying else "active",
             items=items,
             from_=event.layout.stop_name(places.first_leg),
             to=event.layout.stop_name(places.last_leg),
@@ -386,11 +456,11 @@ class Reservations:
         return None if booking is None else Booked(booking, replayed=True)
 
     def _booking_request(
-        self, key: ClaimKey, details: BookingDetails, customer_id: str, once: Once | None
+        self, key: ClaimKey, details: BookingDetails, customer_id: str, once: Once | None, attempt: bytes | None = None
     ) -> BookingRequest:
         booking_id = BookingId(claim_id_of(key.key, key.event_id))
         sealed = self._sealer.seal(details, booking_id)
-        return BookingRequest(key.key.encode(), booking_id, customer_id, details, sealed, once)
+        return BookingRequest(key.key.encode(), booking_id, customer_id, details, sealed, once, attempt)
 
     async def _run_booking(self, script: str, event: SellableEvent, request: BookingRequest, *more: bytes) -> list[Any]:
         """Run a script that books, and have the event audited first when it says that another server has taken over."""
@@ -437,7 +507,7 @@ class Reservations:
         key = parse_claim_id(booking_id)
         assert key is not None, booking_id
         if (found := await self._find_in_journal(key, request.customer_id)) is not None:
-            if found.is_buried or _leaves_it_to_redis(found.event):
+            if found.is_buried or leaves_it_to_redis(found.event):
                 return Booked(accepted_booking(found.entry, found.event, request.details), replayed=True)
             settled = await self._settle(found.entry, found.event, request.details)
             return Booked(settled.booking, replayed=True)
@@ -445,7 +515,7 @@ class Reservations:
 
     async def _settle(self, entry: JournalEntry, event: SellableEvent, details: BookingDetails) -> Booked:
         settling = self._settlement.start(entry, event)
-        if _leaves_it_to_redis(event):
+        if leaves_it_to_redis(event):
             return Booked(accepted_booking(entry, event, details))
         try:
             async with asyncio.timeout(self._confirm_timeout_s):
@@ -489,11 +559,6 @@ class Reservations:
         seq, epoch, status, next_release_ms, fields, *cells = reply[1:]
         counters = dict(zip(fields[::2], fields[1::2], strict=True))
         return Snapshot(seq, int(epoch), status.decode(), next_release_ms, counters, *cells)
-
-
-def _leaves_it_to_redis(event: SellableEvent) -> bool:
-    """Whether a booking is acknowledged before the ledger has it; looking things up there first would make it wait."""
-    return event.definition.policy.durability == "redis"
 
 
 def _owner(customer_id: str | None) -> bytes:

@@ -138,7 +138,7 @@ class Line:
         """
         args = [customer_id.encode(), event.layout.digest.encode(), places.encode()]
         reply = await self._kernel.run("check_wish", event, args)
-        if reply[0] == b"TAKEN":
+        if reply[0] == b"UNAVAILABLE":
             return
         if reply[0] == b"AVAILABLE":
             raise PlacesAvailable(event.event.id)
@@ -154,7 +154,7 @@ class Line:
         """How the hold that an entry was offered stands, or how it ended."""
         key, event = await self._find(entry_id)
         reply = await self._kernel.run("read_hold", event, [key.encode(), b""])
-        if reply[0] == b"ACTIVE":
+        if reply[0] in (b"ACTIVE", b"PAYING"):
             return Standing("offered", moment(reply[2]))
         return Standing("forgotten") if reply[0] == b"NOT_FOUND" else _standing(reply)
 

@@ -35,6 +35,7 @@ class LazyGroup(click.Group):
         "reconcile": "holdfast.commands.reconcile",
         "doctor": "holdfast.commands.doctor",
         "demo": "holdfast.commands.demo",
+        "simulator": "holdfast.commands.simulator",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 import httpx2
@@ -18,6 +19,8 @@ from engine.events import SellableEvent
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
+from engine.rate_limits import RateLimiter
+from engine.release import free_booking
 from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.store_checks import require_fit_store
@@ -26,11 +29,15 @@ from engine.verification import Verification
 from engine.waitlist import Line
 from holdfast.figures_board import Seat
 from holdfast.metrics import Figures, Sources, serve_metrics
+from holdfast.payments.providers import open_providers
 from holdfast.readiness import NotMigrated, readiness_checks
 from holdfast.settings import Settings, SettingsError, data_key
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
+from persistence.aftercare import Aftercare
 from persistence.audit_journal import JournalWatch
+from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
+from persistence.checkout import Checkout
 from persistence.database import open_database
 from persistence.events import Events
 from persistence.installation import ensure_partitions
@@ -80,7 +87,10 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     journals: JournalWatch
     reservations: Reservations
     waitlist: Waitlist
+    checkout: Checkout
     oversight: Oversight
+    desk: BookingDesk
+    aftercare: Aftercare
 
 
 @asynccontextmanager
@@ -128,6 +138,31 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             LedgerAuditor(database, kernel, bookings, loader, journals), wait_s=settings.confirm_timeout_s
         )
         stack.push_async_callback(verification.close)
+        reservations = Reservations(
+            front,
+            catalog,
+            loader,
+            ledger,
+            sealer,
+            settlement,
+            verification,
+            confirm_timeout_s=settings.confirm_timeout_s,
+            journal_bytes_max=settings.journal_max_bytes,
+        )
+        providers = await stack.enter_async_context(open_providers(settings))
+        checkout = Checkout(
+            database, sealer, reservations, bookings, providers, confirm_timeout_s=settings.confirm_timeout_s
+        )
+        stack.push_async_callback(checkout.close)
+        desk = BookingDesk(
+            database,
+            sealer,
+            free=partial(free_booking, front, catalog),
+            settle=checkout.settle_booking,
+            find_accepted=partial(reservations.find_booking, customer_id=None),
+        )
+        aftercare = Aftercare(database, desk)
+        stack.push_async_callback(aftercare.close)
         yield Parts(
             database=database,
             kernel=kernel,
@@ -142,17 +177,10 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             journals=journals,
             oversight=oversight,
             waitlist=Waitlist(database, Line(front, catalog)),
-            reservations=Reservations(
-                front,
-                catalog,
-                loader,
-                ledger,
-                sealer,
-                settlement,
-                verification,
-                confirm_timeout_s=settings.confirm_timeout_s,
-                journal_bytes_max=settings.journal_max_bytes,
-            ),
+            reservations=reservations,
+            checkout=checkout,
+            desk=desk,
+            aftercare=aftercare,
         )
 
 
@@ -173,12 +201,16 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
             events=parts.events,
             bookings=parts.bookings,
             waitlist=parts.waitlist,
+            checkout=parts.checkout,
+            desk=parts.desk,
+            aftercare=parts.aftercare,
             oversight=parts.oversight,
             once=OnceStore(parts.front),
             verifier=verifier,
             info=Info(name="holdfast", version=version("holdfast"), partitions=parts.front.partitions),
             checks=readiness_checks(parts.front, parts.database, parts.oversight, backlog),
             scrape=figures.scrape,
+            limiter=None if settings.rate_limit is None else RateLimiter(parts.front, settings.rate_limit),
         )
 
 
@@ -242,8 +274,12 @@ def make_equipment(parts: Parts, settings: Settings) -> Equipment:
         waitlist=Waitlist(parts.database, Line(parts.kernel, parts.catalog)),
         drain=parts.drainer.drain,
         repair=repair,
+        desk=parts.desk,
+        aftercare=parts.aftercare,
         archive_after_s=settings.archive_after_s,
         history_days=settings.hold_history_days,
+        payments=parts.checkout.store,
+        settle=parts.checkout.settler.settle,
     )
 
 

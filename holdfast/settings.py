@@ -3,6 +3,7 @@
 import base64
 import binascii
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from engine.booking_requests import JOURNAL_BYTES_MAX
+from engine.rate_limits import RateLimit
 
 T = TypeVar("T")
 
@@ -24,10 +26,23 @@ JOURNAL_MAX_BYTES = (1 << 20, 1 << 40)  # less is reached by a dozen large booki
 HOLD_HISTORY_DAYS_MAX = 3_650  # a table of ten years is past what it is for: settling what happened in a sale
 ARCHIVE_AFTER_S = 86_400.0  # a day in which whoever comes late still finds the event as it was
 ARCHIVE_AFTER_MAX_S = 10 * 366 * 86_400.0
+RATE_BOUNDS = ((1, 1_000_000), (1, 86_400), (1, 1_000_000))  # requests, seconds, burst
+_RATE = re.compile(r"([0-9]{1,7})/([0-9]{1,5})\+([0-9]{1,7})")
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster")
 _POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
-_SECRETS = frozenset({"redis_url", "database_url", "jwt_secret", "data_key"})
+_PROVIDERS = ("simulator", "stripe")
+_SECRETS = frozenset(
+    {
+        "redis_url",
+        "database_url",
+        "jwt_secret",
+        "data_key",
+        "simulator_secrets",
+        "stripe_api_key",
+        "stripe_webhook_secrets",
+    }
+)
 
 
 class SettingsError(Exception):
@@ -56,8 +71,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hold_history_days: int
     reconciler: bool
     archive_after_s: float
+    rate_limit: RateLimit | None
     log_level: str
     data_key: bytes | None
+    payment_providers: tuple[str, ...]
+    simulator_url: str | None
+    simulator_secrets: str | None
+    stripe_api_key: str | None
+    stripe_webhook_secrets: str | None
+    stripe_url: str
+    payment_return_url: str | None
 
     def __repr__(self) -> str:
         """Leave secrets out, so that settings can be logged."""
@@ -98,9 +121,28 @@ def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
         archive_after_s=source.read(
             "archive_after_s", "HOLDFAST_ARCHIVE_AFTER", _seconds(0.0, ARCHIVE_AFTER_MAX_S), ARCHIVE_AFTER_S
         ),
+        rate_limit=source.read("rate_limit", "HOLDFAST_RATE_LIMIT", _rate, None),
         log_level=source.read("log_level", "HOLDFAST_LOG_LEVEL", _one_of(*_LOG_LEVELS), "info"),
         data_key=source.read("data_key", "HOLDFAST_DATA_KEY", decode_key, None),
+        payment_providers=_payment_providers(source),
+        simulator_url=source.read("simulator_url", "HOLDFAST_PAYMENT_SIMULATOR_URL", _url("http", "https"), None),
+        simulator_secrets=source.read("simulator_secrets", "HOLDFAST_PAYMENT_SIMULATOR_SECRETS", str, None),
+        stripe_api_key=source.read("stripe_api_key", "HOLDFAST_STRIPE_API_KEY", str, None),
+        stripe_webhook_secrets=source.read("stripe_webhook_secrets", "HOLDFAST_STRIPE_WEBHOOK_SECRETS", str, None),
+        stripe_url=source.read("stripe_url", "HOLDFAST_STRIPE_URL", _url("https", "http"), "https://api.stripe.com"),
+        payment_return_url=source.read(
+            "payment_return_url", "HOLDFAST_PAYMENT_RETURN_URL", _url("https", "http"), None
+        ),
     )
+
+
+def _payment_providers(source: "_Source") -> tuple[str, ...]:
+    """Those configured; without any, the simulator, unless a Postgres is: then it may be no development any more."""
+    in_development = source.read("database_url", "DATABASE_URL", str, None) is None
+    given = source.read("payment_providers", "HOLDFAST_PAYMENT_PROVIDERS", _names(*_PROVIDERS), None)
+    if given is not None:
+        return tuple(given)
+    return ("simulator",) if in_development else ()
 
 
 def data_key(settings: Settings) -> bytes:
@@ -261,10 +303,32 @@ def _seconds(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
+def _rate(text: str) -> RateLimit:
+    match = _RATE.fullmatch(text)
+    if match is None or not all(
+        low <= int(part) <= high for part, (low, high) in zip(match.groups(), RATE_BOUNDS, strict=True)
+    ):
+        raise ValueError("REQUESTS/SECONDS+BURST, such as 100/60+20: 100 requests a minute, 20 of them at once")
+    requests, window_s, burst = map(int, match.groups())
+    return RateLimit(requests, window_s, burst)
+
+
 def _switch(text: str) -> bool:
     if text.lower() not in ("on", "off"):
         raise ValueError("on or off")
     return text.lower() == "on"
+
+
+def _names(*choices: str) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(name for part in text.lower().split(",") if (name := part.strip())))
+        if names == ("none",):
+            return ()
+        if not names or not set(names) <= set(choices):
+            raise ValueError("none, or names with commas between: " + ", ".join(choices))
+        return names
+
+    return parse
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:

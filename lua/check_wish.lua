@@ -17,7 +17,7 @@
 -- ARGV[3]  places     `0:1;0*2;1#100,101;2?3`
 --
 -- Returns {'AVAILABLE'}
---         {'TAKEN'}                   some of it is not to be had, or people in line come first
+--         {'UNAVAILABLE'}             some of it is not to be had, or people in line come first
 --         {'NOT_OPEN', status}
 --         {'LIMIT', limit, maximum}
 --         {'NOT_LOADED'} {'STALE_LAYOUT'}
@@ -59,6 +59,6 @@ if ev.due <= ev.now or (not limit and not check_places(ev, places, missing)) the
 elseif limit then
   return { 'LIMIT', limit, maximum }
 elseif #missing > 0 or line_is_first(ev) then
-  return { 'TAKEN' }
+  return { 'UNAVAILABLE' }
 end
 return { 'AVAILABLE' }

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from engine.definition import EventDefinition
-from engine.events import Event
+from engine.events import Event, event_end_at
 from engine.layout import Layout
 from persistence.database import Row
 
@@ -37,4 +37,5 @@ def event_values(definition: EventDefinition, layout: Layout) -> dict[str, Any]:
         "currency": definition.currency,
         "definition": _encode_definition(definition).decode(),
         "layout_digest": layout.digest,
+        "aftercare_at": event_end_at(definition),
     }

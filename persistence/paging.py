@@ -38,6 +38,12 @@ class EntryKey(msgspec.Struct, frozen=True, array_like=True):
     id: UUID
 
 
+class VersionKey(msgspec.Struct, frozen=True, array_like=True):
+    """The place of a row in the history of one booking."""
+
+    version: Number
+
+
 class UpcomingKey(msgspec.Struct, frozen=True, array_like=True):
     """The place of a booking in a listing by its event's start, and by number behind it."""
 

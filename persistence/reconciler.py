@@ -11,9 +11,13 @@ Each duty is a loop of its own over the partitions that this process has a lease
     rebuild    when suspected, and every minute: load what is missing   …/rebuild.py
     audit      each event every 30 s, urgent ones at once; repair what differs   …/audit.py
     archive    every 30 s      let events go that are over        …/archive.py
+    expire     every second    requests nobody has approved       …/expire.py
+    aftercare  every second    bookings of cancelled events, and of those that are over   the same
     clock      every second    has Redis's clock jumped?          …/clock.py
+    settle     every second    payments left in between           …/settle.py
     history    every 2 s       who held what → Postgres           persistence/hold_history.py
     forgotten  every hour      what of it is too old              the same
+    refusals   every hour      verdicts nobody will ask for       persistence/deadlines.py
     heartbeat  every 3 s       say so in Postgres                 persistence/heartbeats.py
 
 All of it may be done twice, or by two at once, without harm: scripts compare before they write, the ledger takes a
@@ -31,6 +35,7 @@ from uuid import UUID
 import uuid_utils.compat
 
 from engine.errors import LedgerUnavailable
+from persistence.deadlines import purge_refusals
 from persistence.heartbeats import Figures, forget, forget_stale, write_heartbeat
 from persistence.hold_history import purge_hold_history, store_trail
 from persistence.partition_leases import PartitionLeases, Territory
@@ -40,11 +45,13 @@ from persistence.reconciling.clock import StoreClock, WatchClock
 from persistence.reconciling.drain import Drain
 from persistence.reconciling.duty import Duty, EachPartition, Once, keep_doing
 from persistence.reconciling.equipment import Equipment
+from persistence.reconciling.expire import CareForEvents, Expire
 from persistence.reconciling.findings import Findings
 from persistence.reconciling.offer import OfferPlaces, SettleEntries
 from persistence.reconciling.rebuild import Rebuild
 from persistence.reconciling.roster import Roster
 from persistence.reconciling.rounds import Round
+from persistence.reconciling.settle import Settle
 from persistence.reconciling.single_round import Progress, SingleRound
 from persistence.reconciling.wake import Wake
 from persistence.reconciling.watch import Suspicions, Watch
@@ -115,6 +122,9 @@ class Reconciler:
             self._equipment.database, older_than=dt.timedelta(days=self._equipment.history_days)
         )
 
+    async def _purge_refusals(self) -> int:
+        return await purge_refusals(self._equipment.database)
+
     async def _say_goodbye(self) -> None:
         """Take our heartbeat away, so that nobody waits for the next one; if that cannot be done it grows stale."""
         with suppress(LedgerUnavailable, TimeoutError):
@@ -139,9 +149,13 @@ class Reconciler:
             Audit(equipment, roster, suspicions, findings),
             AuditLarge(equipment, roster, suspicions, findings),
             Archive(equipment, roster, findings),
+            Settle(equipment, findings.figures),
+            Expire(equipment, findings),
+            CareForEvents(equipment, findings),
             WatchClock(clock, findings.figures),
             EachPartition("history", self._store_trail, findings.figures, pause_s=HISTORY_PAUSE_S),
             Once("forgotten", self._forget_history, findings.figures, pause_s=FORGET_PAUSE_S),
+            Once("refusals", self._purge_refusals, findings.figures, pause_s=FORGET_PAUSE_S),
             Heartbeat(equipment, self._id, findings.figures),
         ]
 

@@ -65,8 +65,14 @@ events = sa.Table(
     sa.Column("currency", sa.Text, nullable=False),
     sa.Column("definition", JSONB, nullable=False, comment="The whole definition; name and times are copies of it."),
     sa.Column("layout_digest", sa.Text, nullable=False),
+    sa.Column(
+        "aftercare_at",
+        _moment(),
+        comment="When its bookings are to be looked through, because it is over or cancelled; NULL: never again.",
+    ),
     sa.Column("created_at", _moment(), nullable=False),
     sa.Column("updated_at", _moment(), nullable=False),
+    sa.Index("ix_events_aftercare", "aftercare_at", postgresql_where=sa.text("aftercare_at IS NOT NULL")),
     sa.Index(None, "starts_at", "id"),
     sa.Index(None, "organizer_id", "starts_at", "id"),
 )
@@ -204,6 +210,7 @@ history = sa.Table(
     sa.Column("reason", sa.Text),
     sa.Column("at", _moment(), nullable=False),
     sa.Column("request_id", _id()),
+    sa.Column("once", sa.LargeBinary, comment="Digests of the idempotency key and body that it was asked for with."),
     sa.CheckConstraint(transitions_condition(), name="transition"),
 )
 
@@ -264,6 +271,68 @@ waitlist = sa.Table(
     sa.Index(None, "customer_id", "id"),
     sa.Index(None, "event_id", "id"),
     comment="People in line. What is decided here Redis hears of afterwards, and what Redis decides is written here.",
+)
+
+payments = sa.Table(
+    "payments",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True, comment="Also the idempotency key that its provider knows it by."),
+    sa.Column("booking_id", sa.Uuid, nullable=False),
+    sa.Column("event_id", _id(), nullable=False),
+    sa.Column("attempt", sa.SmallInteger, nullable=False),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("method", sa.Text, nullable=False, comment="The provider's token of it; never a card's number."),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("currency", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, comment="initiated, pending, authorized, captured, declined, voided"),
+    sa.Column("chosen", sa.Boolean, nullable=False, server_default="false", comment="Its booking is bought with it."),
+    sa.Column("captured", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("provider_ref", sa.Text, comment="The provider's own name of it."),
+    sa.Column("redirect_url", sa.Text, comment="Where the customer has to go."),
+    sa.Column("reason", sa.Text, comment="Why it was declined."),
+    sa.Column("once", sa.LargeBinary, comment="The scope of the idempotency key that its request came with."),
+    sa.Column("expires_at", _moment(), nullable=False, comment="The deadline of what it pays for."),
+    sa.Column("created_at", _moment(), nullable=False),
+    sa.Column("updated_at", _moment(), nullable=False),
+    sa.Column("check_at", _moment(), comment="When it is to be looked at again; NULL: all of it is settled."),
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0", comment="Looks without progress."),
+    sa.UniqueConstraint("booking_id", "attempt"),
+    sa.CheckConstraint(
+        "state IN ('initiated', 'pending', 'authorized', 'captured', 'declined', 'voided')", name="state"
+    ),
+    sa.CheckConstraint("captured >= 0 AND captured <= amount", name="captured_within_amount"),
+    sa.Index("ix_payments_chosen", "booking_id", unique=True, postgresql_where=sa.text("chosen")),
+    sa.Index("ix_payments_due", "check_at", postgresql_where=sa.text("check_at IS NOT NULL")),
+    comment="Every payment asked for; written before its provider is. A trigger on bookings sets check_at.",
+)
+
+refunds = sa.Table(
+    "refunds",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True, comment="Also the idempotency key that the provider knows it by."),
+    sa.Column("payment_id", sa.Uuid, nullable=False),
+    sa.Column("booking_id", sa.Uuid, nullable=False),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, comment="due, done, refused"),
+    sa.Column("created_at", _moment(), nullable=False),
+    sa.Column("updated_at", _moment(), nullable=False),
+    sa.CheckConstraint("state IN ('due', 'done', 'refused')", name="state"),
+    sa.CheckConstraint("amount > 0", name="amount_positive"),
+    sa.Index(None, "booking_id"),
+    comment="Money on its way back; written before its provider is asked.",
+)
+
+payment_events = sa.Table(
+    "payment_events",
+    metadata,
+    sa.Column("provider", sa.Text, primary_key=True),
+    sa.Column("id", _id(), primary_key=True, comment="The provider's; one that comes again does nothing."),
+    sa.Column("payment_id", sa.Uuid, comment="NULL: no payment of ours."),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("key", _id(), nullable=False, comment="The payment that it spoke of."),
+    sa.Column("received_at", _moment(), nullable=False),
+    sa.Index(None, "received_at", postgresql_using="brin"),  # rows lie in order of time; purging needs no more
+    comment="Every webhook of a payment provider that was believed.",
 )
 
 reconcilers = sa.Table(

@@ -13,10 +13,12 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from engine.errors import BookingNotFound, VersionConflict
+from engine.errors import BookingNotFound, IdempotencyKeyReused, VersionConflict
 from engine.ids import parse_claim_id
 from engine.lifecycle import OWNING_STATUSES, Actor, require_transition
+from engine.once import Once
 from engine.places import CountedPlaces, parse_places
+from persistence.bookings import IDEMPOTENCY_TIME
 from persistence.database import Row
 from persistence.schema import bookings, claims, history, outbox, usage
 
@@ -60,9 +62,17 @@ async def lock_booking(connection: AsyncConnection, booking_id: str) -> Row:
 
 
 async def take_step(
-    connection: AsyncConnection, row: Row, step: Step, actor: Actor, *, expected_version: int | None = None
+    connection: AsyncConnection,
+    row: Row,
+    step: Step,
+    actor: Actor,
+    *,
+    expected_version: int | None = None,
+    once: Once | None = None,
 ) -> Row:
     """Take *step* of the booking that :func:`lock_booking` has locked; returns its row as it is now.
+
+    With *once*, the history remembers the idempotency key that it was asked for with: see :func:`find_repetition`.
 
     Raises:
         VersionConflict: It is not at *expected_version*.
@@ -80,14 +90,49 @@ async def take_step(
         .returning(bookings)
     )
     changed: Row = (await connection.execute(change)).mappings().one()
-    await _record(connection, row, changed, step, actor)
+    await _record(connection, row, changed, step, actor, once)
     await _tell(connection, row, changed)
     if row["status"] in OWNING_STATUSES and status not in OWNING_STATUSES:
         await _give_up_places(connection, row)
     return changed
 
 
-async def _record(connection: AsyncConnection, before: Row, after: Row, step: Step, actor: Actor) -> None:
+async def record_creation(connection: AsyncConnection, row: Row, actor: Actor) -> None:
+    """Record, and tell, that the booking of *row* has just been made."""
+    await connection.execute(
+        sa.insert(history).values(
+            booking_id=row["id"],
+            version=row["version"],
+            to_status=row["status"],
+            actor=actor.id,
+            role=actor.role,
+            at=row["updated_at"],
+            request_id=actor.request_id,
+        )
+    )
+    await _tell(connection, {"status": None}, row, type_="booking.created")
+
+
+async def find_repetition(connection: AsyncConnection, row: Row, once: Once) -> bool:
+    """Whether a step of the locked booking was taken with the key of *once* before, within the time keys are kept.
+
+    Raises:
+        IdempotencyKeyReused: It was, for a request with another body.
+    """
+    query = sa.select(history.c.once).where(
+        history.c.booking_id == row["id"],
+        sa.func.substring(history.c.once, 1, len(once.scope)) == once.scope,
+        history.c.at > sa.func.now() - IDEMPOTENCY_TIME,
+    )
+    kept: bytes | None = (await connection.execute(query.limit(1))).scalar_one_or_none()
+    if kept is not None and kept != once.scope + once.body:
+        raise IdempotencyKeyReused
+    return kept is not None
+
+
+async def _record(
+    connection: AsyncConnection, before: Row, after: Row, step: Step, actor: Actor, once: Once | None
+) -> None:
     await connection.execute(
         sa.insert(history).values(
             booking_id=after["id"],
@@ -99,15 +144,17 @@ async def _record(connection: AsyncConnection, before: Row, after: Row, step: St
             reason=step.reason,
             at=after["updated_at"],
             request_id=actor.request_id,
+            once=None if once is None else once.scope + once.body,
         )
     )
 
 
-async def _tell(connection: AsyncConnection, before: Row, after: Row) -> None:
+async def _tell(connection: AsyncConnection, before: Row, after: Row, *, type_: str | None = None) -> None:
     """Leave word in the outbox: ids, places and money, and nothing that a person said."""
-    type_ = "booking.updated"
-    if after["status"] != before["status"]:
-        type_ = _TYPES.get(after["status"], "booking.status_changed")
+    if type_ is None:
+        type_ = "booking.updated"
+        if after["status"] != before["status"]:
+            type_ = _TYPES.get(after["status"], "booking.status_changed")
     payload: dict[str, Any] = {name: after[name] for name in _TOLD}
     payload |= {"items": msgspec.Raw(after["items"].encode()), "from_status": before["status"]}
     payload |= {"from": after["from_stop"], "to": after["to_stop"]}

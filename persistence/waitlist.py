@@ -146,9 +146,9 @@ class Waitlist:
         entry_id = entry_id_of(row)
         if row["status"] in LIVE_STATUSES and row["is_booked"]:
             await self._move(entry_id, "booked")
-        elif row["status"] == "waiting":
+        elif row["status"] == "waiting" and not row["was_tried"]:
             await self._settle_waiting(row)
-        elif row["status"] == "offered":
+        elif row["status"] in LIVE_STATUSES:
             await self._settle_offered(row)
         elif not row["settled"]:
             await self._settle_ended(entry_id)
@@ -189,10 +189,13 @@ class Waitlist:
             await in_transaction(self._engine, partial(mark_settled, entry_id=entry_id, status="waiting"))
 
     async def _settle_offered(self, row: Row) -> None:
-        """Look what became of the offer. Redis forgets its holds with its memory: then the entry is in line again."""
+        """Look what became of the offer. Redis forgets its holds with its memory: then the entry is in line again.
+
+        Not so where a booking of it was begun, which the entry's id stands for in the ledger: it had its turn.
+        """
         entry_id = entry_id_of(row)
         standing = await self._line.look(entry_id)
-        if standing.kind == "forgotten" and row["is_over"]:
+        if standing.kind == "forgotten" and (row["is_over"] or row["was_tried"]):
             standing = Standing("expired")
         elif standing.kind == "forgotten":
             score = line_score(row["priority"], row["joined_at"])

@@ -20,7 +20,8 @@ from persistence.database import Row, fetch_rows, in_transaction
 from persistence.schema import IS_IN_LINE, bookings, events, outbox, waitlist
 
 _decode_items = msgspec.json.Decoder(list[ItemRequest]).decode
-_UNPAID = "payment_initiated"  # of a booking whose places its hold still has
+# Of bookings that may never have come about: an unpaid one leaves the hold, and whether that lives only Redis knows.
+_UNSURE = ("payment_initiated", "failed", "expired")
 _NEVER_TOLD = frozenset({"waiting"})  # back in line: the offer was lost, and the next one is told
 
 
@@ -84,7 +85,8 @@ SELECT_ENTRIES = sa.select(waitlist, sa.case((waitlist.c.status == "waiting", _a
 _TO_SETTLE = sa.select(
     waitlist,
     (waitlist.c.expires_at <= sa.func.now()).label("is_over"),
-    sa.exists().where(bookings.c.id == waitlist.c.id, bookings.c.status != _UNPAID).label("is_booked"),
+    sa.exists().where(bookings.c.id == waitlist.c.id, bookings.c.status.not_in(_UNSURE)).label("is_booked"),
+    sa.exists().where(bookings.c.id == waitlist.c.id).label("was_tried"),
     sa.select(events.c.group_id).where(events.c.id == waitlist.c.event_id).scalar_subquery().label("group_id"),
 )
 _CANCEL_PAST = sa.text("""

@@ -102,6 +102,8 @@ def _print(out: Console, found: Round) -> None:
         ("journal entries set aside", found.buried),
         ("journal entries left", found.left),
         ("lapsed holds ended", found.reaped),
+        ("requests expired", found.lapsed),
+        ("bookings of events that are over or cancelled ended", found.ended),
         ("events audited", found.audited),
         ("events rebuilt", sum(event.missing for event in found.events) if found.dry_run else found.rebuilt),
         ("differences repaired", _repairs(found)),
@@ -137,13 +139,15 @@ def _events(found: Round) -> Table:
 def _found(event: EventRound) -> str:
     missing = ["not in Redis"] if event.missing or event.rebuilt else []
     lapsed = [f"{event.reaped:,} lapsed holds"] if event.reaped else []
-    return ", ".join([*missing, *lapsed, *_kinds(event.found)])
+    over = [f"{event.ended:,} bookings to end"] if event.ended else []
+    return ", ".join([*missing, *lapsed, *over, *_kinds(event.found)])
 
 
 def _done(event: EventRound, *, dry_run: bool) -> str:
     if dry_run:
         return "would be archived" if event.archived else ""
-    said = [("rebuilt", event.rebuilt), ("holds ended", event.reaped), ("archived", event.archived)]
+    said = [("rebuilt", event.rebuilt), ("holds ended", event.reaped), ("bookings ended", event.ended)]
+    said.append(("archived", event.archived))
     return ", ".join([*(words for words, is_so in said if is_so), *(f"repaired {k}" for k in _kinds(event.repaired))])
 
 

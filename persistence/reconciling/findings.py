@@ -71,6 +71,17 @@ class Findings:
         self.troubles.over(event_id)
         logger.warning("event rebuilt", event_id=event_id)
 
+    def lapsed(self, count: int) -> None:
+        """Requests were expired that nobody had approved in time."""
+        if count:
+            self.figures.count("done", {"expire": count})
+            logger.info("requests have lapsed", bookings=count)
+
+    def cared_for(self, event_id: str, count: int) -> None:  # noqa: ARG002 - whoever did it has logged it
+        """Bookings of an event that is cancelled or over were ended."""
+        if count:
+            self.figures.count("done", {"aftercare": count})
+
     def archived(self, event_id: str) -> None:
         """An event that is over has left Redis."""
         self.figures.archived += 1

@@ -20,6 +20,7 @@ class EventRound(msgspec.Struct, kw_only=True):
 
     event_id: str
     reaped: int = 0
+    ended: int = 0
     missing: bool = False
     rebuilt: bool = False
     archived: bool = False
@@ -31,7 +32,7 @@ class EventRound(msgspec.Struct, kw_only=True):
 
     @property
     def wrong(self) -> bool:
-        """Whether anything was not as it should be; lapsed holds and events that are over are as they should be."""
+        """Whether anything was not as it should be; what is due by the clock is as it should be."""
         return bool(self.missing or self.rebuilt or self.found or self.error)
 
 
@@ -47,6 +48,8 @@ class Round(msgspec.Struct, kw_only=True):
     left: int = 0
     reaped: int = 0
     offered: int = 0
+    lapsed: int = 0
+    ended: int = 0
     audited: int = 0
     rebuilt: int = 0
     repaired: int = 0
@@ -105,6 +108,14 @@ class Collected(Findings):
     def rebuilt(self, event_id: str) -> None:
         self.round.rebuilt += 1
         self.event(event_id).rebuilt = True
+
+    def lapsed(self, count: int) -> None:
+        self.round.lapsed += count
+
+    def cared_for(self, event_id: str, count: int) -> None:
+        self.round.ended += count
+        if count:
+            self.event(event_id).ended += count
 
     def archived(self, event_id: str) -> None:
         self.round.archived += 1

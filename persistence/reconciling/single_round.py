@@ -10,6 +10,7 @@ from persistence.reconciling.audit import Audit
 from persistence.reconciling.clock import StoreClock
 from persistence.reconciling.drain import Drain
 from persistence.reconciling.equipment import Equipment
+from persistence.reconciling.expire import CareForEvents, Expire
 from persistence.reconciling.offer import OfferPlaces, SettleEntries
 from persistence.reconciling.partitions import Unreached
 from persistence.reconciling.rebuild import Expected, Rebuild
@@ -39,6 +40,8 @@ class SingleRound:
         self._wake = Wake(kernel, clock, self._findings)
         self._entries = SettleEntries(equipment)
         self._offer = OfferPlaces(equipment, self._findings.figures)
+        self._expire = Expire(equipment, self._findings)
+        self._care = CareForEvents(equipment, self._findings)
         self._rebuild = Rebuild(equipment, self._roster, suspicions, self._findings)
         self._audit = Audit(equipment, self._roster, suspicions, self._findings)
         self._archive = Archive(equipment, self._roster, self._findings)
@@ -58,6 +61,7 @@ class SingleRound:
             territory = Everywhere(sorted({await self._name(event_id) for event_id in event_ids}))
         await self._drain_journals(territory)
         await self._wake_due(territory, event_ids)
+        await self._end_bookings(territory, event_ids)
         async for page in self._expected(territory, event_ids):
             await self._mend(page)
         await self._audit_all()
@@ -97,6 +101,13 @@ class SingleRound:
         await self._entries.work(territory)
         await self._offer.work(territory)
         self._findings.round.offered = self._findings.figures.done.get(self._offer.name, 0)
+
+    async def _end_bookings(self, territory: Everywhere, event_ids: Sequence[str] | None) -> None:
+        if event_ids is None and self._dry_run:
+            self._findings.lapsed(await self._expire.count())
+        elif event_ids is None:
+            await self._expire.work(territory)
+        await self._care.finish(event_ids, dry_run=self._dry_run)
 
     async def _expected(self, territory: Everywhere, event_ids: Sequence[str] | None) -> AsyncIterator[list[Expected]]:
         """Pages of events that should be in Redis: those known of first, then all of the ledger."""

@@ -7,7 +7,8 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -25,14 +26,19 @@ from engine.draining import Drained, Drainer
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
+from engine.payments import PaymentProvider
+from engine.release import free_booking
 from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.transport.open import open_transport
 from engine.verification import Verification
 from engine.waitlist import Line
 from holdfast.metrics import process_figures
+from persistence.aftercare import Aftercare
 from persistence.audit_journal import JournalWatch
+from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
+from persistence.checkout import Checkout
 from persistence.database import in_transaction, open_database
 from persistence.events import Events
 from persistence.ledger import PostgresLedger
@@ -47,15 +53,23 @@ SECRET = "a secret that is long enough for HS256"
 PARTITIONS = 4
 DATA_KEY = b"k" * 32
 _numbers = itertools.count(1)
+_migrated: set[str] = set()  # databases that have their tables: to look whether any is missing takes a while each time
 
 
 @contextlib.asynccontextmanager
 async def composed(
-    redis_url: str, database_url: str, *, journal_bytes_max: int = JOURNAL_BYTES_MAX
+    redis_url: str,
+    database_url: str,
+    *,
+    journal_bytes_max: int = JOURNAL_BYTES_MAX,
+    providers: Mapping[str, PaymentProvider] | None = None,
+    confirm_timeout_s: float = 5.0,
 ) -> AsyncIterator[Services]:
     """The services over running servers; the database gets its tables, and they are empty."""
     database = open_database(database_url)
-    await migrate(database)
+    if database_url not in _migrated:
+        await migrate(database)
+        _migrated.add(database_url)
     await in_transaction(database, _empty)
     transport = await open_transport(redis_url)
     sealer = AesSealer([DATA_KEY])
@@ -78,10 +92,19 @@ async def composed(
         sealer,
         settlement,
         verification,
-        confirm_timeout_s=5.0,
+        confirm_timeout_s=confirm_timeout_s,
         journal_bytes_max=journal_bytes_max,
     )
 
+    checkout = Checkout(database, sealer, reservations, bookings, providers or {}, confirm_timeout_s=confirm_timeout_s)
+    desk = BookingDesk(
+        database,
+        sealer,
+        free=partial(free_booking, kernel, catalog),
+        settle=checkout.settle_booking,
+        find_accepted=partial(reservations.find_booking, customer_id=None),
+    )
+    aftercare = Aftercare(database, desk)
     oversight = Oversight(
         patient, bookings, catalog, database, repair_with(patient, bookings, loader, JournalWatch(patient))
     )
@@ -91,6 +114,9 @@ async def composed(
             events=events,
             bookings=bookings,
             waitlist=Waitlist(database, Line(kernel, catalog)),
+            checkout=checkout,
+            desk=desk,
+            aftercare=aftercare,
             oversight=oversight,
             once=OnceStore(kernel),
             verifier=TokenVerifier([SharedSecret(SECRET)], issuer="holdfast", audience="holdfast"),
@@ -99,6 +125,8 @@ async def composed(
             scrape=process_figures("test").scrape,
         )
     finally:
+        await aftercare.close()
+        await checkout.close()
         await oversight.close()
         await verification.close()
         await settlement.close()

@@ -139,7 +139,7 @@ async def test_booking_is_refused_with_the_json_path_of_what_is_wrong(
 
 @pytest.mark.parametrize(
     ("policy", "code"),
-    [({"payment": "required"}, "payment-unavailable"), ({"approval": "manual"}, "approval-unavailable")],
+    [({"payment": "required"}, "payment-unavailable")],
 )
 async def test_booking_that_asks_for_what_is_not_there_yet_is_refused_and_the_hold_lives_on(
     ana: Person, olga: Person, policy: dict[str, str], code: str

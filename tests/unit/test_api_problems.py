@@ -30,6 +30,7 @@ EXAMPLES: list[Exception] = [
         next_release_at=dt.datetime(2027, 5, 1, 19, tzinfo=dt.UTC),
     ),
     engine.LimitExceeded("max_places_per_hold", 10),
+    engine.RateLimited(100, 60, retry_after_ms=600),
     engine.HoldNotFound("x"),
     engine.HoldExpired("x"),
     engine.HoldReleased("x"),
@@ -40,6 +41,7 @@ EXAMPLES: list[Exception] = [
     engine.PlacesAvailable("concert-42"),
     engine.AlreadyInLine("x"),
     engine.EntryNotFound("x"),
+    engine.PaymentDeclined("x", "card_declined"),
     engine.IdempotencyKeyReused(),
     engine.IdempotencyInFlight(),
     engine.StoreUnavailable("redis://user:secret@host"),
@@ -52,8 +54,7 @@ EXAMPLES: list[Exception] = [
     http.MethodNotAllowed(("GET", "HEAD")),
     http.PayloadTooLarge(1024),
     http.UnsupportedMediaType(),
-    http.ApprovalUnavailable(),
-    http.PaymentUnavailable(),
+    http.NoticeUnsigned(),
     http.KeysUnavailable(),
 ]
 
@@ -125,4 +126,4 @@ def test_problem_of_an_unknown_exception_is_an_internal_error() -> None:
 def test_every_answer_that_means_later_says_when(error: Exception) -> None:
     answer = answer_problem(error, base_url="http://h", request_id="r1", route="")
     says_when = b"retry-after" in dict(answer.headers)
-    assert says_when == (answer.status == 503 or isinstance(error, engine.IdempotencyInFlight))
+    assert says_when == (answer.status in (429, 503) or isinstance(error, engine.IdempotencyInFlight))

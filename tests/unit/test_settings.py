@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.rate_limits import RateLimit
 from holdfast.settings import Settings, SettingsError, load_settings
 
 KEY = base64.urlsafe_b64encode(bytes(range(32))).decode().rstrip("=")
@@ -24,6 +25,7 @@ def test_settings_have_the_defaults_of_the_contract_when_nothing_is_set() -> Non
     assert settings.journal_max_bytes == 64 << 20
     assert settings.hold_history_days == 30
     assert (settings.reconciler, settings.archive_after_s) == (True, 86_400.0)
+    assert settings.rate_limit is None
 
 
 def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
@@ -45,8 +47,16 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
             "HOLDFAST_HOLD_HISTORY_DAYS": "0",
             "HOLDFAST_RECONCILER": "OFF",
             "HOLDFAST_ARCHIVE_AFTER": "3600",
+            "HOLDFAST_RATE_LIMIT": "100/60+20",
             "HOLDFAST_LOG_LEVEL": "DEBUG",
             "HOLDFAST_DATA_KEY": KEY,
+            "HOLDFAST_PAYMENT_PROVIDERS": "Stripe, simulator",
+            "HOLDFAST_PAYMENT_SIMULATOR_URL": "http://127.0.0.1:8001",
+            "HOLDFAST_PAYMENT_SIMULATOR_SECRETS": "new,old",
+            "HOLDFAST_STRIPE_API_KEY": "sk_test",
+            "HOLDFAST_STRIPE_WEBHOOK_SECRETS": "whsec",
+            "HOLDFAST_STRIPE_URL": "http://127.0.0.1:12111",
+            "HOLDFAST_PAYMENT_RETURN_URL": "https://shop.example/back",
         }
     )
 
@@ -62,11 +72,19 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
         jwt_issuer="https://id.example",
         jwt_audience="box-office",
         jwks_url="https://id.example/jwks.json",
+        payment_providers=("stripe", "simulator"),
+        simulator_url="http://127.0.0.1:8001",
+        simulator_secrets="new,old",
+        stripe_api_key="sk_test",
+        stripe_webhook_secrets="whsec",
+        stripe_url="http://127.0.0.1:12111",
+        payment_return_url="https://shop.example/back",
         confirm_timeout_s=2.5,
         journal_max_bytes=1 << 20,
         hold_history_days=0,
         reconciler=False,
         archive_after_s=3600.0,
+        rate_limit=RateLimit(100, 60, 20),
         log_level="debug",
         data_key=bytes(range(32)),
     )
@@ -110,6 +128,8 @@ def test_settings_name_the_file_when_a_secret_cannot_be_read(tmp_path: Path) -> 
         ("HOLDFAST_CONFIRM_TIMEOUT", "nan", "a number of seconds from 0.05 to 300"),
         ("HOLDFAST_HOLD_HISTORY_DAYS", "-1", "a whole number from 0 to 3650"),
         ("HOLDFAST_JOURNAL_MAX_BYTES", "4096", "a whole number from 1048576 to 1099511627776"),
+        ("HOLDFAST_RATE_LIMIT", "100 per minute", "REQUESTS/SECONDS+BURST"),
+        ("HOLDFAST_RATE_LIMIT", "0/60+20", "REQUESTS/SECONDS+BURST"),
         ("HOLDFAST_LOG_LEVEL", "loud", "one of debug, info, warning, error, critical"),
         ("HOLDFAST_JWKS_URL", "id.example", "a URL beginning with https://, http://"),
         ("HOLDFAST_DATA_DIR", __file__, "a directory"),
@@ -154,3 +174,24 @@ def test_settings_hide_secrets_when_they_are_printed() -> None:
     assert "hunter2" not in repr(settings)
     assert repr(bytes(range(32))) not in repr(settings)
     assert "port=8000" in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("environment", "providers"),
+    [
+        ({}, ("simulator",)),
+        ({"DATABASE_URL": "postgresql://db/hf"}, ()),
+        ({"HOLDFAST_PAYMENT_PROVIDERS": "none"}, ()),
+        ({"DATABASE_URL": "postgresql://db/hf", "HOLDFAST_PAYMENT_PROVIDERS": "simulator"}, ("simulator",)),
+    ],
+)
+def test_payments_are_simulated_by_default_only_beside_an_embedded_postgres(
+    environment: dict[str, str], providers: tuple[str, ...]
+) -> None:
+    assert load_settings(environment).payment_providers == providers
+
+
+@pytest.mark.parametrize("given", ["paypal", "stripe,paypal", "none,stripe", ","])
+def test_payment_provider_that_there_is_not_is_refused(given: str) -> None:
+    with pytest.raises(SettingsError, match="HOLDFAST_PAYMENT_PROVIDERS"):
+        load_settings({"HOLDFAST_PAYMENT_PROVIDERS": given})

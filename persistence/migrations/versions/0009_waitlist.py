@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0009"
-down_revision = "0003"
+down_revision = "0008"
 
 _OLD_COMMENTS = (None, "The booking's; its reference is made from it.", "booking.created, booking.confirmed, …")
 _NEW_COMMENTS = (

@@ -1,0 +1,66 @@
+"""The duties to end bookings that nobody asks to be ended: requests whose deadline has passed, and bookings of events
+that are cancelled or over.
+"""
+
+from collections.abc import Sequence
+
+from persistence.deadlines import count_lapsed, lapse_requests
+from persistence.partition_leases import Territory
+from persistence.reconciling.duty import Duty
+from persistence.reconciling.equipment import Equipment
+from persistence.reconciling.findings import Findings
+
+EVENTS_MAX = 20  # due events of one round, five seconds of each at most: the others come with the next
+
+
+class Expire(Duty):
+    """Ends requests that nobody has approved in time. It falls to whoever has the first partition."""
+
+    name = "expire"
+    pause_s = 1.0
+
+    def __init__(self, equipment: Equipment, findings: Findings) -> None:
+        super().__init__()
+        self._equipment = equipment
+        self._findings = findings
+
+    async def work(self, territory: Territory) -> None:
+        if 0 in territory.partitions:
+            self._findings.lapsed(await lapse_requests(self._equipment.database, self._equipment.desk))
+
+    async def count(self) -> int:
+        """How many requests have lapsed."""
+        return await count_lapsed(self._equipment.database)
+
+
+class CareForEvents(Duty):
+    """Looks through the bookings of events that are cancelled or over; leases keep several reconcilers apart."""
+
+    name = "aftercare"
+    pause_s = 1.0
+
+    def __init__(self, equipment: Equipment, findings: Findings) -> None:
+        super().__init__()
+        self._care = equipment.aftercare
+        self._findings = findings
+
+    async def work(self, territory: Territory) -> None:  # noqa: ARG002 - leases share the work, event by event
+        for event_id in await self._care.find_due(limit=EVENTS_MAX):
+            self._findings.cared_for(event_id, await self._care.take_care(event_id))
+
+    async def finish(self, event_ids: Sequence[str] | None, *, dry_run: bool) -> None:
+        """Go through all that are due, those named or all, to their end; with *dry_run* only count what is left."""
+        seen: set[str] = set()
+        while fresh := [one for one in await self._care.find_due(limit=EVENTS_MAX + len(seen)) if one not in seen]:
+            for event_id in fresh:
+                if event_ids is None or event_id in event_ids:
+                    self._findings.cared_for(event_id, await self._one(event_id, dry_run=dry_run))
+            seen.update(fresh)
+
+    async def _one(self, event_id: str, *, dry_run: bool) -> int:
+        if dry_run:
+            return await self._care.count_left(event_id)
+        total = 0
+        while count := await self._care.take_care(event_id):
+            total += count
+        return total
