@@ -13,8 +13,9 @@ from api.errors import Forbidden
 from api.events import managed_event
 from api.holds import Items
 from api.idempotency import REPLAYED
-from api.identity import ORGANIZER, Caller
+from api.identity import ADMIN, CUSTOMER, ORGANIZER, SERVICE, Caller
 from api.paging import PageQuery, page_answer
+from api.patterns import EMAIL_PATTERN, SOURCE_PATTERN
 from api.payments import answer_paid, is_sold_against_payment
 from api.versions import versioned_answer
 from engine.bookings import Booking, BookingDetails, BookingStatus
@@ -25,6 +26,8 @@ from engine.reservations import Booked, ClaimRequest
 from persistence.bookings import BookingFilter
 
 SOURCE_DEFAULT: Final = "api"
+_BUYING_ROLES = (CUSTOMER, SERVICE, ADMIN)  # who has several acts with the least of them
+AGE_MAX = 150  # nobody has been older than 122
 
 CustomerId = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 _Line = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -34,7 +37,7 @@ class Guest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """Whom the booking is for."""
 
     name: _Line | None = None
-    email: Annotated[str, msgspec.Meta(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    email: Annotated[str, msgspec.Meta(max_length=254, pattern=EMAIL_PATTERN)] | None = None
     phone: Annotated[str, msgspec.Meta(min_length=1, max_length=40)] | None = None
 
 
@@ -42,7 +45,9 @@ class Attendee(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     """Who will sit where."""
 
     name: _Line | None = None
-    email: Annotated[str, msgspec.Meta(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    email: Annotated[str, msgspec.Meta(max_length=254, pattern=EMAIL_PATTERN)] | None = None
+    age: Annotated[int, msgspec.Meta(ge=0, le=AGE_MAX)] | None = None
+    gender: Annotated[str, msgspec.Meta(min_length=1, max_length=32)] | None = None
     section: PlaceName | None = None
     seat: Annotated[str, msgspec.Meta(min_length=1, max_length=129)] | None = None
 
@@ -66,11 +71,11 @@ class BookingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attendees: Annotated[list[Attendee], msgspec.Meta(max_length=PLACES_PER_HOLD_MAX)] = []
     payment: PaymentRequest | None = None
     notes: Annotated[str, msgspec.Meta(max_length=2000)] | None = None
-    source: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")] = SOURCE_DEFAULT
+    source: Annotated[str, msgspec.Meta(pattern=SOURCE_PATTERN)] = SOURCE_DEFAULT
     metadata: Metadata = {}
 
-    def details(self, *, request_id: str) -> BookingDetails:
-        """What the customer says beside the places, and by which request, for the history.
+    def details(self, caller: Caller, *, request_id: str) -> BookingDetails:
+        """What the customer says beside the places, and as whom and by which request, for the history.
 
         Raises:
             InvalidRequest: ``metadata`` holds what cannot be kept.
@@ -84,6 +89,7 @@ class BookingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             notes=self.notes,
             source=self.source,
             metadata=self.metadata,
+            role=next((role for role in _BUYING_ROLES if role in caller.roles), CUSTOMER),
             request_id=request_id,
         )
 
@@ -136,7 +142,7 @@ async def create_booking(call: Call) -> Answer:
 
 async def answer_booking(call: Call, request: BookingRequest) -> Answer:
     """Book what was asked for, whichever route it came by."""
-    details = request.details(request_id=call.request_id.decode("ascii"))
+    details = request.details(call.caller, request_id=call.request_id.decode("ascii"))
     event_id, claim = _what_is_booked(call, request)
     if event_id is not None and await is_sold_against_payment(call, event_id):
         return await answer_paid(call, request, details, claim=claim)
@@ -215,12 +221,12 @@ def _what_is_booked(call: Call, request: BookingRequest) -> tuple[str | None, Cl
 
 
 async def _book(call: Call, request: BookingRequest, details: BookingDetails, claim: ClaimRequest | None) -> Booked:
-    reservations, customer_id = call.services.reservations, call.caller.sub
+    terms, customer_id = call.services.terms, call.caller.sub
     if request.hold_id is not None:
-        return await reservations.confirm(request.hold_id, details, customer_id=customer_id, once=call.once)
+        return await terms.confirm(request.hold_id, details, customer_id=customer_id, once=call.once)
     assert request.event_id is not None
     assert claim is not None
-    return await reservations.book(request.event_id, claim, details, customer_id=customer_id, once=call.once)
+    return await terms.book(request.event_id, claim, details, customer_id=customer_id, once=call.once)
 
 
 async def _answer_list(call: Call, query: PageQuery, wanted: BookingFilter) -> Answer:
@@ -257,7 +263,7 @@ async def require_visible(call: Call, booking: Booking) -> None:
     """
     call.caller.require_event(booking.event_id)
     if booking.customer_id != call.caller.sub and not await _organizes_event(call, booking.event_id):
-        raise BookingNotFound(booking.id)
+        raise BookingNotFound(booking.id, is_foreign=True)
 
 
 async def _answer_visible(call: Call, booking: Booking) -> Answer:

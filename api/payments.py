@@ -56,21 +56,21 @@ async def answer_paid(
         raise InvalidRequest("$.payment", "required: the event is sold against payment")
     checkout, once, sub = call.services.checkout, call.once, call.caller.sub
     checkout.require_provider(order.provider)
-    hold_id = request.hold_id
-    paid = None
+    # A repetition must not be told that the places are gone, which it has itself, nor agree on a price once more.
+    if once is not None and (paid := await checkout.find_replay(once)) is not None:
+        return _answer(call, paid)
+    terms, hold_id = call.services.terms, request.hold_id
     if hold_id is None:
         assert request.event_id is not None
         assert claim is not None
-        paid = await checkout.find_replay(once) if once is not None else None
-        if paid is None:
-            held = await call.services.reservations.hold(request.event_id, claim, customer_id=sub, once=once)
-            hold_id = held.hold.id
-    if paid is None:
-        assert hold_id is not None
-        paid = await checkout.pay(
-            hold_id, details, customer_id=sub, provider=order.provider, method=order.method, once=once
-        )
-    return _answer(call, paid)
+        hold, details = await terms.hold_and_agree(request.event_id, claim, details, customer_id=sub, once=once)
+        hold_id = hold.id
+    else:
+        details = await terms.agree_on_hold(hold_id, details, customer_id=sub)
+    return _answer(
+        call,
+        await checkout.pay(hold_id, details, customer_id=sub, provider=order.provider, method=order.method, once=once),
+    )
 
 
 async def receive_notice(call: Call) -> Answer:

@@ -82,6 +82,10 @@ def _unavailable(error: engine.PlacesUnavailable) -> Mapping[str, Any]:
     }
 
 
+def _why_unavailable(error: engine.PlacesUnavailable) -> str:
+    return error.reason or KINDS[engine.PlacesUnavailable].meaning
+
+
 def _why_not_open(error: engine.EventNotOpen) -> str:
     if error.sales_ended_at is not None:
         return f"The event takes no holds: its sale ended at {error.sales_ended_at:%Y-%m-%dT%H:%M:%SZ}."
@@ -162,6 +166,7 @@ KINDS: dict[type, Kind] = {
         "first at `next_release_at`; `sold` of it will not.",
         shape=shapes.PlacesUnavailableProblem,
         members=_unavailable,
+        detail=_why_unavailable,
     ),
     engine.LimitExceeded: Kind(
         status=409,
@@ -280,6 +285,14 @@ KINDS: dict[type, Kind] = {
         title="Journal full",
         meaning="As many bookings wait for Postgres as may wait; nothing was changed, and a hold lives on until its "
         "deadline.",
+        headers=_retry_after,
+    ),
+    engine.InventoryUnavailable: Kind(
+        status=503,
+        code="inventory-unavailable",
+        title="Inventory unavailable",
+        meaning="The event's bookings need the consent of an inventory service, which cannot be asked just now. "
+        "Nothing was booked; a hold lives on until its deadline.",
         headers=_retry_after,
     ),
     engine.Overloaded: Kind(

@@ -6,7 +6,7 @@ from api.paging import PageQuery
 from api.route import Reply, Route
 from api.routes_shared import BUYERS, CLAIMS, ENDED, REPLAYABLE
 from engine.bookings import Booking
-from engine.errors import BookingNotFound, BookingRefused, JournalFull, PaymentDeclined
+from engine.errors import BookingNotFound, BookingRefused, InventoryUnavailable, JournalFull, PaymentDeclined
 
 BOOKING_ROUTES: tuple[Route, ...] = (
     Route(
@@ -35,7 +35,7 @@ BOOKING_ROUTES: tuple[Route, ...] = (
                 headers=("Location", "ETag", "Retry-After", *REPLAYABLE),
             ),
         ),
-        refusals=(*CLAIMS, *ENDED, PaymentDeclined, JournalFull),
+        refusals=(*CLAIMS, *ENDED, PaymentDeclined, JournalFull, InventoryUnavailable),
     ),
     Route(
         method="GET",

@@ -115,6 +115,14 @@ PAYMENTS = Histogram(
     counted_as="holdfast_payments_total",
 )
 PAYMENT_NOTICES = Counter("holdfast_payment_notices_total", "Webhooks of payment providers.", "provider", "outcome")
+SERVICES = Histogram(
+    "holdfast_service_seconds",
+    "Seconds of one question to a pricing or inventory service, its repetition included, by what came of it.",
+    "service",
+    "outcome",
+    bounds=FAST_S,
+    counted_as="holdfast_service_calls_total",
+)
 LOADS = Counter("holdfast_event_loads_total", "Events put into Redis from the ledger, each under a new epoch.")
 AUDITS = Counter("holdfast_audits_total", "Audits of one event with repair that came to an end.")
 DRIFT_FOUND = Counter("holdfast_drift_found_total", "Differences found between Redis and the ledger, by kind.", "kind")
@@ -134,6 +142,9 @@ SERVER_CHANGES = Counter("holdfast_server_changes_total", "Times that another Re
 WAITLIST = Counter("holdfast_waitlist_total", "Entries of waitlists that came to a status, by that.", "status")
 ENDED = Counter("holdfast_bookings_ended_total", "Bookings that were ended although nobody asked for it.", "reason")
 BURIED = Counter("holdfast_buried_total", "Journal entries that can never be written, set aside for a person.")
+PUBLISHED = Counter(
+    "holdfast_published_total", "Attempts to tell a sink of an event, by what came of them.", "sink", "outcome"
+)
 
 FIGURES: tuple[Counter | Histogram, ...] = (
     REQUESTS,
@@ -143,6 +154,7 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     COMMITS,
     PAYMENTS,
     PAYMENT_NOTICES,
+    SERVICES,
     LOADS,
     AUDITS,
     DRIFT_FOUND,
@@ -158,6 +170,7 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     WAITLIST,
     ENDED,
     BURIED,
+    PUBLISHED,
 )
 
 

@@ -18,6 +18,8 @@ Each duty is a loop of its own over the partitions that this process has a lease
     history    every 2 s       who held what → Postgres           persistence/hold_history.py
     forgotten  every hour      what of it is too old              the same
     refusals   every hour      verdicts nobody will ask for       persistence/deadlines.py
+    publish    every 0.25 s    outbox → webhooks, Redis stream    …/publish.py
+    published  every hour      what of it is too old              persistence/publishing/queue.py
     heartbeat  every 3 s       say so in Postgres                 persistence/heartbeats.py
 
 All of it may be done twice, or by two at once, without harm: scripts compare before they write, the ledger takes a
@@ -48,6 +50,7 @@ from persistence.reconciling.equipment import Equipment
 from persistence.reconciling.expire import CareForEvents, Expire
 from persistence.reconciling.findings import Findings
 from persistence.reconciling.offer import OfferPlaces, SettleEntries
+from persistence.reconciling.publish import Publish
 from persistence.reconciling.rebuild import Rebuild
 from persistence.reconciling.roster import Roster
 from persistence.reconciling.rounds import Round
@@ -107,6 +110,7 @@ class Reconciler:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*(duty.close() for duty in duties), return_exceptions=True)
             await self._say_goodbye()
 
     async def _keep_doing(self, duty: Duty, stop: asyncio.Event) -> None:
@@ -124,6 +128,10 @@ class Reconciler:
 
     async def _purge_refusals(self) -> int:
         return await purge_refusals(self._equipment.database)
+
+    async def _forget_published(self) -> int:
+        relay = self._equipment.relay
+        return await relay.queue.purge(dt.timedelta(days=relay.options.keep_days))
 
     async def _say_goodbye(self) -> None:
         """Take our heartbeat away, so that nobody waits for the next one; if that cannot be done it grows stale."""
@@ -156,6 +164,8 @@ class Reconciler:
             EachPartition("history", self._store_trail, findings.figures, pause_s=HISTORY_PAUSE_S),
             Once("forgotten", self._forget_history, findings.figures, pause_s=FORGET_PAUSE_S),
             Once("refusals", self._purge_refusals, findings.figures, pause_s=FORGET_PAUSE_S),
+            Publish(equipment.relay, findings.figures),
+            Once("published", self._forget_published, findings.figures, pause_s=FORGET_PAUSE_S),
             Heartbeat(equipment, self._id, findings.figures),
         ]
 

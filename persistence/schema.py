@@ -9,7 +9,7 @@ holds the event's row; a foreign key would take the same row lock and one more i
 """
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from engine.lifecycle import statuses_condition, transitions_condition
 
@@ -333,6 +333,43 @@ payment_events = sa.Table(
     sa.Column("received_at", _moment(), nullable=False),
     sa.Index(None, "received_at", postgresql_using="brin"),  # rows lie in order of time; purging needs no more
     comment="Every webhook of a payment provider that was believed.",
+)
+
+sinks = sa.Table(
+    "sinks",
+    metadata,
+    sa.Column("id", sa.Integer, sa.Identity(always=True), primary_key=True),
+    sa.Column("name", _id(), nullable=False),
+    sa.Column("kind", sa.Text, nullable=False, comment="webhook, stream"),
+    sa.Column("target", sa.Text, nullable=False, comment="The URL of a webhook, the key of a stream."),
+    sa.Column("secrets", sa.LargeBinary, comment="Of a webhook, the newest first; encrypted."),
+    sa.Column("types", ARRAY(sa.Text), nullable=False, comment="What it is told: booking.confirmed, booking.*"),
+    sa.Column("created_at", _moment(), nullable=False),
+    sa.Column("disabled_at", _moment()),
+    sa.Column("disabled_reason", sa.Text),
+    sa.UniqueConstraint("name"),
+    comment="Where the outbox goes.",
+)
+
+# Rows are written three times within a moment and then deleted: vacuum must not wait for a fifth of a large table.
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("sink_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("outbox_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("booking_id", sa.Uuid, nullable=False),
+    sa.Column("queued_at", _moment(), nullable=False, comment="Its retries end some hours after this."),
+    sa.Column(
+        "due_at", _moment(), nullable=False, comment="Nobody may take it before: the end of a lease, or a retry."
+    ),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("error", sa.Text, comment="Why the last attempt failed."),
+    sa.Column("dead_at", _moment(), comment="Given up; a person must decide."),
+    sa.Index("ix_deliveries_due", "sink_id", "due_at", "outbox_id", postgresql_where=sa.text("dead_at IS NULL")),
+    sa.Index("ix_deliveries_dead", "sink_id", "outbox_id", postgresql_where=sa.text("dead_at IS NOT NULL")),
+    sa.Index(None, "sink_id", "booking_id", "outbox_id"),
+    comment="What a sink has still to be told; a row goes when it was.",
+    postgresql_with={"autovacuum_vacuum_scale_factor": 0.02},
 )
 
 reconcilers = sa.Table(

@@ -17,6 +17,7 @@ from persistence.booking_desk import BookingDesk
 from persistence.database import fetch_rows
 from persistence.differences import Difference
 from persistence.payments import PaymentsStore
+from persistence.publishing.relay import Relay
 from persistence.waitlist import Waitlist
 
 
@@ -78,6 +79,7 @@ class Equipment(msgspec.Struct, frozen=True, kw_only=True):
     history_days: int
     payments: PaymentsStore
     settle: Callable[[str], Awaitable[object]]
+    relay: Relay
 
     async def check(self, partition: int) -> None:
         """Tell an event of *partition* that is in trouble from servers that are.

@@ -55,6 +55,8 @@ class Round(msgspec.Struct, kw_only=True):
     repaired: int = 0
     unresolved: int = 0
     archived: int = 0
+    published: int = 0
+    """Events of the outbox that were queued for its sinks."""
     events: list[EventRound] = []
 
 

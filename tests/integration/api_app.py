@@ -23,13 +23,16 @@ from api.services import Info, ReadinessCheck, Services
 from engine.booking_requests import JOURNAL_BYTES_MAX
 from engine.catalog import Catalog
 from engine.draining import Drained, Drainer
+from engine.inventory import InventoryProvider
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
 from engine.payments import PaymentProvider
+from engine.pricing import PricingProvider
 from engine.release import free_booking
 from engine.reservations import Reservations
 from engine.settlement import Settlement
+from engine.terms import Terms
 from engine.transport.open import open_transport
 from engine.verification import Verification
 from engine.waitlist import Line
@@ -40,6 +43,7 @@ from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
 from persistence.checkout import Checkout
 from persistence.database import in_transaction, open_database
+from persistence.erasure import Eraser
 from persistence.events import Events
 from persistence.ledger import PostgresLedger
 from persistence.migrate import migrate
@@ -64,6 +68,8 @@ async def composed(
     journal_bytes_max: int = JOURNAL_BYTES_MAX,
     providers: Mapping[str, PaymentProvider] | None = None,
     confirm_timeout_s: float = 5.0,
+    pricing: PricingProvider | None = None,
+    inventory: InventoryProvider | None = None,
 ) -> AsyncIterator[Services]:
     """The services over running servers; the database gets its tables, and they are empty."""
     database = open_database(database_url)
@@ -118,6 +124,8 @@ async def composed(
             desk=desk,
             aftercare=aftercare,
             oversight=oversight,
+            terms=Terms(reservations, pricing=pricing, inventory=inventory),
+            eraser=Eraser(database, sealer),
             once=OnceStore(kernel),
             verifier=TokenVerifier([SharedSecret(SECRET)], issuer="holdfast", audience="holdfast"),
             info=Info(name="holdfast", version="0.0.0", partitions=PARTITIONS),

@@ -209,3 +209,13 @@ def test_setting_that_cannot_be_used_is_one_line_without_its_secret(
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
     assert "secret" not in done.stderr
+
+
+def test_event_whose_pricing_service_is_not_configured_is_not_opened(cli: WarmCommandLine, tmp_path: Path) -> None:
+    cli.ok("events", "create", write(tmp_path / "priced.json", definition("priced", policy={"pricing": "service"})))
+    refused = cli.run("events", "open", "priced")
+    assert refused.returncode == 1
+    assert "HOLDFAST_PRICING_URL" in refused.stderr
+
+    url = "http://127.0.0.1:9/quote"
+    assert cli.ok("events", "open", "priced", HOLDFAST_PRICING_URL=url) == "priced is open\n"

@@ -46,6 +46,8 @@ def services_without_stores(**parts: Any) -> Services:
         "desk": missing,
         "aftercare": missing,
         "oversight": missing,
+        "terms": missing,
+        "eraser": missing,
         "once": missing,
         "verifier": make_verifier(),
         "info": Info(name="holdfast", version="0.0.0", partitions=64),

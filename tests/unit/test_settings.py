@@ -48,6 +48,12 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
             "HOLDFAST_RECONCILER": "OFF",
             "HOLDFAST_ARCHIVE_AFTER": "3600",
             "HOLDFAST_RATE_LIMIT": "100/60+20",
+            "HOLDFAST_STREAM": "{shop}:events",
+            "HOLDFAST_STREAM_LENGTH": "5000",
+            "HOLDFAST_STREAM_TYPES": "booking.*, hold.expired",
+            "HOLDFAST_OUTBOX_DAYS": "30",
+            "HOLDFAST_WEBHOOKS_RETRY_HOURS": "72",
+            "HOLDFAST_WEBHOOKS_ALLOW_PRIVATE": "on",
             "HOLDFAST_LOG_LEVEL": "DEBUG",
             "HOLDFAST_DATA_KEY": KEY,
             "HOLDFAST_PAYMENT_PROVIDERS": "Stripe, simulator",
@@ -57,6 +63,10 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
             "HOLDFAST_STRIPE_WEBHOOK_SECRETS": "whsec",
             "HOLDFAST_STRIPE_URL": "http://127.0.0.1:12111",
             "HOLDFAST_PAYMENT_RETURN_URL": "https://shop.example/back",
+            "HOLDFAST_PRICING_URL": "http://prices:8080/quote",
+            "HOLDFAST_PRICING_TIMEOUT": "0.25",
+            "HOLDFAST_INVENTORY_URL": "https://inventory.example/check",
+            "HOLDFAST_INVENTORY_TIMEOUT": "1",
         }
     )
 
@@ -85,8 +95,18 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
         reconciler=False,
         archive_after_s=3600.0,
         rate_limit=RateLimit(100, 60, 20),
+        stream="{shop}:events",
+        stream_length=5_000,
+        stream_types=("booking.*", "hold.expired"),
+        outbox_days=30,
+        webhooks_retry_hours=72,
+        webhooks_allow_private=True,
         log_level="debug",
         data_key=bytes(range(32)),
+        pricing_url="http://prices:8080/quote",
+        pricing_timeout_s=0.25,
+        inventory_url="https://inventory.example/check",
+        inventory_timeout_s=1.0,
     )
 
 
@@ -132,6 +152,10 @@ def test_settings_name_the_file_when_a_secret_cannot_be_read(tmp_path: Path) -> 
         ("HOLDFAST_RATE_LIMIT", "0/60+20", "REQUESTS/SECONDS+BURST"),
         ("HOLDFAST_LOG_LEVEL", "loud", "one of debug, info, warning, error, critical"),
         ("HOLDFAST_JWKS_URL", "id.example", "a URL beginning with https://, http://"),
+        ("HOLDFAST_PRICING_URL", "prices:8080", "a URL beginning with https:// or http://"),
+        ("HOLDFAST_INVENTORY_URL", "https:///check", "a URL beginning with https:// or http://"),
+        ("HOLDFAST_PRICING_TIMEOUT", "0", "a number of seconds from 0.01 to 30"),
+        ("HOLDFAST_INVENTORY_TIMEOUT", "31", "a number of seconds from 0.01 to 30"),
         ("HOLDFAST_DATA_DIR", __file__, "a directory"),
     ],
 )
@@ -148,6 +172,7 @@ def test_settings_say_what_was_given_and_what_is_expected(variable: str, value: 
     [
         ("REDIS_URL", "http://:hunter2@cache", "redis://"),
         ("DATABASE_URL", "mysql://u:hunter2@db", "postgresql://"),
+        ("HOLDFAST_PRICING_URL", "https://u:hunter2@prices", "without a user or password"),
         ("HOLDFAST_DATA_KEY", "hunter2", "32 random bytes in base64url"),
         ("HOLDFAST_DATA_KEY", "hunter2\N{SNOWMAN}", "32 random bytes in base64url"),
     ],
@@ -195,3 +220,20 @@ def test_payments_are_simulated_by_default_only_beside_an_embedded_postgres(
 def test_payment_provider_that_there_is_not_is_refused(given: str) -> None:
     with pytest.raises(SettingsError, match="HOLDFAST_PAYMENT_PROVIDERS"):
         load_settings({"HOLDFAST_PAYMENT_PROVIDERS": given})
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("HOLDFAST_STREAM", "hf:{3}:journal"),
+        ("HOLDFAST_STREAM", "two words"),
+        ("HOLDFAST_STREAM_LENGTH", "0"),
+        ("HOLDFAST_STREAM_TYPES", "booking"),
+        ("HOLDFAST_OUTBOX_DAYS", "0"),
+        ("HOLDFAST_WEBHOOKS_RETRY_HOURS", "721"),
+        ("HOLDFAST_WEBHOOKS_ALLOW_PRIVATE", "yes"),
+    ],
+)
+def test_settings_refuse_what_the_outbox_cannot_be_published_with(variable: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=variable):
+        load_settings({variable: text})

@@ -7,7 +7,11 @@ from sqlalchemy.dialects.postgresql import JSONB
 revision = "0009"
 down_revision = "0008"
 
-_OLD_COMMENTS = (None, "The booking's; its reference is made from it.", "booking.created, booking.confirmed, …")
+_OLD_COMMENTS = (
+    None,
+    "The booking's; its reference is made from it. NULL: of a hold.",
+    "booking.created, booking.confirmed, …",
+)
 _NEW_COMMENTS = (
     "Or the waitlist entry's, which its booking keeps.",
     "The booking's; its reference is made from it. NULL: of no booking.",
@@ -16,7 +20,6 @@ _NEW_COMMENTS = (
 
 
 def upgrade() -> None:
-    op.alter_column("outbox", "number", nullable=True)
     for column, old, new in zip(("booking_id", "number", "type"), _OLD_COMMENTS, _NEW_COMMENTS, strict=True):
         op.alter_column("outbox", column, comment=new, existing_comment=old)
     op.create_table(
