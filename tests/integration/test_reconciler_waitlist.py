@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres_outage import postgres_away
 from reconciling import Installation, reconciling, until
 from shops import at_once
 
@@ -17,7 +18,7 @@ from engine.ids import HoldId
 from engine.kernel import offer_args
 from engine.reservations import ClaimRequest
 from engine.waitlist import WaitlistEntry
-from holdfast.compose import open_parts
+from holdfast.compose import open_parts, open_reconciler
 from holdfast.settings import Settings, load_settings
 from persistence.waitlist_entries import Wish
 
@@ -201,3 +202,27 @@ async def test_cancelled_event_leaves_nobody_waiting(shop: Installation) -> None
         await until(lambda: shop.redis.hlen(shop.key(event, "holds")) == ROW - 1, within_s=5)
         await until(lambda: not shop.redis.exists(shop.partition_key(event, "lines")), within_s=5)
     assert await told(shop, "waitlist.cancelled") == 2
+
+
+async def test_offers_are_made_while_postgres_is_away_and_written_down_afterwards(shop: Installation) -> None:
+    (hold_id, *_) = await sell_out(shop)
+    event = await shop.parts.catalog.get("gig")
+    entry = await join(shop, "ana")
+    async with reconciling(shop.settings) as reconciler:
+        await until(lambda: reconciler.figures.events == 1, within_s=5)
+        assert shop.settings.database_url is not None
+        async with postgres_away(shop.settings.database_url):
+            await let_go(shop, hold_id)
+            await until(lambda: shop.redis.exists(shop.key(event, "notices")), within_s=5)
+        await becomes(shop, entry, "offered", within_s=8)
+
+
+async def test_a_single_round_serves_the_line(shop: Installation) -> None:
+    (hold_id, *_) = await sell_out(shop)
+    entry = await join(shop, "ana")
+    await let_go(shop, hold_id)
+    async with open_reconciler(shop.settings) as reconciler:
+        done = await reconciler.run_once()
+
+    assert done.offered == 1
+    assert (await shop.parts.waitlist.find(entry.id)).status == "offered"
