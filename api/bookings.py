@@ -137,7 +137,11 @@ _request = msgspec.json.Decoder(BookingRequest)
 
 async def create_booking(call: Call) -> Answer:
     """``POST /v1/bookings`` → 201, or 202 while Postgres or a payment provider has not answered."""
-    request = decode_body(_request, call.body)
+    return await answer_booking(call, decode_body(_request, call.body))
+
+
+async def answer_booking(call: Call, request: BookingRequest) -> Answer:
+    """Book what was asked for, whichever route it came by."""
     details = request.details(call.caller, request_id=call.request_id.decode("ascii"))
     event_id, claim = _what_is_booked(call, request)
     if event_id is not None and await is_sold_against_payment(call, event_id):

@@ -80,6 +80,12 @@ class BookingProblem(Problem, frozen=True):
     booking_id: str
 
 
+class EntryProblem(Problem, frozen=True):
+    """The entry of the waitlist that is in the way."""
+
+    entry_id: str
+
+
 class PaymentDeclinedProblem(BookingProblem, frozen=True):
     """The booking whose payment was declined, and why, in the provider's words, if it said so."""
 

@@ -219,6 +219,29 @@ KINDS: dict[type, Kind] = {
         shape=shapes.BookingProblem,
         members=lambda error: {"booking_id": error.booking_id},
     ),
+    engine.NoWaitlist: Kind(
+        status=409,
+        code="no-waitlist",
+        title="No waitlist",
+        meaning="The event's policy has no waitlist: nobody can stand in line for it.",
+    ),
+    engine.PlacesAvailable: Kind(
+        status=409,
+        code="places-available",
+        title="Places available",
+        meaning="There is nothing to wait for: the places are free, and can be held at once.",
+    ),
+    engine.AlreadyInLine: Kind(
+        status=409,
+        code="already-in-line",
+        title="Already in line",
+        meaning="The customer waits for this event already, or has an offer: `entry_id`. Leave that first.",
+        shape=shapes.EntryProblem,
+        members=lambda error: {"entry_id": error.entry_id},
+    ),
+    engine.EntryNotFound: Kind(
+        status=404, code="entry-not-found", title="Entry not found", meaning="There is no such entry of a waitlist."
+    ),
     engine.PaymentDeclined: Kind(
         status=402,
         code="payment-declined",

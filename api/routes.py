@@ -19,6 +19,7 @@ from api.routes_events import EVENT_ROUTES
 from api.routes_holds import HOLD_ROUTES
 from api.routes_payments import PAYMENT_ROUTES
 from api.routes_shared import REPLAYABLE
+from api.routes_waitlist import WAITLIST_ROUTES
 from api.services import Info
 
 
@@ -136,6 +137,7 @@ ROUTES: tuple[Route, ...] = (
     *BOOKING_ROUTES,
     *BOOKING_STEP_ROUTES,
     *PAYMENT_ROUTES,
+    *WAITLIST_ROUTES,
     *_CUSTOMER_ROUTES,
     *EVENT_ROUTES,
     *_OPERATION_ROUTES,

@@ -18,6 +18,7 @@ from persistence.erasure import Eraser
 from persistence.events import Events
 from persistence.oversight import Oversight
 from persistence.place_desk import PlaceDesk
+from persistence.waitlist import Waitlist
 
 Severity = Literal["degraded", "unready"]
 
@@ -66,6 +67,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     reservations: Reservations
     events: Events
     bookings: Bookings
+    waitlist: Waitlist
     checkout: Checkout
     desk: BookingDesk
     places: PlaceDesk

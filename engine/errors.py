@@ -21,6 +21,10 @@
     │   ├── BookingNotFound         unknown, or somebody else's
     │   ├── PaymentDeclined         the provider has declined the payment; the hold lives on
     │   ├── BookingRefused          it was accepted, and then the ledger knew better; it is undone
+    │   ├── NoWaitlist              the event's policy has no line to stand in
+    │   ├── PlacesAvailable         there is nothing to wait for: they can be held at once
+    │   ├── AlreadyInLine           one live entry per customer and event
+    │   ├── EntryNotFound           unknown, or somebody else's
     │   ├── IdempotencyKeyReused    the key was used for another request
     │   └── IdempotencyInFlight     the first request with this key is still under way
     └── Unavailable                 nothing was decided: try again
@@ -221,6 +225,30 @@ class BookingRefused(Refusal):
     def __init__(self, booking_id: str) -> None:
         super().__init__(booking_id)
         self.booking_id = booking_id
+
+
+class NoWaitlist(EventRefusal):
+    """The event's policy has no line to stand in."""
+
+
+class PlacesAvailable(EventRefusal):
+    """There is nothing to wait for: the places can be held at once."""
+
+
+class AlreadyInLine(Refusal):
+    """The customer has a live entry of this event, ``entry_id``."""
+
+    def __init__(self, entry_id: str) -> None:
+        super().__init__(entry_id)
+        self.entry_id = entry_id
+
+
+class EntryNotFound(Refusal):
+    """There is no such entry of a waitlist, or it is somebody else's."""
+
+    def __init__(self, entry_id: str) -> None:
+        super().__init__(entry_id)
+        self.entry_id = entry_id
 
 
 class PaymentDeclined(Refusal):

@@ -139,6 +139,7 @@ ARCHIVED = Counter("holdfast_archived_total", "Events that are over and have lef
 REGRESSED = Counter("holdfast_regressed_total", "Events that Redis was found to have an older state of.")
 CLOCK_JUMPS = Counter("holdfast_clock_jumps_total", "Times that Redis's clock was found to have jumped.")
 SERVER_CHANGES = Counter("holdfast_server_changes_total", "Times that another Redis, or another life of it, was met.")
+WAITLIST = Counter("holdfast_waitlist_total", "Entries of waitlists that came to a status, by that.", "status")
 ENDED = Counter("holdfast_bookings_ended_total", "Bookings that were ended although nobody asked for it.", "kind")
 BURIED = Counter("holdfast_buried_total", "Journal entries that can never be written, set aside for a person.")
 PUBLISHED = Counter(
@@ -166,6 +167,7 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     REGRESSED,
     CLOCK_JUMPS,
     SERVER_CHANGES,
+    WAITLIST,
     ENDED,
     BURIED,
     PUBLISHED,

@@ -59,7 +59,7 @@ class Kernel:
     async def run(
         self, name: str, event: SellableEvent, args: Sequence[bytes], *, once: bytes | None = None, load: bool = True
     ) -> list[Any]:
-        """Run a script on one event, with ``CONTINUE`` followed up and, unless *load* is off, ``NOT_LOADED`` mended.
+        """Run a script on one event; ``CONTINUE``, ``LINE`` and, unless *load* is off, ``NOT_LOADED`` are followed up.
 
         Raises:
             StoreUnavailable: Redis gave no answer in time, or cannot write now; repeating the request is safe.
@@ -87,15 +87,9 @@ class Kernel:
             return await self.transport.evalsha(script, keys, args)
 
         reply = await self._send_until_done(name, call)
-        if self._load is None or not load:
+        if reply[0] != b"NOT_LOADED" and reply[0] != b"LINE":
             return reply
-        for _ in range(len(events) + LOADS_AGAIN_MAX):
-            if reply[0] != b"NOT_LOADED":
-                break
-            missing = events[int(reply[1]) - 1] if len(reply) > 1 else events[0]
-            await self._load(missing.event.id)
-            reply = await self._send_until_done(name, call)
-        return reply
+        return await self._send_once_ready(name, call, reply, events, load=load)
 
     async def run_in_partition(
         self,
@@ -173,6 +167,31 @@ class Kernel:
         finally:
             figures.SCRIPTS.observe(time.perf_counter() - began, name, status)
 
+    async def _send_once_ready(
+        self,
+        name: str,
+        call: Callable[[], Awaitable[Any]],
+        reply: list[Any],
+        events: Sequence[SellableEvent],
+        *,
+        load: bool,
+    ) -> list[Any]:
+        """Call again once what stands in the way is done: an event put into Redis, people in line asked first."""
+        until, loads = time.perf_counter() + CONTINUE_MAX_S, 0
+        while reply[0] in (b"NOT_LOADED", b"LINE"):
+            concerned = events[int(reply[1]) - 1] if len(reply) > 1 else events[0]
+            if reply[0] == b"NOT_LOADED":
+                if self._load is None or not load or loads == len(events) + LOADS_AGAIN_MAX:
+                    break
+                loads += 1
+                await self._load(concerned.event.id)
+            elif time.perf_counter() > until:
+                raise Overloaded("people in line are still being asked")
+            else:
+                await self.run("offer_places", concerned, offer_args(concerned))
+            reply = await self._send_until_done(name, call)
+        return reply
+
     def _any_server_is_silent(self) -> bool:
         """Whether a server is away, or has owed replies and sent nothing since this was asked last."""
         links = self.transport.reports()
@@ -212,6 +231,11 @@ async def _send_within(call: Callable[[], Awaitable[Any]]) -> Any:
             raise
         await asyncio.sleep(0)
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def offer_args(event: SellableEvent) -> list[bytes]:
+    """The arguments of ``offer_places``, to be run before anybody claims places while people in line come first."""
+    return [event.event.id.encode(), b"%d" % (event.definition.policy.offer_ttl * 1000)]
 
 
 def _ms(time: tuple[bytes, bytes]) -> int:

@@ -12,9 +12,10 @@ from engine.transport.wire import PackedKeys, add_key, pack_keys
 from lua import Script
 
 EVENT_KEYS = frozenset(
-    ("state", "loading", "held", "sold", "holds", "expiries", "users", "rows", "ended", "bookings")
+    ("state", "loading", "held", "sold", "holds", "expiries", "users", "rows", "ended", "bookings",
+     "waitlist", "entries", "wanted", "notices")
 )  # fmt: skip
-PARTITION_KEYS = frozenset(("journal", "dead", "wakeups", "live", "trail", "stored", "rates"))
+PARTITION_KEYS = frozenset(("journal", "dead", "wakeups", "live", "trail", "stored", "rates", "lines"))
 _EVENT_KEY = re.compile(r"hf:\{\d+\}:([^:]+):[a-z]+")
 PACKED_MAX = 20_000  # packed key lists kept by a process, about half a kilobyte each
 

@@ -210,6 +210,9 @@ class EventLoader:
         await self._load_bookings(loaded, sellable, epoch, batches)
         for piece in batches.pieces():
             await self._step("load_places", sellable, [epoch, *piece])
+        for start in range(0, len(loaded.line), BATCH_SIZE):  # before the event is on sale: they come first
+            line = loaded.line[start : start + BATCH_SIZE]
+            await self._step("load_line", sellable, [event_id.encode(), epoch, *line])
         await self._step("finish_load", sellable, [event_id.encode(), epoch])
         figures.LOADS.add()
 

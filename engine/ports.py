@@ -34,6 +34,11 @@ class LoadedEvent(Protocol):
     event: Event
     is_small: bool
     """Whether its bookings are at hand already; those of others are read one event after another."""
+    line: Sequence[bytes]
+    """The people in line, each an argument of ``load_line``: entry, score, places and customer, with ``|`` between.
+
+    Who had an offer, which ends with the state that is forgotten, is in line again, where they were.
+    """
 
     def bookings(self, *, batch_size: int) -> AsyncGenerator[Sequence[BookingRow]]:
         """The bookings that own places, in batches and no order; memory is bounded by *batch_size*. To be read once."""

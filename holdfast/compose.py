@@ -28,6 +28,7 @@ from engine.store_checks import require_fit_store
 from engine.terms import Terms
 from engine.transport.open import Transport, open_transport
 from engine.verification import Verification
+from engine.waitlist import Line
 from holdfast.figures_board import Seat
 from holdfast.metrics import Figures, Sources, serve_metrics
 from holdfast.payments.providers import open_providers
@@ -60,6 +61,7 @@ from persistence.repair import EventRepair, repair_event
 from persistence.revision import HEAD, current_revision
 from persistence.sealing import AesSealer
 from persistence.verification import LedgerAuditor
+from persistence.waitlist import Waitlist
 
 COMMIT_CONNECTIONS = 2  # a batch of callers, or two pages of the journal, are written at a time
 
@@ -119,6 +121,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     drainer: Drainer
     journals: JournalWatch
     reservations: Reservations
+    waitlist: Waitlist
     checkout: Checkout
     oversight: Oversight
     outbound: OutboundServices
@@ -215,6 +218,7 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             drainer=drainer,
             journals=journals,
             oversight=oversight,
+            waitlist=Waitlist(database, Line(front, catalog)),
             reservations=reservations,
             checkout=checkout,
             outbound=outbound,
@@ -243,6 +247,7 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
             reservations=parts.reservations,
             events=parts.events,
             bookings=parts.bookings,
+            waitlist=parts.waitlist,
             checkout=parts.checkout,
             desk=parts.desk,
             places=parts.places,
@@ -320,6 +325,7 @@ def make_equipment(parts: Parts, settings: Settings) -> Equipment:
         database=parts.database,
         catalog=parts.catalog,
         loader=parts.loader,
+        waitlist=Waitlist(parts.database, Line(parts.kernel, parts.catalog)),
         drain=parts.drainer.drain,
         repair=repair,
         desk=parts.desk,

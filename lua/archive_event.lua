@@ -15,6 +15,11 @@
 -- KEYS[12] dead      hash    journal id -> what could not be written, and why
 -- KEYS[13] wakeups   zset    event id scored by its earliest deadline
 -- KEYS[14] live      set     events whose state is in Redis
+-- KEYS[15] waitlist  zset    entry scored by priority and time
+-- KEYS[16] entries   hash    entry -> what it waits for, and who
+-- KEYS[17] wanted    hash    what the line waits for -> by how many entries
+-- KEYS[18] notices   hash    entry -> what Postgres has yet to hear of it
+-- KEYS[19] lines     set     events that somebody is in line for
 --
 -- ARGV[1]  event_id
 -- ARGV[2]  epoch      as the audit saw it
@@ -81,7 +86,8 @@ end
 
 -- Nothing below refuses.
 redis.call('UNLINK', keys.state, keys.loading, keys.held, keys.sold, keys.holds, keys.expiries, keys.users, keys.rows,
-  keys.ended, keys.bookings)
+  keys.ended, keys.bookings, keys.waitlist, keys.entries, keys.wanted, keys.notices)
 redis.call('ZREM', keys.wakeups, event_id)
 redis.call('SREM', keys.live, event_id)
+redis.call('SREM', keys.lines, event_id)
 return { 'ARCHIVED' }

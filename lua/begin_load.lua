@@ -13,6 +13,11 @@
 -- KEYS[10] wakeups   zset    event id scored by its earliest deadline
 -- KEYS[11] live      set     events whose state is in Redis
 -- KEYS[12] trail     stream  what became of holds, for the history in Postgres
+-- KEYS[13] waitlist  zset    entry scored by priority and time
+-- KEYS[14] entries   hash    entry -> what it waits for, and who
+-- KEYS[15] wanted    hash    what the line waits for -> by how many entries
+-- KEYS[16] notices   hash    entry -> what Postgres has yet to hear of it
+-- KEYS[17] lines     set     events that somebody is in line for
 --
 -- ARGV[1]  event_id
 -- ARGV[2]  epoch      raised in Postgres for this load
@@ -53,9 +58,10 @@ else
   redis.call('XADD', keys.trail, 'NOMKSTREAM', '*', keys.state, line)
 end
 redis.call('UNLINK', keys.loading, keys.state, keys.held, keys.sold, keys.holds, keys.expiries, keys.users, keys.rows,
-  keys.bookings)
+  keys.bookings, keys.waitlist, keys.entries, keys.wanted, keys.notices)
 redis.call('ZREM', keys.wakeups, event_id)
 redis.call('SREM', keys.live, event_id)
+redis.call('SREM', keys.lines, event_id)
 redis.call('HSET', keys.loading, 'event', event_id, 'epoch', epoch, 'seq', seq + 1, 'audited', server_id())
 for start = FIRST_FIELD, #ARGV, FIELDS_PER_COMMAND do
   redis.call('HSET', keys.loading, unpack(ARGV, start, math.min(start + FIELDS_PER_COMMAND - 1, #ARGV)))

@@ -34,6 +34,7 @@
 --         {'UNAUDITED', epoch, server}     another server has taken over: hold the state against the ledger first
 --         {'NOT_OPEN', status}
 --         {'LIMIT', limit, maximum}
+--         {'LINE'}                         people in line have yet to be asked: offer_places first
 --         {'UNAVAILABLE', held, sold, next_release_ms, missing…}
 --         {'JOURNAL_FULL'}                 too many bookings wait for Postgres
 --         {'CONTINUE'}                     a bounded amount was cleaned up: call again at once
@@ -45,6 +46,7 @@
 --- @include move
 --- @include rows, best for choose_seats
 --- @include claim
+--- @include line
 --- @include hold, trail, release, reap for reap_due
 --- @include server
 --- @include book
@@ -81,7 +83,9 @@ if unaudited then
 end
 local limit, maximum = check_limits(ev, places, owner)
 local missing = { held = 0, sold = 0 }
-if not limit and not check_places(ev, places, missing) then
+if not limit and line_is_first(ev) then
+  return { 'LINE' }
+elseif not limit and not check_places(ev, places, missing) then
   return { 'CONTINUE' }
 elseif (limit or #missing > 0) and ev.due <= ev.now then
   return { 'CONTINUE' } -- lapsed holds that are not ended yet must not decide

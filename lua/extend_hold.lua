@@ -54,7 +54,8 @@ elseif hold.phase == 'paying' then
 end
 
 -- Nothing below refuses.
-local deadline = math.min(ev.now + ttl, hold.created + ev.ttl_max)
+-- An offer to somebody in line has a later deadline than that from the beginning, and keeps it.
+local deadline = math.min(ev.now + ttl, math.max(hold.created + ev.ttl_max, hold.deadline))
 local extended = table.concat({ 'active', hold.created, deadline, hold.quantity, hold.places, hold.owner }, '|')
 redis.call('HSET', keys.holds, hold_id, extended)
 note_hold(ev, hold_id, extended)

@@ -30,6 +30,7 @@
 --         {'NOT_LOADED', n} {'STALE_LAYOUT', n}       of the nth event
 --         {'NOT_OPEN', n, status}
 --         {'LIMIT', n, limit, maximum}
+--         {'LINE', n}                                 people in line have yet to be asked: offer_places first
 --         {'UNAVAILABLE', held, sold, next_release_ms, {n, missing…} for each event}
 --         {'CONTINUE'}                                a bounded amount was cleaned up: call again at once
 
@@ -47,10 +48,10 @@ end
 if leg and last - leg == 1 then
   local owner, hold_id, text = ARGV[1], ARGV[4], ARGV[6]
   local free_field, held_field = 'free:' .. section .. ':' .. leg, 'held:' .. section .. ':' .. leg
-  local status, layout, closes, due, clock, seq, legs, max_hold, max_customer, ttl_max, free, held =
+  local status, layout, closes, due, clock, seq, legs, max_hold, max_customer, ttl_max, waiting, free, held =
     unpack(redis.call('HMGET', KEYS[1], 'status', 'layout', 'closes', 'due', 'clock', 'seq', 'legs', 'max_hold',
-      'max_customer', 'ttl_max', free_field, held_field))
-  if status == 'open' and layout == ARGV[5] then
+      'max_customer', 'ttl_max', 'waiting', free_field, held_field))
+  if status == 'open' and layout == ARGV[5] and not waiting then
     local now = math.max(time, tonumber(clock))
     local deadline = now + math.min(tonumber(ARGV[7]), tonumber(ttl_max))
     local is_seat = kind == '#'
@@ -85,6 +86,7 @@ end
 --- @include move
 --- @include rows, best for choose_seats
 --- @include claim
+--- @include line
 --- @include hold for parse_hold
 --- @include trail
 --- @include write_hold
@@ -159,6 +161,8 @@ local function check_claim(n)
       return { 'CONTINUE' } -- a lapsed hold of this customer may still count
     end
     return { 'LIMIT', n, limit, maximum }
+  elseif line_is_first(ev) then
+    return { 'LINE', n }
   end
   if not check_places(ev, places, claim.missing) or (#claim.missing > 1 and ev.due <= ev.now) then
     return { 'CONTINUE' }
@@ -170,6 +174,7 @@ local function write_claim(claim)
   local ev, places = claim.ev, claim.places
   local text = places.chosen and format_places(places) or claim.text
   write_hold(ev, claim.hold_id, places, text, claim.deadline, owner)
+  write_event(ev)
   return { ev.seq, ev.now, claim.deadline, text }
 end
 

@@ -245,4 +245,7 @@ else
   redis.call('ZADD', keys.wakeups, due, event_id)
 end
 redis.call('HSET', keys.state, 'seq', ev.seq + 1, 'clock', ev.now, 'due', due, 'repairs', repairs + 1)
+if ev.waiting then
+  redis.call('HSET', keys.state, 'waiting', '0') -- places may be free that were not: whoever is in line comes first
+end
 return { 'REPAIRED', repairs + 1, ev.seq + 1 }

@@ -30,6 +30,7 @@
 --         {'UNAUDITED', epoch, server}    another server has taken over: hold the state against the ledger first
 --         {'NOT_OPEN', status}
 --         {'LIMIT', limit, maximum}
+--         {'LINE'}                        people in line have yet to be asked: offer_places first
 --         {'UNAVAILABLE', held, sold, next_release_ms, missing…}
 --         {'CONTINUE'}                    a bounded amount was cleaned up: call again at once
 
@@ -40,6 +41,7 @@
 --- @include move
 --- @include rows, best for choose_seats
 --- @include claim
+--- @include line
 --- @include hold
 --- @include trail
 --- @include release
@@ -124,7 +126,9 @@ if ev.status == 'cancelled' or (is_for_sale_only and #pieces > 0 and not is_on_s
 end
 local limit, maximum = check_growth(ev, booking)
 local missing = { held = 0, sold = 0 }
-if not limit and not check_pieces(ev, missing) then
+if not limit and #pieces > 0 and line_is_first(ev) then
+  return { 'LINE' }
+elseif not limit and not check_pieces(ev, missing) then
   return { 'CONTINUE' }
 elseif (limit or #missing > 0) and ev.due <= ev.now then
   return { 'CONTINUE' } -- lapsed holds that are not ended yet must not decide

@@ -20,8 +20,10 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from engine.events import Event
+from engine.ids import claim_key
 from engine.lifecycle import OWNING_STATUSES
 from engine.ports import BookingRow
+from engine.waitlist import line_score
 from persistence.database import ledger_errors, retrying
 from persistence.event_rows import event_from_row
 
@@ -47,6 +49,14 @@ _FEW_BOOKINGS = """
                   round(date_part('epoch', COALESCE(confirmed_at, created_at)) * 1000)::bigint AS confirmed_ms,
                   places, customer_id
              FROM bookings WHERE event_id = event.id AND status = ANY($2::text[]) LIMIT $3) AS booking
+"""
+# Whose offer ends with the Redis that is forgotten is in line again; whose booking is there, whatever has become of it,
+# is not. The snapshot is later than the new epoch, so that no booking of the old one can follow.
+_IN_LINE = """
+    SELECT event_id, uuid_send(id) AS id, priority, joined_at, places, customer_id
+      FROM waitlist AS entry
+     WHERE event_id = ANY($1::text[]) AND (status = 'waiting' OR status = 'offered' AND expires_at > now())
+       AND NOT EXISTS (SELECT FROM bookings WHERE bookings.id = entry.id)
 """
 
 
@@ -82,9 +92,13 @@ class PostgresTurn:
         with ledger_errors():
             # One statement is a snapshot of its own, and needs no transaction.
             rows = await self._connection.fetch(_FEW_BOOKINGS, list(found), OWNING_STATUSES, SMALL_BOOKINGS_MAX + 1)
+            in_line = await self._connection.fetch(_IN_LINE, list(found))
         for row in rows:
             found[row["event_id"]].append(row[:4])
-        return [PostgresLoadedEvent(self, event, found[event.id]) for event in events]
+        lines: dict[str, list[bytes]] = {event_id: [] for event_id in found}
+        for row in in_line:
+            lines[row["event_id"]].append(_line_entry(row))
+        return [PostgresLoadedEvent(self, event, found[event.id], lines[event.id]) for event in events]
 
     async def open_cursor(self, query: str, *args: object) -> Any:
         """Begin to read what one statement finds; its snapshot lasts until it is ended or another one is begun.
@@ -115,8 +129,9 @@ class PostgresTurn:
 class PostgresLoadedEvent:
     """One event as it was when its epoch rose, and its bookings since then."""
 
-    def __init__(self, turn: PostgresTurn, event: Event, first: Sequence[BookingRow]) -> None:
+    def __init__(self, turn: PostgresTurn, event: Event, first: Sequence[BookingRow], line: Sequence[bytes]) -> None:
         self.event = event
+        self.line = line
         self.is_small = len(first) <= SMALL_BOOKINGS_MAX
         self._turn = turn
         self._few = first if self.is_small else ()
@@ -149,3 +164,8 @@ class PostgresLoadedEvent:
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+
+
+def _line_entry(row: Any) -> bytes:
+    entry, score = claim_key(int.from_bytes(row["id"])), line_score(row["priority"], row["joined_at"])
+    return f"{entry}|{score}|{row['places']}|{row['customer_id']}".encode()

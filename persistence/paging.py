@@ -5,6 +5,7 @@ import binascii
 import datetime as dt
 from collections.abc import Sequence
 from typing import Annotated, Generic, TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -29,6 +30,12 @@ class BookingKey(msgspec.Struct, frozen=True, array_like=True):
     """The place of a row in a listing by booking number."""
 
     number: Number
+
+
+class EntryKey(msgspec.Struct, frozen=True, array_like=True):
+    """The place of an entry of a waitlist in a listing by id, which is by time."""
+
+    id: UUID
 
 
 class VersionKey(msgspec.Struct, frozen=True, array_like=True):

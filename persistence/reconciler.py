@@ -5,6 +5,8 @@ Each duty is a loop of its own over the partitions that this process has a lease
 
     watch      every second    has Redis lost something?          persistence/reconciling/watch.py
     wake       when one is due end holds whose deadline is past   …/wake.py
+    offer      four times a second   free places → people in line  …/offer.py
+    entries    every 2 s       what became of their offers → Postgres   the same
     drain      every second    old journal entries → ledger       …/drain.py
     rebuild    when suspected, and every minute: load what is missing   …/rebuild.py
     audit      each event every 30 s, urgent ones at once; repair what differs   …/audit.py
@@ -47,6 +49,7 @@ from persistence.reconciling.duty import Duty, EachPartition, Once, keep_doing
 from persistence.reconciling.equipment import Equipment
 from persistence.reconciling.expire import CareForEvents, Expire
 from persistence.reconciling.findings import Findings
+from persistence.reconciling.offer import OfferPlaces, SettleEntries
 from persistence.reconciling.publish import Publish
 from persistence.reconciling.rebuild import Rebuild
 from persistence.reconciling.roster import Roster
@@ -147,6 +150,8 @@ class Reconciler:
             KeepLeases(self._leases, stop),
             watch,
             Wake(kernel, clock, findings),
+            OfferPlaces(equipment, findings.figures),
+            SettleEntries(equipment),
             Drain(equipment, clock, findings),
             Rebuild(equipment, roster, suspicions, findings),
             Audit(equipment, roster, suspicions, findings),

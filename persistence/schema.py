@@ -24,6 +24,7 @@ metadata = sa.MetaData(
 )
 
 ONE_AT_A_TIME = "status IN ('payment_initiated', 'paid', 'pending', 'confirmed', 'checked_in')"  # a customer's live one
+IS_IN_LINE = "status IN ('waiting', 'offered')"  # a customer has one live entry of an event
 IS_EXPIRING = "status IN ('payment_initiated', 'pending')"  # what a deadline can end
 
 
@@ -227,14 +228,49 @@ outbox = sa.Table(
     "outbox",
     metadata,
     sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
-    sa.Column("booking_id", sa.Uuid, nullable=False),
-    sa.Column("number", sa.BigInteger, comment="The booking's; its reference is made from it. NULL: of a hold."),
+    sa.Column("booking_id", sa.Uuid, nullable=False, comment="Or the waitlist entry's, which its booking keeps."),
+    sa.Column("number", sa.BigInteger, comment="The booking's; its reference is made from it. NULL: of no booking."),
     sa.Column("event_id", _id(), nullable=False),
-    sa.Column("type", sa.Text, nullable=False, comment="booking.created, booking.confirmed, …"),
+    sa.Column("type", sa.Text, nullable=False, comment="booking.created, booking.confirmed, waitlist.joined, …"),
     sa.Column("payload", JSONB, nullable=False, comment="Status, places and money; never personal data."),
     sa.Column("created_at", _moment(), nullable=False),
     sa.Column("published_at", _moment()),
     sa.Index("ix_outbox_unpublished", "id", postgresql_where=sa.text("published_at IS NULL")),
+)
+
+waitlist = sa.Table(
+    "waitlist",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True, comment="Also of the hold it is offered, and of the booking of that."),
+    sa.Column("event_id", _id(), nullable=False),
+    sa.Column("customer_id", _id(), nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("priority", sa.SmallInteger, nullable=False, comment="The higher is asked first."),
+    sa.Column("places", sa.Text, nullable=False, comment="engine.places: 0:1;0*2;1#100,101;2?3"),
+    sa.Column("items", JSONB, nullable=False, comment="The same as it was asked for."),
+    sa.Column("from_stop", sa.Text),
+    sa.Column("to_stop", sa.Text),
+    sa.Column("joined_at", _moment(), nullable=False, comment="To the ms, as Redis has it: the order of one priority."),
+    sa.Column("updated_at", _moment(), nullable=False),
+    sa.Column("expires_at", _moment(), comment="Of the offer, once there was one."),
+    sa.Column("passed_over", sa.Text, comment="The limit for which its turn has passed it over."),
+    sa.Column("settled", sa.Boolean, nullable=False, comment="Whether Redis has heard of its status."),
+    sa.CheckConstraint("status IN ('waiting', 'offered', 'booked', 'declined', 'expired', 'cancelled')", name="status"),
+    sa.Index(
+        "ix_waitlist_one_per_customer",
+        "event_id",
+        "customer_id",
+        unique=True,
+        postgresql_where=sa.text(IS_IN_LINE),
+    ),
+    sa.Index(
+        "ix_waitlist_line", "event_id", "priority", "joined_at", "id", postgresql_where=sa.text("status = 'waiting'")
+    ),
+    sa.Index("ix_waitlist_unsettled", "id", postgresql_where=sa.text("NOT settled")),
+    sa.Index("ix_waitlist_offered", "id", postgresql_where=sa.text("status = 'offered'")),
+    sa.Index(None, "customer_id", "id"),
+    sa.Index(None, "event_id", "id"),
+    comment="People in line. What is decided here Redis hears of afterwards, and what Redis decides is written here.",
 )
 
 payments = sa.Table(

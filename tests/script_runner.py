@@ -31,6 +31,7 @@ FROZEN_MS = 3_900_000_000_000  # in the year 2093, before any event of these tes
 STARTS_AT = "2100-01-01T20:00:00Z"
 ONCE_TTL_MS = 86_400_000
 TTL_MS = 60_000
+OFFER_MS = 3_600_000
 
 FLOOR = {"id": "floor", "price": 4500, "capacity": 10}
 STALLS = {"id": "stalls", "price": 9000, "rows": [{"id": "A", "seats": "1-10"}, {"id": "B", "seats": "1-10"}]}
@@ -318,6 +319,49 @@ class Venue:
     def forget_trail(self, number: int, last_id: str) -> list[Any]:
         last_ms, sequence = last_id.split("-")
         return self._run("forget_trail", number, last_ms, f"{last_ms}-{int(sequence) + 1}")
+
+    # --- people in line ------------------------------------------------------
+
+    def join(self, places: str, *, entry: str | None = None, score: int | None = None, owner: str = "ana") -> list[Any]:
+        """Without a *score* whoever joins later comes later."""
+        args = (self.id, entry or new_id(), next(self._numbers) if score is None else score, places, owner)
+        return self._run("join_line", *args)
+
+    def joined(self, places: str, **options: Any) -> str:
+        """The id of an entry that is new in line."""
+        entry: str = options.pop("entry", None) or new_id()
+        assert self.join(places, entry=entry, **options) == ["JOINED"]
+        return entry
+
+    def leave(self, entry: str) -> list[Any]:
+        return self._run("leave_line", self.id, entry)
+
+    def offer(self, *, ttl_ms: int = OFFER_MS) -> list[Any]:
+        return self._run("offer_places", self.id, ttl_ms)
+
+    def offered(self, **options: Any) -> list[str]:
+        """Everybody who is told of an offer once all were asked, in no order."""
+        for _ in range(1000):
+            reply = self.offer(**options)
+            if reply != ["CONTINUE"]:
+                return [entry for entry, notice in reply[1:] if notice.startswith("offered")]
+        raise AssertionError("no progress: a thousand calls have all answered CONTINUE")
+
+    def load_line(self, epoch: int, *entries: tuple[str, int, str, str]) -> list[Any]:
+        return self._run("load_line", self.id, epoch, *("|".join(map(str, entry)) for entry in entries))
+
+    def check(self, places: str, *, owner: str = "ana", layout: str | None = None) -> list[Any]:
+        return self._run("check_wish", owner, layout or self.layout.digest, places)
+
+    def forget_notices(self, *notices: str) -> list[Any]:
+        return self._run("forget_notices", self.id, *notices)
+
+    def line(self) -> list[str]:
+        members: Any = self.redis.zrange(self.key("waitlist"), 0, -1)
+        return text_of(members)  # type: ignore[no-any-return]
+
+    def waiting(self) -> str | None:
+        return text_of(self.redis.hget(self.key("state"), "waiting"))  # type: ignore[no-any-return]
 
     # --- what is in Redis ----------------------------------------------------
 

@@ -56,7 +56,7 @@ local function read_event(keys, time, places)
   local suffix = places and counter_suffixes(places, places[1])[1] or ':0:0'
   local free, held = 'free' .. suffix, 'held' .. suffix
   local values = redis.call('HMGET', keys.state, 'status', 'epoch', 'seq', 'clock', 'due', 'closes', 'layout', 'legs',
-    'max_hold', 'max_customer', 'ttl_max', free, held)
+    'max_hold', 'max_customer', 'ttl_max', 'waiting', free, held)
   if not values[1] then
     return nil
   end
@@ -73,8 +73,9 @@ local function read_event(keys, time, places)
     max_hold = tonumber(values[9]),
     max_customer = tonumber(values[10]),
     ttl_max = tonumber(values[11]),
+    waiting = values[12], -- false where nobody is in line; see line.lua
     -- field -> number: what has been read, and is written back by write_event
-    counters = { [free] = tonumber(values[12]), [held] = tonumber(values[13]) },
+    counters = { [free] = tonumber(values[13]), [held] = tonumber(values[14]) },
   }
 end
 

@@ -2,6 +2,10 @@
 
 local function move_places(ev, places, from, to)
   local freed = {}
+  if to == 'free' and ev.waiting and ev.waiting ~= '0' then
+    ev.waiting = '0' -- whoever is in line is asked before anybody else; see line.lua
+    redis.call('HSET', ev.keys.state, 'waiting', ev.waiting)
+  end
   for i = 1, #places do
     local item = places[i]
     move_counters(ev, places, item, from, to)

@@ -1,4 +1,5 @@
--- Writing a hold, once nothing can refuse it any more. Needs event, places, rows, move, trail.
+-- A hold begins, once nothing can refuse it any more. Needs event, places, rows, move, trail; the event is written by
+-- whoever calls.
 
 -- `text` says the same as `places`.
 local function write_hold(ev, hold_id, places, text, deadline, owner)
@@ -12,5 +13,4 @@ local function write_hold(ev, hold_id, places, text, deadline, owner)
   end
   note_hold(ev, hold_id, record)
   ev.seq = ev.seq + 1
-  write_event(ev)
 end

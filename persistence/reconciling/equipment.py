@@ -18,6 +18,7 @@ from persistence.database import fetch_rows
 from persistence.differences import Difference
 from persistence.payments import PaymentsStore
 from persistence.publishing.relay import Relay
+from persistence.waitlist import Waitlist
 
 
 class Drained(Protocol):
@@ -69,6 +70,7 @@ class Equipment(msgspec.Struct, frozen=True, kw_only=True):
     database: AsyncEngine
     catalog: Catalog
     loader: EventLoader
+    waitlist: Waitlist
     drain: Callable[[int], Awaitable[Drained]]
     repair: Repair
     desk: BookingDesk

@@ -47,6 +47,7 @@ class Round(msgspec.Struct, kw_only=True):
     buried: int = 0
     left: int = 0
     reaped: int = 0
+    offered: int = 0
     lapsed: int = 0
     ended: int = 0
     settled: int = 0

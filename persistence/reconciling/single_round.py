@@ -11,6 +11,7 @@ from persistence.reconciling.clock import StoreClock
 from persistence.reconciling.drain import Drain
 from persistence.reconciling.equipment import Equipment
 from persistence.reconciling.expire import CareForEvents, Expire
+from persistence.reconciling.offer import OfferPlaces, SettleEntries
 from persistence.reconciling.partitions import Unreached
 from persistence.reconciling.rebuild import Expected, Rebuild
 from persistence.reconciling.roster import Roster
@@ -39,6 +40,8 @@ class SingleRound:
         self._watch = Watch(kernel, self._roster, suspicions, self._findings)
         self._drain = Drain(equipment, clock, self._findings)
         self._wake = Wake(kernel, clock, self._findings)
+        self._entries = SettleEntries(equipment)
+        self._offer = OfferPlaces(equipment, self._findings.figures)
         self._expire = Expire(equipment, self._findings)
         self._care = CareForEvents(equipment, self._findings)
         self._settle = Settle(equipment, self._findings)
@@ -65,6 +68,8 @@ class SingleRound:
         async for page in self._expected(territory, event_ids):
             await self._mend(page)
         await self._audit_all()
+        if event_ids is None and not self._dry_run:
+            await self._offer_places(territory)
         for sighting in await self._archive.find_over(list(self._roster)):
             if self._dry_run:
                 self._findings.archived(sighting.event_id)
@@ -95,6 +100,12 @@ class SingleRound:
                 self._findings.reaped(event_id, await self._wake.count_due(partition, event_id))
             else:
                 await self._wake.reap(partition, event_id)
+
+    async def _offer_places(self, territory: Everywhere) -> None:
+        """Serve the lines with what this round has freed, too."""
+        await self._entries.work(territory)
+        await self._offer.work(territory)
+        self._findings.round.offered = self._findings.figures.done.get(self._offer.name, 0)
 
     async def _end_bookings(self, territory: Everywhere, event_ids: Sequence[str] | None) -> None:
         if event_ids is None and self._dry_run:

@@ -36,6 +36,7 @@ from engine.settlement import Settlement
 from engine.terms import Terms
 from engine.transport.open import open_transport
 from engine.verification import Verification
+from engine.waitlist import Line
 from holdfast.metrics import process_figures
 from persistence.aftercare import Aftercare
 from persistence.audit_journal import JournalWatch
@@ -52,6 +53,7 @@ from persistence.place_desk import PlaceDesk
 from persistence.schema import metadata
 from persistence.sealing import AesSealer
 from persistence.verification import LedgerAuditor
+from persistence.waitlist import Waitlist
 
 SECRET = "a secret that is long enough for HS256"
 PARTITIONS = 4
@@ -120,6 +122,7 @@ async def composed(
             reservations=reservations,
             events=events,
             bookings=bookings,
+            waitlist=Waitlist(database, Line(kernel, catalog)),
             checkout=checkout,
             desk=desk,
             places=PlaceDesk(database, sealer, desk, catalog, PlaceChanges(kernel, verification), price=terms.reprice),

@@ -144,6 +144,7 @@ class _ClosingLoad:
         self._close = close
         self.event = loaded.event
         self.is_small = loaded.is_small
+        self.line = loaded.line
 
     async def bookings(self, *, batch_size: int) -> AsyncGenerator[Sequence[BookingRow]]:
         async for batch in self._loaded.bookings(batch_size=batch_size):

@@ -72,10 +72,10 @@ def before_the_ledger(scene: Scene, monkeypatch: pytest.MonkeyPatch, act: Callab
     """Have *act* happen once, when the new places are held and the ledger has not been asked."""
     pending = [act]
 
-    async def price(event: Any, places: Places) -> Priced:
+    async def price(event: Any, places: Places, customer_id: str) -> Priced:
         if pending:
             await pending.pop()()
-        return await price_of(event, places)
+        return await price_of(event, places, customer_id)
 
     monkeypatch.setattr(scene.parts.places, "_price", price)
 

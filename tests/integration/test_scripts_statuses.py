@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from invariants import assert_consistent
-from script_runner import PARTITIONS, TTL_MS, Runner, Venue, hold_together, new_id
+from script_runner import OFFER_MS, PARTITIONS, TTL_MS, Runner, Venue, hold_together, new_id
 
 import lua
 
@@ -33,6 +33,9 @@ DONE = {
     "DISCARDED",
     "REPAIRED",
     "FORGOTTEN",
+    "JOINED",
+    "LEFT",
+    "ASKED",
     "BEGUN",
     "TAKEN",
     "RESERVED",
@@ -866,6 +869,10 @@ def _register_not_loaded() -> None:
         "apply_change": lambda venue: venue.apply("x", NEW),
         "abandon_change": lambda venue: venue.abandon("x"),
         "transfer_booking": lambda venue: venue.transfer("x", "bea"),
+        "join_line": lambda venue: venue.join("0:1;0*1"),
+        "leave_line": lambda venue: venue.leave("x"),
+        "offer_places": lambda venue: venue.offer(),
+        "check_wish": lambda venue: venue.check("0:1;0*1"),
     }
     for script, act in acts.items():
 
@@ -878,3 +885,183 @@ def _register_not_loaded() -> None:
 
 
 _register_not_loaded()
+
+
+# --- people in line --------------------------------------------------------------------------------------------------
+
+
+def _full_floor_and_line(runner: Runner) -> tuple[Venue, str, str]:
+    """A venue whose floor is held by ben, with somebody waiting for two places of it: venue, hold, entry."""
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*10", owner="ben")
+    return venue, hold_id, venue.joined("0:1;0*2")
+
+
+@situation("hold_places", "LINE")
+def _held_while_others_come_first(runner: Runner) -> tuple[Venue, Act]:
+    venue, hold_id, _ = _full_floor_and_line(runner)
+    assert venue.offered() == []
+    venue.release(hold_id, owner="ben")
+    return venue, lambda: venue.hold("0:1;0*1", owner="cy")
+
+
+@situation("reserve_change", "LINE")
+def _changed_while_others_come_first(runner: Runner) -> tuple[Venue, Act]:
+    venue, hold_id, _ = _full_floor_and_line(runner)
+    assert venue.offered() == []
+    booking_id = venue.booked("0:1;1#0", owner="cy")
+    venue.release(hold_id, owner="ben")
+    return venue, lambda: venue.reserve(booking_id, "0:1;1#0", 2, "0:1;0*1", owner="cy")
+
+
+@situation("book_places", "LINE")
+def _booked_while_others_come_first(runner: Runner) -> tuple[Venue, Act]:
+    venue, hold_id, _ = _full_floor_and_line(runner)
+    assert venue.offered() == []
+    venue.release(hold_id, owner="ben")
+    return venue, lambda: venue.book("0:1;0*1", owner="cy")
+
+
+@situation("join_line", "JOINED")
+def _joins(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.join("0:1;0*2;1?3")
+
+
+@situation("join_line", "WAITING")
+def _joins_again(runner: Runner) -> tuple[Venue, Act]:
+    venue, _, entry = _full_floor_and_line(runner)
+    return venue, lambda: venue.join("0:1;0*2", entry=entry)
+
+
+def _offered_entry(runner: Runner) -> tuple[Venue, str]:
+    venue = Venue(runner)
+    entry = venue.joined("0:1;0*2")
+    assert venue.offered() == [entry]
+    return venue, entry
+
+
+@situation("join_line", "OFFERED")
+def _joins_with_an_offer(runner: Runner) -> tuple[Venue, Act]:
+    venue, entry = _offered_entry(runner)
+    return venue, lambda: venue.join("0:1;0*2", entry=entry)
+
+
+@situation("join_line", "BOOKED")
+def _joins_after_accepting(runner: Runner) -> tuple[Venue, Act]:
+    venue, entry = _offered_entry(runner)
+    assert venue.confirm(entry)[0] == "CONFIRMED"
+    return venue, lambda: venue.join("0:1;0*2", entry=entry)
+
+
+@situation("join_line", "EXPIRED")
+def _joins_after_the_offer_has_lapsed(runner: Runner) -> tuple[Venue, Act]:
+    venue, entry = _offered_entry(runner)
+    venue.advance(OFFER_MS)
+    return venue, lambda: venue.join("0:1;0*2", entry=entry)
+
+
+@situation("join_line", "RELEASED")
+def _joins_after_declining(runner: Runner) -> tuple[Venue, Act]:
+    venue, entry = _offered_entry(runner)
+    assert venue.release(entry)[0] == "RELEASED"
+    return venue, lambda: venue.join("0:1;0*2", entry=entry)
+
+
+@situation("join_line", "REFUSED")
+def _joins_after_the_ledger_has_refused(runner: Runner) -> tuple[Venue, Act]:
+    venue, entry = _offered_entry(runner)
+    journal_id = venue.confirm(entry)[4]
+    assert venue.unbook(entry, journal_id, refused_owner="ana")[0] == "UNBOOKED"
+    return venue, lambda: venue.join("0:1;0*2", entry=entry)
+
+
+@situation("leave_line", "LEFT")
+def _leaves(runner: Runner) -> tuple[Venue, Act]:
+    venue, entry = _offered_entry(runner)
+    return venue, lambda: venue.leave(entry)
+
+
+@situation("leave_line", "BOOKED")
+def _leaves_after_accepting(runner: Runner) -> tuple[Venue, Act]:
+    venue, entry = _offered_entry(runner)
+    assert venue.confirm(entry)[0] == "CONFIRMED"
+    return venue, lambda: venue.leave(entry)
+
+
+@situation("offer_places", "ASKED")
+def _everybody_is_asked(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.joined("0:1;0*2")
+    return venue, lambda: venue.offer()
+
+
+@situation("offer_places", "CONTINUE")
+def _more_are_to_be_asked(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner, {"id": "floor", "price": 1, "capacity": 100})
+    for number in range(40):
+        venue.joined("0:1;0*1", owner=f"c{number}")
+    return venue, lambda: venue.offer()
+
+
+@situation("load_line", "LOADED")
+def _line_is_loaded(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.begin_load(2)
+    return venue, lambda: venue.load_line(2, (new_id(), 5, "0:1;0*2", "ana"))
+
+
+@situation("load_line", "STALE")
+def _line_is_loaded_too_late(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.begin_load(3)
+    return venue, lambda: venue.load_line(2, (new_id(), 5, "0:1;0*2", "ana"))
+
+
+@situation("check_wish", "AVAILABLE")
+def _wish_can_be_had(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.check("0:1;0*2")
+
+
+@situation("check_wish", "UNAVAILABLE")
+def _wish_cannot_be_had(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.held("0:1;0*9", owner="ben")
+    return venue, lambda: venue.check("0:1;0*2")
+
+
+@situation("check_wish", "NOT_OPEN")
+def _wish_of_a_closed_event(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.set_status("closed")
+    return venue, lambda: venue.check("0:1;0*2")
+
+
+@situation("check_wish", "LIMIT")
+def _wish_beyond_a_limit(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner, policy={"max_places_per_hold": 1})
+    return venue, lambda: venue.check("0:1;0*2")
+
+
+@situation("check_wish", "STALE_LAYOUT")
+def _wish_by_other_numbers(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.check("0:1;0*2", layout="another")
+
+
+@situation("check_wish", "CONTINUE")
+def _wish_behind_many_lapsed_holds(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner, {"id": "floor", "price": 1, "capacity": 100})
+    for number in range(80):
+        venue.held("0:1;0*1", owner=f"c{number}")
+    venue.advance(TTL_MS)
+    return venue, lambda: venue.check("0:1;0*2")
+
+
+@situation("forget_notices", "FORGOTTEN")
+def _notices_are_forgotten(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.joined("0:1;0*2")
+    ((entry, notice),) = venue.offer()[1:]
+    return venue, lambda: venue.forget_notices(entry, notice)

@@ -95,6 +95,21 @@ def customer_wants_more_and_more(venue: Venue) -> None:
     assert venue.hold("0:1;1#19") == ["LIMIT", 1, "max_places_per_customer", 20]
 
 
+def line_is_overtaken(venue: Venue) -> None:
+    venue.held("0:1;0*8", owner="bea")
+    holds = [venue.held("0:1;0*1", owner="bea") for _ in range(2)]
+    first, second = venue.joined("0:1;0*1", owner="fay"), venue.joined("0:1;0*1", owner="sid")
+    assert venue.offered() == []
+    for hold_id in holds:
+        venue.release(hold_id, owner="bea")
+        assert venue.hold("0:1;0*1", owner="cem") == ["LINE", 1]
+        assert venue.book("0:1;0*1", owner="cem") == ["LINE"]
+        venue.offer()
+    assert [venue.read(entry, owner="")[0] for entry in (first, second)] == ["ACTIVE"] * 2
+    venue.leave(first)
+    assert venue.read(first, owner="") == ["RELEASED"]
+
+
 def customer_comes_and_goes(venue: Venue) -> None:
     for _ in range(3):
         venue.release(venue.held("0:1;0*10"))
@@ -197,7 +212,22 @@ MUTANTS = {
     ),
     "a lapsed hold is revived": Mutant("extend_hold", "hold.deadline <= ev.now", "false", lapsed_hold_is_extended),
     "an extension has no bound": Mutant(
-        "extend_hold", "math.min(ev.now + ttl, hold.created + ev.ttl_max)", "ev.now + ttl", hold_is_extended_for_ever
+        "extend_hold", "math.min(ev.now + ttl, math.max", "math.max(ev.now + ttl, math.max", hold_is_extended_for_ever
+    ),
+    "a release lets anybody in before the line": Mutant(
+        "release_hold", "if to == 'free' and ev.waiting and ev.waiting ~= '0' then", "if false then", line_is_overtaken
+    ),
+    "a claim does not ask whether a line comes first": Mutant(
+        "hold_places", "elseif line_is_first(ev) then", "elseif false then", line_is_overtaken
+    ),
+    "the usual claim does not ask whether there is a line": Mutant(
+        "hold_places", "and not waiting then", "then", line_is_overtaken
+    ),
+    "a booking does not ask whether a line comes first": Mutant(
+        "book_places", "if not limit and line_is_first(ev) then", "if false then", line_is_overtaken
+    ),
+    "whoever leaves the line keeps the offer": Mutant(
+        "leave_line", "local record = redis.call('HGET', keys.holds, entry)", "local record", line_is_overtaken
     ),
     "anybody releases": Mutant("release_hold", "owner ~= '' and hold.owner ~= owner", "false", stranger_takes_over),
     "anybody confirms": Mutant("confirm_hold", "hold.owner ~= owner", "false", stranger_takes_over),

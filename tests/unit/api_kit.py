@@ -41,6 +41,7 @@ def services_without_stores(**parts: Any) -> Services:
         "reservations": missing,
         "events": missing,
         "bookings": missing,
+        "waitlist": missing,
         "checkout": missing,
         "desk": missing,
         "places": missing,

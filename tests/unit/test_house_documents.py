@@ -84,6 +84,7 @@ def test_the_table_of_the_state_hash_has_exactly_its_fields() -> None:
     event = Event("run", "olga", "open", 1, 1, definition, definition.starts_at, definition.starts_at)
     loaded = [name.decode() for name in state_fields(event, compile_layout(definition))[::2]]
     begun = re.findall(r"'(event|epoch|seq|audited)'", lua.load("begin_load").source.decode())
+    begun += re.findall(r"keys\.state, '(waiting)'", lua.load("join_line").source.decode())
     patterns = (
         (r"section:\d+", "section:<section>"),
         (r"(free|held|sold):\d+:\d+", r"\1:<section>:<leg>"),
