@@ -14,6 +14,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.answers import Answer, send_answer
+from api.audit_log import log_change, log_refused
 from api.call import Call, read_body
 from api.dispatch import RouteTable
 from api.errors import ClientGone, Forbidden, UnsupportedMediaType
@@ -110,6 +111,11 @@ class Application:
         return await self._perform(call, route, receive)
 
     async def _perform(self, call: Call, route: Route, receive: Receive) -> Answer:
+        answer = await self._run(call, route, receive)
+        log_change(call, route, answer)
+        return answer
+
+    async def _run(self, call: Call, route: Route, receive: Receive) -> Answer:
         if not route.changes:
             return await route.handler(call)
         call.body = await read_body(receive, call.headers, maximum=route.body_max)
@@ -156,6 +162,7 @@ async def _handle(route: Route, call: Call) -> Answer:
 
 
 def _problem(call: Call, error: Exception) -> Answer:
+    log_refused(call, error)
     return answer_problem(
         error, base_url=call.base_url, request_id=call.request_id.decode("ascii"), route=call.route_path
     )

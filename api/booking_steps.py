@@ -17,6 +17,7 @@ from api.decoding import check_free_form, check_moment, decode_body, decode_quer
 from api.errors import Forbidden
 from api.idempotency import REPLAYED
 from api.paging import PageQuery, page_answer
+from api.patterns import NOT_BLANK_PATTERN
 from api.versions import expected_version, versioned_answer
 from engine.definition import PLACES_PER_HOLD_MAX, PRICE_MAX, Metadata, Moment
 from engine.errors import BookingNotFound, EventNotFound, InvalidRequest
@@ -26,7 +27,7 @@ from engine.lifecycle import Actor, Role
 from persistence.booking_desk import Amendment, Order, Stepped
 from persistence.booking_history import HistoryLine
 
-_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2000, pattern=r"\S")]
+_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2000, pattern=NOT_BLANK_PATTERN)]
 _Version = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -222,7 +223,7 @@ def order_of(call: Call, request: StepRequest, event: Event, *, staff_only: bool
         """As whom the caller acts on a booking of *customer_id*."""
         is_customer, organizes = call.caller.sub == customer_id, call.caller.organizes(event.organizer_id)
         if not is_customer and not organizes:
-            raise BookingNotFound(call.params["booking_id"])
+            raise BookingNotFound(call.params["booking_id"], is_foreign=True)
         if staff_only and not organizes:
             raise Forbidden
         role: Role = "customer"

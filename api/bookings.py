@@ -9,12 +9,14 @@ import msgspec
 from api.answers import Answer
 from api.call import Call
 from api.decoding import DateOrMoment, check_free_form, decode_body, decode_moment, decode_query
-from api.errors import Forbidden, PaymentUnavailable
+from api.errors import Forbidden
 from api.events import managed_event
 from api.holds import Items
 from api.idempotency import REPLAYED
-from api.identity import ORGANIZER, Caller
+from api.identity import ADMIN, CUSTOMER, ORGANIZER, SERVICE, Caller
 from api.paging import PageQuery, page_answer
+from api.patterns import EMAIL_PATTERN, SOURCE_PATTERN
+from api.payments import answer_paid, is_sold_against_payment
 from api.versions import versioned_answer
 from engine.bookings import Booking, BookingDetails, BookingStatus
 from engine.definition import PLACES_PER_HOLD_MAX, EventId, Metadata, PlaceName
@@ -24,6 +26,8 @@ from engine.reservations import Booked, ClaimRequest
 from persistence.bookings import BookingFilter
 
 SOURCE_DEFAULT: Final = "api"
+_BUYING_ROLES = (CUSTOMER, SERVICE, ADMIN)  # who has several acts with the least of them
+AGE_MAX = 150  # nobody has been older than 122
 
 CustomerId = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 _Line = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -33,7 +37,7 @@ class Guest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """Whom the booking is for."""
 
     name: _Line | None = None
-    email: Annotated[str, msgspec.Meta(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    email: Annotated[str, msgspec.Meta(max_length=254, pattern=EMAIL_PATTERN)] | None = None
     phone: Annotated[str, msgspec.Meta(min_length=1, max_length=40)] | None = None
 
 
@@ -41,7 +45,9 @@ class Attendee(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     """Who will sit where."""
 
     name: _Line | None = None
-    email: Annotated[str, msgspec.Meta(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    email: Annotated[str, msgspec.Meta(max_length=254, pattern=EMAIL_PATTERN)] | None = None
+    age: Annotated[int, msgspec.Meta(ge=0, le=AGE_MAX)] | None = None
+    gender: Annotated[str, msgspec.Meta(min_length=1, max_length=32)] | None = None
     section: PlaceName | None = None
     seat: Annotated[str, msgspec.Meta(min_length=1, max_length=129)] | None = None
 
@@ -65,11 +71,11 @@ class BookingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attendees: Annotated[list[Attendee], msgspec.Meta(max_length=PLACES_PER_HOLD_MAX)] = []
     payment: PaymentRequest | None = None
     notes: Annotated[str, msgspec.Meta(max_length=2000)] | None = None
-    source: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")] = SOURCE_DEFAULT
+    source: Annotated[str, msgspec.Meta(pattern=SOURCE_PATTERN)] = SOURCE_DEFAULT
     metadata: Metadata = {}
 
-    def details(self, *, request_id: str) -> BookingDetails:
-        """What the customer says beside the places, and by which request, for the history.
+    def details(self, caller: Caller, *, request_id: str) -> BookingDetails:
+        """What the customer says beside the places, and as whom and by which request, for the history.
 
         Raises:
             InvalidRequest: ``metadata`` holds what cannot be kept.
@@ -83,6 +89,7 @@ class BookingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             notes=self.notes,
             source=self.source,
             metadata=self.metadata,
+            role=next((role for role in _BUYING_ROLES if role in caller.roles), CUSTOMER),
             request_id=request_id,
         )
 
@@ -129,10 +136,13 @@ _request = msgspec.json.Decoder(BookingRequest)
 
 
 async def create_booking(call: Call) -> Answer:
-    """``POST /v1/bookings`` → 201, or 202 while Postgres has not answered."""
+    """``POST /v1/bookings`` → 201, or 202 while Postgres or a payment provider has not answered."""
     request = decode_body(_request, call.body)
-    details = request.details(request_id=call.request_id.decode("ascii"))
-    booked = await (_confirm(call, request, details) if request.hold_id is not None else _book(call, request, details))
+    details = request.details(call.caller, request_id=call.request_id.decode("ascii"))
+    event_id, claim = _what_is_booked(call, request)
+    if event_id is not None and await is_sold_against_payment(call, event_id):
+        return await answer_paid(call, request, details, claim=claim)
+    booked = await _book(call, request, details, claim)
     location = call.location(f"/v1/bookings/{booked.booking.id}")
     headers = (location, REPLAYED) if booked.replayed else (location,)
     if booked.booking.status == "confirming":
@@ -184,30 +194,35 @@ async def list_upcoming_bookings(call: Call) -> Answer:
     return page_answer(call, _in_scope(call.caller, page.items), page.next_cursor)
 
 
-async def _confirm(call: Call, request: BookingRequest, details: BookingDetails) -> Booked:
-    assert request.hold_id is not None
-    for name in ("event_id", "items", "from_", "to"):
-        if getattr(request, name) is not None:
-            raise InvalidRequest(f"$.{name.rstrip('_')}", "a hold_id says it all: leave this out")
-    if (key := parse_claim_id(request.hold_id)) is not None:
-        call.caller.require_event(key.event_id)
-        await _require_plain_sale(call, key.event_id)
-    return await call.services.reservations.confirm(
-        request.hold_id, details, customer_id=call.caller.sub, once=call.once
-    )
+def _what_is_booked(call: Call, request: BookingRequest) -> tuple[str | None, ClaimRequest | None]:
+    """The event, if the hold's id is one, and what is wanted of it where there is no hold yet.
 
-
-async def _book(call: Call, request: BookingRequest, details: BookingDetails) -> Booked:
+    Raises:
+        InvalidRequest: It is neither of the two ways to say it.
+    """
+    if request.hold_id is not None:
+        for name in ("event_id", "items", "from_", "to"):
+            if getattr(request, name) is not None:
+                raise InvalidRequest(f"$.{name.rstrip('_')}", "a hold_id says it all: leave this out")
+        key = parse_claim_id(request.hold_id)
+        if key is not None:
+            call.caller.require_event(key.event_id)
+        return (None if key is None else key.event_id), None
     if request.event_id is None:
         raise InvalidRequest("$.hold_id", "either hold_id, or event_id and items")
     if request.items is None:
         raise InvalidRequest("$.items", "required with event_id")
     call.caller.require_event(request.event_id)
-    await _require_plain_sale(call, request.event_id)
-    claim = ClaimRequest(items=request.items, from_=request.from_, to=request.to, ttl=None)
-    return await call.services.reservations.book(
-        request.event_id, claim, details, customer_id=call.caller.sub, once=call.once
-    )
+    return request.event_id, ClaimRequest(items=request.items, from_=request.from_, to=request.to, ttl=None)
+
+
+async def _book(call: Call, request: BookingRequest, details: BookingDetails, claim: ClaimRequest | None) -> Booked:
+    terms, customer_id = call.services.terms, call.caller.sub
+    if request.hold_id is not None:
+        return await terms.confirm(request.hold_id, details, customer_id=customer_id, once=call.once)
+    assert request.event_id is not None
+    assert claim is not None
+    return await terms.book(request.event_id, claim, details, customer_id=customer_id, once=call.once)
 
 
 async def _answer_list(call: Call, query: PageQuery, wanted: BookingFilter) -> Answer:
@@ -236,12 +251,6 @@ def _in_scope(caller: Caller, bookings: Sequence[Booking]) -> Sequence[Booking]:
     return [booking for booking in bookings if booking.event_id in caller.scope]
 
 
-async def _require_plain_sale(call: Call, event_id: str) -> None:
-    event = await call.services.reservations.find_event(event_id)
-    if event.definition.policy.payment == "required":
-        raise PaymentUnavailable
-
-
 async def require_visible(call: Call, booking: Booking) -> None:
     """Let its customer see a booking, its event's organizer and admins.
 
@@ -250,7 +259,7 @@ async def require_visible(call: Call, booking: Booking) -> None:
     """
     call.caller.require_event(booking.event_id)
     if booking.customer_id != call.caller.sub and not await _organizes_event(call, booking.event_id):
-        raise BookingNotFound(booking.id)
+        raise BookingNotFound(booking.id, is_foreign=True)
 
 
 async def _answer_visible(call: Call, booking: Booking) -> Answer:

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from api.patterns import WORDS
 from engine.definition import Moment
 from engine.errors import InvalidRequest
 
@@ -27,6 +28,8 @@ _INTEGER_RANGE = range(-(2**53) + 1, 2**53)  # what every JSON reader keeps exac
 _YEARS = range(1970, 9999)
 _QUERY_FIELDS_MAX = 32
 _AT = re.compile(r"(.*) - at (?:`key` in )?`(.*)`", re.DOTALL)
+_PATTERN = re.compile(r"Expected `str` matching regex (.*)", re.DOTALL)
+_WORDS_BY_REPR = {repr(pattern): words for pattern, words in WORDS.items()}  # msgspec quotes patterns as Python does
 _FIELD = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`", re.DOTALL)
 
 
@@ -135,4 +138,6 @@ def _refuse(error: msgspec.ValidationError, root: str) -> Never:
         reason, path = match[1], match[2]
     if (field := _FIELD.fullmatch(reason)) is not None:
         path = f"{path}.{field[1]}"
+    if (pattern := _PATTERN.fullmatch(reason)) is not None and (words := _WORDS_BY_REPR.get(pattern[1])) is not None:
+        reason = f"Expected {words}"
     raise InvalidRequest(path if root else path.removeprefix("$."), reason) from None

@@ -68,6 +68,12 @@ class ProblemPage(msgspec.Struct, frozen=True):
     members: list[str]
 
 
+async def show_root(call: Call) -> Answer:
+    """``GET /`` → 307: whoever opens the server in a browser wants to read."""
+    link = f'<a href="{html.escape(call.root_path, quote=True)}/docs">The documents</a>\n'
+    return Answer(307, link.encode(), _HTML, (call.location("/docs"), _CSP))
+
+
 async def show_docs(call: Call) -> Answer:
     """``GET /docs`` → Swagger UI, which works without the Internet."""
     page = _DOCS_PAGE.format(root=html.escape(call.root_path, quote=True))

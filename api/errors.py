@@ -9,7 +9,7 @@
     ├── MethodNotAllowed        the URL is there, the method is not
     ├── PayloadTooLarge         the body is above the route's cap
     ├── UnsupportedMediaType    the body is not JSON
-    ├── PaymentUnavailable      the event wants a payment, which this installation cannot take
+    ├── NoticeUnsigned          a payment provider's webhook cannot be believed
     └── KeysUnavailable         the issuer's keys cannot be fetched: tokens cannot be checked just now
 """
 
@@ -57,8 +57,8 @@ class UnsupportedMediaType(ApiError):
     """The body calls itself something else than JSON."""
 
 
-class PaymentUnavailable(ApiError):
-    """The event is sold against payment only, and there is no payment provider."""
+class NoticeUnsigned(ApiError):
+    """A payment provider's webhook whose signature is wrong, too old or from the future."""
 
 
 class KeysUnavailable(ApiError):

@@ -117,7 +117,7 @@ async def show_event(call: Call) -> Answer:
     """``GET /v1/events/{event_id}`` → 200, 304."""
     event = await call.services.events.find_event(call.params["event_id"])
     if event.status == "draft" and not call.caller.organizes(event.organizer_id):
-        raise EventNotFound(event.id)
+        raise EventNotFound(event.id, is_foreign=True)
     return await answer_event(call, event)
 
 
@@ -165,6 +165,8 @@ async def change_status(call: Call, to_status: EventStatus) -> Event:
     request = decode_body(_transition_request, call.body) if call.body else TransitionRequest()
     event = await managed_event(call)
     version = expected_version(call, request.expected_version, current=event.version)
+    if to_status == "open":
+        call.services.terms.require_services(event.definition)
     event = await call.services.events.transition(event.id, to_status, expected_version=version)
     await call.services.reservations.publish(event)
     return event
@@ -192,7 +194,7 @@ async def managed_event(call: Call) -> Event:
     if call.caller.organizes(event.organizer_id):
         return event
     if event.status == "draft":
-        raise EventNotFound(event.id)
+        raise EventNotFound(event.id, is_foreign=True)
     raise Forbidden
 
 

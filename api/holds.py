@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import msgspec
 
 from api.answers import Answer, encode_json, json_answer
+from api.audit_log import log_refused
 from api.call import Call
 from api.decoding import decode_body
 from api.errors import Forbidden
@@ -140,6 +141,7 @@ async def _attempt(call: Call, entry: ClaimOnEvent, number: int) -> BatchResult:
     try:
         held = await _hold_entry(call, entry, number)
     except (HoldfastError, Forbidden) as error:
+        log_refused(call, error)
         kind, document = problem_document(error, base_url=call.base_url, request_id=call.request_id.decode("ascii"))
         return BatchResult(kind.status, problem=document)
     return BatchResult(201, hold=held.hold)

@@ -24,9 +24,11 @@ _PATH_PARAMS: dict[str, dict[str, Any]] = {
     "event_id": {"type": "string", "pattern": EVENT_ID_PATTERN, "example": "concert-42"},
     "hold_id": {"type": "string", "minLength": 1, "maxLength": 128},
     "booking_id": {"type": "string", "minLength": 1, "maxLength": 128},
+    "customer_id": {"type": "string", "minLength": 1, "maxLength": 255, "example": "ana"},
     "reference": {"type": "string", "minLength": 1, "maxLength": 32, "example": "HF-7K3M-9QXP"},
     "code": {"type": "string", "enum": sorted(KIND_BY_CODE)},
     "file": {"type": "string", "minLength": 1},
+    "provider": {"type": "string", "minLength": 1, "maxLength": 64, "example": "simulator"},
 }
 
 _HEADERS: dict[str, dict[str, Any]] = {

@@ -80,6 +80,12 @@ class BookingProblem(Problem, frozen=True):
     booking_id: str
 
 
+class PaymentDeclinedProblem(BookingProblem, frozen=True):
+    """The booking whose payment was declined, and why, in the provider's words, if it said so."""
+
+    reason: str | None
+
+
 class PayloadTooLargeProblem(Problem, frozen=True):
     """The most bytes that a body may have here."""
 

@@ -82,6 +82,10 @@ def _unavailable(error: engine.PlacesUnavailable) -> Mapping[str, Any]:
     }
 
 
+def _why_unavailable(error: engine.PlacesUnavailable) -> str:
+    return error.reason or KINDS[engine.PlacesUnavailable].meaning
+
+
 def _why_not_open(error: engine.EventNotOpen) -> str:
     if error.sales_ended_at is not None:
         return f"The event takes no holds: its sale ended at {error.sales_ended_at:%Y-%m-%dT%H:%M:%SZ}."
@@ -162,6 +166,7 @@ KINDS: dict[type, Kind] = {
         "first at `next_release_at`; `sold` of it will not.",
         shape=shapes.PlacesUnavailableProblem,
         members=_unavailable,
+        detail=_why_unavailable,
     ),
     engine.LimitExceeded: Kind(
         status=409,
@@ -214,6 +219,15 @@ KINDS: dict[type, Kind] = {
         shape=shapes.BookingProblem,
         members=lambda error: {"booking_id": error.booking_id},
     ),
+    engine.PaymentDeclined: Kind(
+        status=402,
+        code="payment-declined",
+        title="Payment declined",
+        meaning="The provider has declined the payment, for its `reason`. The hold lives on until its deadline, and "
+        "may be paid for otherwise.",
+        shape=shapes.PaymentDeclinedProblem,
+        members=lambda error: {"booking_id": error.booking_id, "reason": error.reason},
+    ),
     engine.IdempotencyKeyReused: Kind(
         status=422,
         code="idempotency-key-reused",
@@ -248,6 +262,14 @@ KINDS: dict[type, Kind] = {
         title="Journal full",
         meaning="As many bookings wait for Postgres as may wait; nothing was changed, and a hold lives on until its "
         "deadline.",
+        headers=_retry_after,
+    ),
+    engine.InventoryUnavailable: Kind(
+        status=503,
+        code="inventory-unavailable",
+        title="Inventory unavailable",
+        meaning="The event's bookings need the consent of an inventory service, which cannot be asked just now. "
+        "Nothing was booked; a hold lives on until its deadline.",
         headers=_retry_after,
     ),
     engine.Overloaded: Kind(
@@ -293,12 +315,11 @@ KINDS: dict[type, Kind] = {
         title="Unsupported media type",
         meaning="Bodies are JSON: `application/json`, or another type that ends in `+json`.",
     ),
-    http.PaymentUnavailable: Kind(
-        status=409,
-        code="payment-unavailable",
-        title="Payment unavailable",
-        meaning="The event is sold against payment only, and payments are not available on this installation yet. "
-        "The hold lives on until its deadline.",
+    http.NoticeUnsigned: Kind(
+        status=401,
+        code="webhook-not-signed",
+        title="Webhook not signed",
+        meaning="The webhook's signature is wrong, too old or from the future; nothing of it was believed.",
     ),
     http.KeysUnavailable: Kind(
         status=503,

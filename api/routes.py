@@ -5,10 +5,11 @@ document and the tests are made from it.
 import functools
 from typing import Any
 
-from api import documentation, operations
+from api import customers, documentation, operations
 from api.answers import Answer, encode_json
 from api.call import Call
 from api.errors import RouteNotFound
+from api.identity import ADMIN, CUSTOMER
 from api.openapi import openapi_document
 from api.route import Reply, Route
 from api.routes_admin import ADMIN_ROUTES
@@ -16,6 +17,8 @@ from api.routes_booking_steps import BOOKING_STEP_ROUTES
 from api.routes_bookings import BOOKING_ROUTES
 from api.routes_events import EVENT_ROUTES
 from api.routes_holds import HOLD_ROUTES
+from api.routes_payments import PAYMENT_ROUTES
+from api.routes_shared import REPLAYABLE
 from api.services import Info
 
 
@@ -78,6 +81,14 @@ _OPERATION_ROUTES = (
     ),
     Route(
         method="GET",
+        path="/",
+        handler=documentation.show_root,
+        summary="The way to the documents",
+        tag="Operations",
+        replies=(Reply(307, "They are under `/docs`.", media_type="text/html", headers=("Location",)),),
+    ),
+    Route(
+        method="GET",
         path="/docs",
         handler=documentation.show_docs,
         summary="This document, for people",
@@ -107,10 +118,25 @@ _OPERATION_ROUTES = (
     ),
 )
 
+_CUSTOMER_ROUTES = (
+    Route(
+        method="DELETE",
+        path="/v1/customers/{customer_id}/personal-data",
+        handler=customers.erase_personal_data,
+        summary="Erase what a customer's bookings say about people; places and money stay",
+        tag="Customers",
+        roles=frozenset({CUSTOMER, ADMIN}),
+        replies=(Reply(200, "Nothing personal is left in these bookings.", customers.Erased, headers=REPLAYABLE),),
+        keeps_answers=True,
+    ),
+)
+
 ROUTES: tuple[Route, ...] = (
     *HOLD_ROUTES,
     *BOOKING_ROUTES,
     *BOOKING_STEP_ROUTES,
+    *PAYMENT_ROUTES,
+    *_CUSTOMER_ROUTES,
     *EVENT_ROUTES,
     *_OPERATION_ROUTES,
     *ADMIN_ROUTES,

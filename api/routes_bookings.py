@@ -1,13 +1,12 @@
 """The table of URLs of bookings: made, read, and listed."""
 
-from api import bookings, examples
-from api.errors import PaymentUnavailable
+from api import bookings, examples, payments
 from api.identity import ROLES
 from api.paging import PageQuery
 from api.route import Reply, Route
 from api.routes_shared import BUYERS, CLAIMS, ENDED, REPLAYABLE
 from engine.bookings import Booking
-from engine.errors import BookingNotFound, BookingRefused, JournalFull
+from engine.errors import BookingNotFound, BookingRefused, InventoryUnavailable, JournalFull, PaymentDeclined
 
 BOOKING_ROUTES: tuple[Route, ...] = (
     Route(
@@ -30,12 +29,13 @@ BOOKING_ROUTES: tuple[Route, ...] = (
             ),
             Reply(
                 202,
-                "The places are taken; whether the ledger has the booking is not known yet. Ask at `Location`.",
-                Booking,
+                "The places are taken; whether the ledger has the booking is not known yet (`confirming`), or whether "
+                "it is paid for (`payment_initiated`; at `redirect_url`, if there is one). Ask at `Location`.",
+                payments.StartedBooking,
                 headers=("Location", "ETag", "Retry-After", *REPLAYABLE),
             ),
         ),
-        refusals=(*CLAIMS, *ENDED, PaymentUnavailable, JournalFull),
+        refusals=(*CLAIMS, *ENDED, PaymentDeclined, JournalFull, InventoryUnavailable),
     ),
     Route(
         method="GET",

@@ -90,7 +90,7 @@ async def visible_event(call: Call) -> str:
     if event.status == "draft" and not call.caller.organizes(event.organizer_id):
         event = await call.services.events.find_event(event.id)
         if event.status == "draft":
-            raise EventNotFound(event.id)
+            raise EventNotFound(event.id, is_foreign=True)
     return event.id
 
 

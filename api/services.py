@@ -9,9 +9,12 @@ from api.idempotency import OnceStore
 from api.identity import TokenVerifier
 from engine.rate_limits import RateLimiter
 from engine.reservations import Reservations
+from engine.terms import Terms
 from persistence.aftercare import Aftercare
 from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
+from persistence.checkout import Checkout
+from persistence.erasure import Eraser
 from persistence.events import Events
 from persistence.oversight import Oversight
 
@@ -62,9 +65,12 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     reservations: Reservations
     events: Events
     bookings: Bookings
+    checkout: Checkout
     desk: BookingDesk
     aftercare: Aftercare
     oversight: Oversight
+    terms: Terms
+    eraser: Eraser
     once: OnceStore
     verifier: TokenVerifier
     info: Info

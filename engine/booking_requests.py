@@ -17,7 +17,10 @@ JOURNAL_BYTES_MAX = 64 << 20  # of a partition's journal: about 200 000 bookings
 
 
 class BookingRequest(msgspec.Struct, frozen=True):
-    """One attempt to book: what the script, the journal and the answer need of it."""
+    """One attempt to book: what the script, the journal and the answer need of it.
+
+    ``attempt`` marks it where no idempotency key does.
+    """
 
     key: bytes
     booking_id: BookingId
@@ -25,6 +28,7 @@ class BookingRequest(msgspec.Struct, frozen=True):
     details: BookingDetails
     sealed: bytes
     once: Once | None
+    attempt: bytes | None = None
 
 
 def booking_args(request: BookingRequest, *, journal_bytes_max: int) -> list[bytes]:
@@ -36,10 +40,19 @@ def booking_args(request: BookingRequest, *, journal_bytes_max: int) -> list[byt
     if len(request.sealed) > DETAILS_BYTES_MAX:
         raise InvalidRequest("$", f"guest, attendees, notes and metadata are more than {DETAILS_BYTES_MAX} bytes")
     once = request.once
-    attempt = attempt_of(once)
+    attempt = request.attempt or attempt_of(once)
     scope, body = (once.scope, once.body) if once else (b"", b"")
     bounds = (b"%d" % ONCE_TTL_MS, b"%d" % journal_bytes_max)
     return [request.key, request.customer_id.encode(), attempt, request.sealed, body, scope, *bounds]
+
+
+def leaves_it_to_redis(event: SellableEvent) -> bool:
+    """Whether a booking is acknowledged before the ledger has it; looking things up there first would make it wait.
+
+    Never where it is paid for: the payment is in the ledger already, and its money must not outlive its booking.
+    """
+    policy = event.definition.policy
+    return policy.durability == "redis" and policy.payment == "none"
 
 
 def accepted_booking(entry: JournalEntry, event: SellableEvent, details: BookingDetails) -> Booking:
@@ -49,7 +62,7 @@ def accepted_booking(entry: JournalEntry, event: SellableEvent, details: Booking
     not durable.
     """
     policy = event.definition.policy
-    is_settled, is_requested = policy.durability == "redis", policy.approval == "manual"
+    is_settled, is_requested = leaves_it_to_redis(event), policy.approval == "manual"
     accepted_at = moment(entry.confirmed_at_ms)
     items, amount = describe_places(event.layout, entry.places)
     price = details.price or Price(amount, 0, 0, amount)

@@ -19,6 +19,8 @@ PLACES_PER_HOLD_MAX = 500  # bounds the work of one script call
 METADATA_MAX = 64  # members
 
 EventId = Annotated[str, msgspec.Meta(pattern=EVENT_ID_PATTERN)]
+CLOCK_PATTERN = r"^([01][0-9]|2[0-3]):[0-5][0-9]\Z"
+CURRENCY_PATTERN = r"^[A-Z]{3}\Z"
 # Names are the organizer's words ("Balcony left", "1A"); control characters are refused because names end up in
 # headers, logs and terminals.
 PRINTABLE_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]+\Z"
@@ -26,7 +28,7 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=PRINTAB
 PlaceName = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=PRINTABLE_PATTERN)]
 Price = Annotated[int, msgspec.Meta(ge=0, le=PRICE_MAX)]
 Moment = Annotated[dt.datetime, msgspec.Meta(tz=True)]
-ClockTime = Annotated[str, msgspec.Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]\Z")]
+ClockTime = Annotated[str, msgspec.Meta(pattern=CLOCK_PATTERN)]
 Metadata = Annotated[dict[Annotated[str, msgspec.Meta(max_length=64)], Any], msgspec.Meta(max_length=METADATA_MAX)]
 
 
@@ -122,7 +124,7 @@ class EventDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Name
     starts_at: Moment
-    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z")]
+    currency: Annotated[str, msgspec.Meta(pattern=CURRENCY_PATTERN)]
     sections: Annotated[list[SectionDefinition], msgspec.Meta(max_length=SECTIONS_MAX)] = []
     id: EventId | None = None
     group: EventId | None = None
@@ -139,7 +141,7 @@ class EventPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name | msgspec.UnsetType = msgspec.UNSET
     starts_at: Moment | msgspec.UnsetType = msgspec.UNSET
     ends_at: Moment | None | msgspec.UnsetType = msgspec.UNSET
-    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z")] | msgspec.UnsetType = msgspec.UNSET
+    currency: Annotated[str, msgspec.Meta(pattern=CURRENCY_PATTERN)] | msgspec.UnsetType = msgspec.UNSET
     sections: Annotated[list[SectionDefinition], msgspec.Meta(max_length=SECTIONS_MAX)] | msgspec.UnsetType = (
         msgspec.UNSET
     )

@@ -19,6 +19,7 @@
     │   ├── HoldReleased            it was given back
     │   ├── HoldConfirmed           it is a booking already
     │   ├── BookingNotFound         unknown, or somebody else's
+    │   ├── PaymentDeclined         the provider has declined the payment; the hold lives on
     │   ├── BookingRefused          it was accepted, and then the ledger knew better; it is undone
     │   ├── IdempotencyKeyReused    the key was used for another request
     │   └── IdempotencyInFlight     the first request with this key is still under way
@@ -26,6 +27,7 @@
         ├── StoreUnavailable        Redis cannot be reached, or did not answer: the outcome may be unknown
         ├── LedgerUnavailable       Postgres cannot be reached
         ├── JournalFull             as many bookings wait for Postgres as may wait
+        ├── InventoryUnavailable    the inventory service cannot be asked, and nothing is booked without it
         └── Overloaded              more is under way than this process will take
 
 A refusal is named as a fact and carries data, not prose. ``may_succeed_later`` says whether the very same request may
@@ -66,7 +68,11 @@ class EventRefusal(Refusal):
 
 
 class EventNotFound(EventRefusal):
-    """There is no such event, or the caller may not know of it."""
+    """There is no such event, or (``is_foreign``, for the log alone) the caller may not know of it."""
+
+    def __init__(self, event_id: str, *, is_foreign: bool = False) -> None:
+        super().__init__(event_id)
+        self.is_foreign = is_foreign
 
 
 class EventExists(EventRefusal):
@@ -124,7 +130,7 @@ class PlacesUnavailable(Refusal):
     """At least one place was not to be had; nothing was taken.
 
     ``held`` of the missing places are only held and may come back, the first of them at ``next_release_at``;
-    ``sold`` of them will not.
+    ``sold`` of them will not. ``reason`` is what an inventory service says to it, if it was that.
     """
 
     may_succeed_later = True
@@ -136,12 +142,14 @@ class PlacesUnavailable(Refusal):
         held: int,
         sold: int,
         next_release_at: dt.datetime | None,
+        reason: str | None = None,
     ) -> None:
         super().__init__(f"{len(unavailable)} unavailable")
         self.unavailable = unavailable
         self.held = held
         self.sold = sold
         self.next_release_at = next_release_at
+        self.reason = reason
 
 
 class LimitExceeded(Refusal):
@@ -199,11 +207,12 @@ class HoldConfirmed(HoldRefusal):
 
 
 class BookingNotFound(Refusal):
-    """There is no such booking, or it is somebody else's."""
+    """There is no such booking, or (``is_foreign``, for the log alone) it is somebody else's."""
 
-    def __init__(self, booking_id: str) -> None:
+    def __init__(self, booking_id: str, *, is_foreign: bool = False) -> None:
         super().__init__(booking_id)
         self.booking_id = booking_id
+        self.is_foreign = is_foreign
 
 
 class BookingRefused(Refusal):
@@ -212,6 +221,15 @@ class BookingRefused(Refusal):
     def __init__(self, booking_id: str) -> None:
         super().__init__(booking_id)
         self.booking_id = booking_id
+
+
+class PaymentDeclined(Refusal):
+    """The payment was declined, for the provider's *reason* if it gave one. The hold may be paid for otherwise."""
+
+    def __init__(self, booking_id: str, reason: str | None) -> None:
+        super().__init__(reason or "declined")
+        self.booking_id = booking_id
+        self.reason = reason
 
 
 class IdempotencyKeyReused(Refusal):
@@ -240,6 +258,12 @@ class LedgerUnavailable(Unavailable):
 
 class JournalFull(Unavailable):
     """As many bookings wait for Postgres as the journal may keep; nothing was changed, a hold lives on."""
+
+    retry_after_s = 5
+
+
+class InventoryUnavailable(Unavailable):
+    """The inventory service of the event cannot be asked; nothing was booked, and a hold lives on."""
 
     retry_after_s = 5
 

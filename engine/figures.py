@@ -105,6 +105,24 @@ COMMIT_SECONDS = Histogram(
     "holdfast_commit_seconds", "Seconds of one transaction of a group commit, repetitions and all.", bounds=FAST_S
 )
 COMMITS = Counter("holdfast_commits_total", "Bookings that went to the ledger, by what became of them.", "outcome")
+PAYMENTS = Histogram(
+    "holdfast_payment_seconds",
+    "Seconds of one call of a payment provider, by what came of it.",
+    "provider",
+    "call",
+    "outcome",
+    bounds=FAST_S,
+    counted_as="holdfast_payments_total",
+)
+PAYMENT_NOTICES = Counter("holdfast_payment_notices_total", "Webhooks of payment providers.", "provider", "outcome")
+SERVICES = Histogram(
+    "holdfast_service_seconds",
+    "Seconds of one question to a pricing or inventory service, its repetition included, by what came of it.",
+    "service",
+    "outcome",
+    bounds=FAST_S,
+    counted_as="holdfast_service_calls_total",
+)
 LOADS = Counter("holdfast_event_loads_total", "Events put into Redis from the ledger, each under a new epoch.")
 AUDITS = Counter("holdfast_audits_total", "Audits of one event with repair that came to an end.")
 DRIFT_FOUND = Counter("holdfast_drift_found_total", "Differences found between Redis and the ledger, by kind.", "kind")
@@ -123,6 +141,9 @@ CLOCK_JUMPS = Counter("holdfast_clock_jumps_total", "Times that Redis's clock wa
 SERVER_CHANGES = Counter("holdfast_server_changes_total", "Times that another Redis, or another life of it, was met.")
 ENDED = Counter("holdfast_bookings_ended_total", "Bookings that were ended although nobody asked for it.", "kind")
 BURIED = Counter("holdfast_buried_total", "Journal entries that can never be written, set aside for a person.")
+PUBLISHED = Counter(
+    "holdfast_published_total", "Attempts to tell a sink of an event, by what came of them.", "sink", "outcome"
+)
 
 FIGURES: tuple[Counter | Histogram, ...] = (
     REQUESTS,
@@ -130,6 +151,9 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     COMMIT_BOOKINGS,
     COMMIT_SECONDS,
     COMMITS,
+    PAYMENTS,
+    PAYMENT_NOTICES,
+    SERVICES,
     LOADS,
     AUDITS,
     DRIFT_FOUND,
@@ -144,6 +168,7 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     SERVER_CHANGES,
     ENDED,
     BURIED,
+    PUBLISHED,
 )
 
 

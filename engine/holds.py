@@ -10,11 +10,14 @@ from engine.ids import HoldId
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """A live hold as its owner sees it; amounts in minor units, ``ttl`` in seconds from creation to deadline."""
+    """A live hold as its owner sees it; amounts in minor units, ``ttl`` in seconds from creation to deadline.
+
+    ``paying`` is one whose payment has begun: its deadline has been moved for that, and moves no more.
+    """
 
     id: HoldId
     event_id: str
-    status: Literal["active"]
+    status: Literal["active", "paying"]
     items: tuple[ClaimedItem, ...]
     from_: str | None = msgspec.field(name="from")
     to: str | None

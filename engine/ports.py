@@ -1,8 +1,8 @@
 """What the engine needs from below it; ``persistence`` implements it and ``holdfast.compose`` brings them together."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -21,17 +21,22 @@ class ActiveBooking(msgspec.Struct, frozen=True):
     places: Places
 
 
+BookingRow = Sequence[Any]
+"""A booking that owns places, as a load reads it: its id's 16 bytes, when it was confirmed in ms, places, customer.
+
+A million of them are read at once, so they stay what the driver makes of a row.
+"""
+
+
 class LoadedEvent(Protocol):
     """One event read for loading: under an epoch that is new and durable, its bookings as one snapshot shows them."""
 
     event: Event
+    is_small: bool
+    """Whether its bookings are at hand already; those of others are read one event after another."""
 
-    def booking_lines(self, *, batch_size: int) -> AsyncIterator[Sequence[bytes]]:
-        """The bookings that own places, in batches and no order; memory is bounded by *batch_size*. To be read once.
-
-        Each is an argument of ``load_bookings``: key inside the event's hashes, time of confirmation in ms, places and
-        customer, with ``|`` between.
-        """
+    def bookings(self, *, batch_size: int) -> AsyncGenerator[Sequence[BookingRow]]:
+        """The bookings that own places, in batches and no order; memory is bounded by *batch_size*. To be read once."""
         ...
 
 
@@ -47,27 +52,32 @@ class EventSource(Protocol):
         """
         ...
 
-    def loading(self, event_id: str) -> AbstractAsyncContextManager["LoadingTurn"]:
-        """Wait for the turn to load *event_id*: one loader at a time, over all processes, until the context ends."""
+    def loading(self, event_ids: Sequence[str]) -> AbstractAsyncContextManager["LoadingTurn"]:
+        """The turn to load *event_ids*: one loader at a time of each, over all processes, until the context ends.
+
+        Of several, those are left out that somebody else is loading just now. If that is all of them, one is waited
+        for.
+        """
         ...
 
 
 class LoadingTurn(Protocol):
-    """The right to load one event, held until the context of :meth:`EventSource.loading` ends."""
+    """The right to load *event_ids*, held until the context of :meth:`EventSource.loading` ends."""
 
-    async def find_event(self) -> Event:
-        """The event as it stands now, read without taking a second connection.
+    event_ids: Sequence[str]
+
+    async def find_events(self, event_ids: Sequence[str]) -> dict[str, Event]:
+        """Those of *event_ids* that exist, as they stand now, read without taking a second connection.
 
         Raises:
-            EventNotFound: There is none.
             LedgerUnavailable: Postgres does not answer.
         """
         ...
 
-    async def begin(self) -> LoadedEvent:
-        """Raise the event's epoch, durably, and read what the ledger knows.
+    async def begin(self, event_ids: Sequence[str]) -> Sequence[LoadedEvent]:
+        """Raise the epochs of those that exist, durably, and read what the ledger knows.
 
-        Call it only after looking that Redis still has no state: raising the epoch makes every booking that was
+        Call it only after looking that Redis still has no state: raising an epoch makes every booking that was
         accepted under the old one, and not yet committed, worthless.
         """
         ...

@@ -22,7 +22,7 @@ SCAN_COUNT = 500  # members of a hash that one step asks for; well under a milli
 
 
 class HoldRecord(msgspec.Struct, frozen=True):
-    """``active|created_ms|deadline_ms|quantity|places|owner``; *key* is the hold's name inside the event's hashes."""
+    """``phase|created_ms|deadline_ms|quantity|places|owner``; *key* is the hold's name inside the event's hashes."""
 
     key: str
     created_ms: int

@@ -2,25 +2,33 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import structlog
 
-from engine.availability import Availability, SeatMap, Snapshot, needs_cells, section_availability
-from engine.booking_requests import JOURNAL_BYTES_MAX, BookingRequest, accepted_booking, booking_args
+from engine.booking_requests import (
+    JOURNAL_BYTES_MAX,
+    BookingRequest,
+    accepted_booking,
+    booking_args,
+    leaves_it_to_redis,
+)
+from engine.booking_search import BookingSearch
 from engine.bookings import Booking, BookingDetails, JournalEntry
 from engine.catalog import Catalog
-from engine.claims import ItemRequest, describe_places, resolve_places
-from engine.dead_letters import parse_letter
-from engine.definition import PlaceName
+from engine.claim_requests import GROUP_MAX as GROUP_MAX
+from engine.claim_requests import ITEMS_MAX as ITEMS_MAX
+from engine.claim_requests import Booked as Booked
+from engine.claim_requests import ClaimRequest as ClaimRequest
+from engine.claim_requests import Held as Held
+from engine.claim_requests import TtlSeconds as TtlSeconds
+from engine.claim_requests import check_group, resolve_claim
+from engine.claims import describe_places, resolve_places
 from engine.errors import (
-    BookingNotFound,
-    BookingRefused,
     EventNotFound,
-    EventNotOpen,
     HoldNotFound,
-    InvalidRequest,
+    IdempotencyKeyReused,
     LedgerUnavailable,
     Overloaded,
     StoreUnavailable,
@@ -28,60 +36,34 @@ from engine.errors import (
 from engine.events import Event, SellableEvent
 from engine.holds import Hold
 from engine.ids import BookingId, ClaimKey, HoldId, claim_id_of, new_claim_id, parse_claim_id
-from engine.journal import parse_entry
 from engine.kernel import Kernel
-from engine.keys import partition_of
+from engine.keys import once_key
 from engine.loader import EventLoader
 from engine.loading import status_args
 from engine.once import ONCE_TTL_MS, Once, attempt_of
-from engine.places import format_places, parse_places
+from engine.places import Places, format_places, parse_places
 from engine.ports import Ledger, Sealer, UnwritableEntry
 from engine.refusals import booking_refusal, claim_refusal, hold_refusal, moment
 from engine.settlement import Settlement
 from engine.verification import Verification
+from engine.views import Views
 
-ITEMS_MAX = 50  # of one request: bounds the work of one script call
 VERIFICATIONS_MAX = 3  # of one call: a server may change again while the first change is looked into
-GROUP_MAX = 20  # events of one all-or-nothing request
 _ONCE_TTL = b"%d" % ONCE_TTL_MS
 
 logger = structlog.get_logger("holdfast.engine")
 
-TtlSeconds = Annotated[int, msgspec.Meta(ge=1, le=604_800)]
 
+class PayingHold(msgspec.Struct, frozen=True, kw_only=True):
+    """A hold whose payment has begun: its event, its places, and when it was made and will lapse, in ms."""
 
-class ClaimRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a client wants of one event; ``ttl`` in seconds, the event's ``hold_ttl`` where it is not said."""
-
-    items: Annotated[list[ItemRequest], msgspec.Meta(min_length=1, max_length=ITEMS_MAX)]
-    from_: PlaceName | None = msgspec.field(name="from", default=None)
-    to: PlaceName | None = None
-    ttl: TtlSeconds | None = None
-
-
-class Held(msgspec.Struct, frozen=True):
-    """A hold, and whether an earlier request with the same idempotency key made it."""
-
-    hold: Hold
-    replayed: bool = False
-
-
-class Booked(msgspec.Struct, frozen=True):
-    """A booking, durable or not as it says itself."""
-
-    booking: Booking
-    replayed: bool = False
-
-
-class _Accepted(msgspec.Struct, frozen=True):
-    """What Redis has of a booking that the ledger is not known to have."""
-
-    entry: JournalEntry
     event: SellableEvent
-    is_buried: bool = False
+    places: Places
+    created_ms: int
+    deadline_ms: int
 
 
-class Reservations:
+class Reservations(Views):
     """All that can be done with places. ``customer_id=None`` acts for an administrator: any owner's hold."""
 
     def __init__(
@@ -97,10 +79,10 @@ class Reservations:
         confirm_timeout_s: float,
         journal_bytes_max: int = JOURNAL_BYTES_MAX,
     ) -> None:
-        self._kernel = kernel
-        self._catalog = catalog
+        super().__init__(kernel, catalog)
         self._loader = loader
         self._ledger = ledger
+        self._search = BookingSearch(kernel, catalog, ledger, sealer)
         self._sealer = sealer
         self._settlement = settlement
         self._verification = verification
@@ -128,7 +110,7 @@ class Reservations:
         """
         events = [await self._catalog.get(event_id) for event_id, _ in claims]
         if len(events) > 1:
-            _check_group(events)
+            check_group(events)
         reply = await self._try_hold(events, claims, customer_id, once)
         if reply[0] == b"STALE_LAYOUT":
             for event in events:
@@ -152,15 +134,15 @@ class Reservations:
         """
         key, event = await self._find_event_of(hold_id)
         reply = await self._kernel.run("read_hold", event, [key.key.encode(), _owner(customer_id)])
-        if reply[0] != b"ACTIVE":
+        if reply[0] not in (b"ACTIVE", b"PAYING"):
             raise hold_refusal(reply[0], hold_id)
-        return self._hold(event, key.key, *reply[1:])
+        return self._hold(event, key.key, *reply[1:], is_paying=reply[0] == b"PAYING")
 
     async def extend(self, hold_id: str, *, ttl_s: int, customer_id: str | None) -> Hold:
         """Move a hold's deadline to *ttl_s* seconds from now.
 
         The deadline never passes the event's ``hold_ttl_max``, counted from the hold's creation; asking for more gives
-        what is left. Safe to repeat.
+        what is left. Once its payment has begun it stays where that has put it. Safe to repeat.
 
         Raises:
             HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed: It is not live, or not this customer's.
@@ -168,9 +150,26 @@ class Reservations:
         key, event = await self._find_event_of(hold_id)
         args = [key.key.encode(), _owner(customer_id), b"%d" % (ttl_s * 1000)]
         reply = await self._kernel.run("extend_hold", event, args)
-        if reply[0] != b"EXTENDED":
+        if reply[0] not in (b"EXTENDED", b"PAYING"):
             raise hold_refusal(reply[0], hold_id)
-        return self._hold(event, key.key, *reply[2:])
+        return self._hold(event, key.key, *reply[2:], is_paying=reply[0] == b"PAYING")
+
+    async def begin_payment(self, hold_id: str, *, customer_id: str) -> PayingHold:
+        """Have a hold live for the event's ``payment_ttl`` at least, once: its payment is about to begin.
+
+        Safe to repeat: the deadline moves only the first time.
+
+        Raises:
+            HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed: It is not live, or not this customer's.
+            EventNotOpen: The event was cancelled.
+        """
+        key, event = await self._find_event_of(hold_id)
+        ttl_ms = event.definition.policy.payment_ttl * 1000
+        reply = await self._kernel.run("begin_payment", event, [key.key.encode(), customer_id.encode(), b"%d" % ttl_ms])
+        if reply[0] != b"BEGUN":
+            raise booking_refusal(reply, event, hold_id)
+        places = parse_places(reply[4].decode())
+        return PayingHold(event=event, places=places, created_ms=reply[2], deadline_ms=reply[3])
 
     async def release(self, hold_id: str, *, customer_id: str | None, once: Once | None = None) -> None:
         """Give a hold's places back at once.
@@ -187,12 +186,18 @@ class Reservations:
             raise hold_refusal(reply[0], hold_id)
 
     async def confirm(
-        self, hold_id: str, details: BookingDetails, *, customer_id: str, once: Once | None = None
+        self,
+        hold_id: str,
+        details: BookingDetails,
+        *,
+        customer_id: str,
+        once: Once | None = None,
+        attempt: bytes | None = None,
     ) -> Booked:
         """Turn a hold into a booking and wait until it is durable, or, at the time limit, ``confirming``.
 
         With the policy ``durability: redis`` nobody waits: the booking is ``confirmed``, and not durable yet.
-        Safe to repeat with the same *once*.
+        Safe to repeat with the same *once*, or, where there is none, with the same *attempt*.
 
         Raises:
             HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed: There is nothing (any more) to confirm.
@@ -202,15 +207,27 @@ class Reservations:
             JournalFull: As many bookings wait for the ledger as may wait; the hold lives on.
         """
         key, event = await self._find_event_of(hold_id)
-        if (
-            once is not None
-            and not _leaves_it_to_redis(event)
-            and (booked := await self._find_replay(once)) is not None
-        ):
+        if once is not None and not leaves_it_to_redis(event) and (booked := await self._find_replay(once)) is not None:
             return booked
-        request = self._booking_request(key, details, customer_id, once)
+        request = self._booking_request(key, details, customer_id, once, attempt)
         reply = await self._run_booking("confirm_hold", event, request)
         return await self._finish(reply, event, request)
+
+    async def book_again(
+        self, booking_id: str, places: Places, details: BookingDetails, *, customer_id: str, attempt: bytes
+    ) -> Booked:
+        """Book the very *places* of a hold that is over, if they are free, under the id that it had.
+
+        Safe to repeat with the same *attempt*.
+
+        Raises:
+            PlacesUnavailable, EventNotOpen, LimitExceeded, BookingRefused: They are not to be had any more.
+            JournalFull: As many bookings wait for the ledger as may wait.
+        """
+        key, event = await self._find_event_of(booking_id)
+        request = self._booking_request(key, details, customer_id, None, attempt)
+        claim_args = (event.layout.digest.encode(), format_places(places).encode())
+        return await self._finish(await self._run_booking("book_places", event, request, *claim_args), event, request)
 
     async def book(
         self,
@@ -236,73 +253,25 @@ class Reservations:
             self._catalog.forget(event_id)
         return await self._finish(reply, event, request)
 
+    async def find_replay(self, event_id: str, once: Once, *, customer_id: str) -> Booked | None:
+        """The booking of the event that *once* made, whether Redis or the ledger knows the key; ``None`` if neither.
+
+        Raises:
+            IdempotencyKeyReused: It made one of another body.
+            BookingRefused: It made one that the ledger has refused since.
+        """
+        event = await self._catalog.get(event_id)
+        kept = await self._kernel.command("GET", once_key(self._kernel.partition_of(event), once.scope))
+        if kept is None:
+            return await self._find_replay(once)
+        body, _, key = bytes(kept).partition(b"|")
+        if body != once.body:
+            raise IdempotencyKeyReused
+        return await self._resume(claim_id_of(key.decode(), event_id), customer_id)
+
     async def find_booking(self, booking_id: str, *, customer_id: str | None) -> Booking:
-        """A booking of the ledger, or of the journal, which is not durable yet, while the ledger has not got it.
-
-        Whose it is, the caller looks at; *customer_id* only says who may hear of a refusal.
-
-        Raises:
-            BookingNotFound: There is none of this id.
-            BookingRefused: It was accepted, and then the ledger refused it.
-            LedgerUnavailable: Postgres does not answer and the journal does not know it.
-        """
-        key = parse_claim_id(booking_id)
-        if key is None:
-            raise BookingNotFound(booking_id)
-        away: LedgerUnavailable | None = None
-        try:
-            if (booking := await self._ledger.find_booking(BookingId(booking_id))) is not None:
-                return booking
-        except LedgerUnavailable as error:
-            away = error
-        if (found := await self._find_in_journal(key, customer_id)) is not None:
-            return accepted_booking(found.entry, found.event, self._open(found.entry))
-        if away is not None:
-            raise away
-        # Between looking into the ledger and into the journal, it may have moved from one to the other.
-        if (booking := await self._ledger.find_booking(BookingId(booking_id))) is not None:
-            return booking
-        raise BookingNotFound(booking_id)
-
-    async def availability(
-        self, event_id: str, *, from_stop: str | None = None, to_stop: str | None = None
-    ) -> Availability:
-        """What is free, held and sold now, over a range of legs.
-
-        Raises:
-            EventNotFound: There is none.
-            InvalidRequest: A stop is unknown.
-        """
-        event = await self._catalog.get(event_id)
-        first_leg, last_leg = event.layout.leg_range(from_stop, to_stop)
-        snapshot = await self._snapshot(event, with_cells=needs_cells(event.layout))
-        return Availability(
-            event_id=event_id,
-            seq=snapshot.seq,
-            sections=section_availability(snapshot, event.layout, first_leg, last_leg),
-            next_release_at=moment(snapshot.next_release_ms) if snapshot.next_release_ms else None,
-        )
-
-    async def seats(self, event_id: str) -> SeatMap:
-        """Every seat's state now, as bitmaps.
-
-        Raises:
-            EventNotFound: There is none.
-        """
-        event = await self._catalog.get(event_id)
-        snapshot = await self._snapshot(event, with_cells=True)
-        layout = event.layout
-        return SeatMap(snapshot.seq, layout.digest, layout.legs, snapshot.held, snapshot.sold, layout)
-
-    async def count_holds(self, event: Event) -> int:
-        """How many holds of an event are alive by Redis's clock; one whose state is not there has none.
-
-        Raises:
-            StoreUnavailable: Redis does not answer.
-        """
-        partition = partition_of(event.id, event.definition.group, self._kernel.partitions)
-        now_ms = await self._kernel.time_ms(partition)
-        return int(await self._kernel.event_command_in(partition, event.id, "ZCOUNT", "expiries", f"({now_ms}", "+inf"))
+        """As :meth:`BookingSearch.find_booking`."""
+        return await self._search.find_booking(booking_id, customer_id=customer_id)
 
     async def publish(self, event: Event) -> None:
         """Bring Redis to what the ledger says of *event*, after it was opened or closed. Safe to repeat.
@@ -317,18 +286,6 @@ class Reservations:
         if reply[0] not in (b"SET", b"OLDER"):
             raise claim_refusal(reply, [sellable])
 
-    async def find_event(self, event_id: str) -> Event:
-        """An event as this process knows it: its definition is current, its status and version may not be."""
-        return await self._catalog.find_event(event_id)
-
-    async def ping(self) -> None:
-        """Ask Redis for a sign of life.
-
-        Raises:
-            StoreUnavailable: There is none.
-        """
-        await self._kernel.time_ms(0)
-
     async def _try_hold(
         self,
         events: Sequence[SellableEvent],
@@ -340,7 +297,7 @@ class Reservations:
         args = [customer_id.encode(), once.body if once else b"", _ONCE_TTL]
         keys = []
         for number, (event, (event_id, claim)) in enumerate(zip(events, claims, strict=True)):
-            places = _resolve(event, claim, number if len(events) > 1 else None)
+            places = resolve_claim(event, claim, number if len(events) > 1 else None)
             keys.append(new_claim_id(event_id).split("~", 1)[0])
             ttl_s = claim.ttl or event.definition.policy.hold_ttl
             args += [keys[-1].encode(), event.layout.digest.encode(), format_places(places).encode()]
@@ -350,13 +307,22 @@ class Reservations:
             return [b"HELD", list(zip(events, keys, reply[1:], strict=True))]
         return reply
 
-    def _hold(self, event: SellableEvent, key: str, created_ms: int, deadline_ms: int, places_text: bytes) -> Hold:
+    def _hold(
+        self,
+        event: SellableEvent,
+        key: str,
+        created_ms: int,
+        deadline_ms: int,
+        places_text: bytes,
+        *,
+        is_paying: bool = False,
+    ) -> Hold:
         places = parse_places(places_text.decode())
         items, amount = describe_places(event.layout, places)
         return Hold(
             id=HoldId(claim_id_of(key, event.event.id)),
             event_id=event.event.id,
-            status="active",
+            status="paying" if is_paying else "active",
             items=items,
             from_=event.layout.stop_name(places.first_leg),
             to=event.layout.stop_name(places.last_leg),
@@ -397,11 +363,11 @@ class Reservations:
         return None if booking is None else Booked(booking, replayed=True)
 
     def _booking_request(
-        self, key: ClaimKey, details: BookingDetails, customer_id: str, once: Once | None
+        self, key: ClaimKey, details: BookingDetails, customer_id: str, once: Once | None, attempt: bytes | None = None
     ) -> BookingRequest:
         booking_id = BookingId(claim_id_of(key.key, key.event_id))
         sealed = self._sealer.seal(details, booking_id)
-        return BookingRequest(key.key.encode(), booking_id, customer_id, details, sealed, once)
+        return BookingRequest(key.key.encode(), booking_id, customer_id, details, sealed, once, attempt)
 
     async def _run_booking(self, script: str, event: SellableEvent, request: BookingRequest, *more: bytes) -> list[Any]:
         """Run a script that books, and have the event audited first when it says that another server has taken over."""
@@ -417,7 +383,7 @@ class Reservations:
     async def _finish(self, reply: list[Any], event: SellableEvent, request: BookingRequest) -> Booked:
         """From the script's answer to a booking that is durable, or as near to it as the time limit allows."""
         if reply[0] == b"REPLAYED":
-            return await self._resume(claim_id_of(reply[1].decode(), event.event.id), request)
+            return await self._resume(claim_id_of(reply[1].decode(), event.event.id), request.customer_id)
         if reply[0] != b"CONFIRMED":
             # Redis may have forgotten the key with everything else; the ledger has not, and it is no refusal then.
             if (
@@ -443,20 +409,24 @@ class Reservations:
         )
         return await self._settle(entry, event, request.details)
 
-    async def _resume(self, booking_id: str, request: BookingRequest) -> Booked:
-        """The booking that an earlier request with the same key made; its answer may have been lost half-way."""
+    async def _resume(self, booking_id: str, customer_id: str) -> Booked:
+        """The booking that an earlier request with the same key made; its answer may have been lost half-way.
+
+        What was agreed then stands, so its details are those of the journal.
+        """
         key = parse_claim_id(booking_id)
         assert key is not None, booking_id
-        if (found := await self._find_in_journal(key, request.customer_id)) is not None:
-            if found.is_buried or _leaves_it_to_redis(found.event):
-                return Booked(accepted_booking(found.entry, found.event, request.details), replayed=True)
-            settled = await self._settle(found.entry, found.event, request.details)
+        if (found := await self._search.find_in_journal(key, customer_id)) is not None:
+            details = self._search.open_details(found.entry)
+            if found.is_buried or leaves_it_to_redis(found.event):
+                return Booked(accepted_booking(found.entry, found.event, details), replayed=True)
+            settled = await self._settle(found.entry, found.event, details)
             return Booked(settled.booking, replayed=True)
-        return Booked(await self.find_booking(booking_id, customer_id=request.customer_id), replayed=True)
+        return Booked(await self.find_booking(booking_id, customer_id=customer_id), replayed=True)
 
     async def _settle(self, entry: JournalEntry, event: SellableEvent, details: BookingDetails) -> Booked:
         settling = self._settlement.start(entry, event)
-        if _leaves_it_to_redis(event):
+        if leaves_it_to_redis(event):
             return Booked(accepted_booking(entry, event, details))
         try:
             async with asyncio.timeout(self._confirm_timeout_s):
@@ -465,69 +435,6 @@ class Reservations:
             return Booked(accepted_booking(entry, event, details))  # the last one is for a person to look into
         return Booked(settled.booking, replayed=settled.replayed)
 
-    async def _find_in_journal(self, key: ClaimKey, customer_id: str | None) -> _Accepted | None:
-        """The entry of a booking that is not known to be in the ledger, from the journal or from the dead letters.
-
-        Raises:
-            BookingRefused: The ledger has refused it, and it is for this customer to know.
-        """
-        try:
-            event = await self._catalog.get(key.event_id)
-            reply = await self._kernel.run("read_booking", event, [key.key.encode(), _owner(customer_id)])
-        except (EventNotFound, EventNotOpen, LedgerUnavailable):
-            return None
-        if reply[0] == b"REFUSED":
-            raise BookingRefused(claim_id_of(key.key, key.event_id))
-        if reply[0] == b"JOURNALED":
-            return _Accepted(parse_entry(reply[1], reply[2]), event)
-        if reply[0] == b"BURIED":
-            letter = parse_letter(self._kernel.partition_of(event), reply[1], reply[2])
-            return _Accepted(letter.entry, event, is_buried=True)
-        return None
-
-    def _open(self, entry: JournalEntry) -> BookingDetails:
-        """The entry's details; where they cannot be opened, which is for a person to look into, there are none."""
-        try:
-            return self._sealer.unseal(entry.details, entry.booking_id)
-        except ValueError as error:
-            logger.error("details cannot be opened", booking_id=entry.booking_id, reason=str(error))
-            return BookingDetails()
-
-    async def _snapshot(self, event: SellableEvent, *, with_cells: bool) -> Snapshot:
-        reply = await self._kernel.run("snapshot_event", event, [b"1" if with_cells else b"0"])
-        if reply[0] != b"SNAPSHOT":
-            raise claim_refusal(reply, [event])
-        seq, epoch, status, next_release_ms, fields, *cells = reply[1:]
-        counters = dict(zip(fields[::2], fields[1::2], strict=True))
-        return Snapshot(seq, int(epoch), status.decode(), next_release_ms, counters, *cells)
-
-
-def _leaves_it_to_redis(event: SellableEvent) -> bool:
-    """Whether a booking is acknowledged before the ledger has it; looking things up there first would make it wait."""
-    return event.definition.policy.durability == "redis"
-
 
 def _owner(customer_id: str | None) -> bytes:
     return b"" if customer_id is None else customer_id.encode()
-
-
-def _check_group(events: Sequence[SellableEvent]) -> None:
-    if len(events) > GROUP_MAX:
-        raise InvalidRequest("$.holds", f"at most {GROUP_MAX} events can be held together")
-    group, seen = events[0].definition.group, set()
-    for number, event in enumerate(events):
-        if event.event.id in seen:
-            raise InvalidRequest(f"$.holds[{number}].event_id", "an event can be there only once")
-        if group is None or event.definition.group != group:
-            raise InvalidRequest(f"$.holds[{number}].event_id", "only events of one group can be held together")
-        seen.add(event.event.id)
-
-
-def _resolve(event: SellableEvent, claim: ClaimRequest, number: int | None) -> Any:
-    """The claim's places; in a group, errors name the claim's number."""
-    try:
-        return resolve_places(event.layout, claim.items, claim.from_, claim.to)
-    except InvalidRequest as error:
-        if number is None:
-            raise
-        raise InvalidRequest(f"$.holds[{number}]{error.path.removeprefix('$')}", error.reason) from None

@@ -32,9 +32,11 @@ class LazyGroup(click.Group):
         "inspect": "holdfast.commands.inspect",
         "audit": "holdfast.commands.audit",
         "dead-letters": "holdfast.commands.dead_letters",
+        "webhooks": "holdfast.commands.webhooks",
         "reconcile": "holdfast.commands.reconcile",
         "doctor": "holdfast.commands.doctor",
         "demo": "holdfast.commands.demo",
+        "simulator": "holdfast.commands.simulator",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
@@ -127,6 +129,8 @@ def _foreseeable() -> tuple[type[Exception], ...]:
     from holdfast.event_files import EventFileError
     from holdfast.readiness import NotMigrated
     from persistence.installation import PartitionsDiffer
+    from persistence.publishing.sinks import SinkError
+    from persistence.publishing.targets import TargetRefused
 
     return (
         HoldfastError,
@@ -138,6 +142,8 @@ def _foreseeable() -> tuple[type[Exception], ...]:
         NotMigrated,
         UnfitStore,
         PartitionsDiffer,
+        SinkError,
+        TargetRefused,
         EventFileError,
         DemoFailed,
         ResponseError,

@@ -13,7 +13,6 @@ from api.identity import KeySource, SharedSecret, TokenVerifier
 from api.jwks import JwksKeys, fetch_from
 from api.services import Info, Services
 from engine.backlog import BacklogWatch
-from engine.bookings import Booking
 from engine.catalog import Catalog
 from engine.draining import Drainer
 from engine.events import SellableEvent
@@ -25,23 +24,34 @@ from engine.release import free_booking
 from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.store_checks import require_fit_store
+from engine.terms import Terms
 from engine.transport.open import Transport, open_transport
 from engine.verification import Verification
 from holdfast.figures_board import Seat
 from holdfast.metrics import Figures, Sources, serve_metrics
+from holdfast.payments.providers import open_providers
 from holdfast.readiness import NotMigrated, readiness_checks
+from holdfast.services.inventory import HttpInventory
+from holdfast.services.outbound import ServiceClient
+from holdfast.services.pricing import HttpPricing
 from holdfast.settings import Settings, SettingsError, data_key
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
 from persistence.aftercare import Aftercare
 from persistence.audit_journal import JournalWatch
 from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
+from persistence.checkout import Checkout
 from persistence.database import open_database
+from persistence.erasure import Eraser
 from persistence.events import Events
 from persistence.installation import ensure_partitions
 from persistence.ledger import PostgresLedger
 from persistence.oversight import Oversight, repair_with
 from persistence.partition_leases import PartitionLeases
+from persistence.publishing.attempt import Patience
+from persistence.publishing.letters import OutboxState, outbox_state
+from persistence.publishing.relay import Relay, RelayOptions
+from persistence.publishing.sinks import Sinks
 from persistence.reconciler import Reconciler
 from persistence.reconciling.equipment import Equipment
 from persistence.repair import EventRepair, repair_event
@@ -64,6 +74,30 @@ API_POOL = Pool()
 RECONCILER_POOL = Pool(size=12, statement_timeout_ms=5_000)
 
 
+class OutboundServices(msgspec.Struct, frozen=True, kw_only=True):
+    """The services of others that this process asks, where they are configured."""
+
+    pricing: ServiceClient | None = None
+    inventory: ServiceClient | None = None
+
+    def terms(self, reservations: Reservations) -> Terms:
+        """Bookings on what these services say."""
+        return Terms(
+            reservations,
+            pricing=None if self.pricing is None else HttpPricing(self.pricing),
+            inventory=None if self.inventory is None else HttpInventory(self.inventory),
+        )
+
+    def gauges(self) -> dict[str, float]:
+        """Whether they are left alone."""
+        clients = {"pricing": self.pricing, "inventory": self.inventory}
+        return {
+            f"holdfast_{name}_circuit_open": float(client.breaker.is_open)
+            for name, client in clients.items()
+            if client is not None
+        }
+
+
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """What a process is made of; commands that look behind the API use these.
 
@@ -83,9 +117,14 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     drainer: Drainer
     journals: JournalWatch
     reservations: Reservations
+    checkout: Checkout
     oversight: Oversight
+    outbound: OutboundServices
+    terms: Terms
+    eraser: Eraser
     desk: BookingDesk
     aftercare: Aftercare
+    sinks: Sinks
 
 
 @asynccontextmanager
@@ -144,11 +183,17 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             confirm_timeout_s=settings.confirm_timeout_s,
             journal_bytes_max=settings.journal_max_bytes,
         )
+        outbound = await stack.enter_async_context(_open_outbound(settings))
+        providers = await stack.enter_async_context(open_providers(settings))
+        checkout = Checkout(
+            database, sealer, reservations, bookings, providers, confirm_timeout_s=settings.confirm_timeout_s
+        )
+        stack.push_async_callback(checkout.close)
         desk = BookingDesk(
             database,
             sealer,
             free=partial(free_booking, front, catalog),
-            settle=_nothing_to_settle,
+            settle=checkout.settle_booking,
             find_accepted=partial(reservations.find_booking, customer_id=None),
         )
         aftercare = Aftercare(database, desk)
@@ -167,13 +212,14 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             journals=journals,
             oversight=oversight,
             reservations=reservations,
+            checkout=checkout,
+            outbound=outbound,
+            terms=outbound.terms(reservations),
+            eraser=Eraser(database, sealer),
             desk=desk,
             aftercare=aftercare,
+            sinks=Sinks(database, sealer),
         )
-
-
-async def _nothing_to_settle(_: Booking) -> None:
-    """No provider takes payments: what is kept of them in the ledger is all there is."""
 
 
 @asynccontextmanager
@@ -192,9 +238,12 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
             reservations=parts.reservations,
             events=parts.events,
             bookings=parts.bookings,
+            checkout=parts.checkout,
             desk=parts.desk,
             aftercare=parts.aftercare,
             oversight=parts.oversight,
+            terms=parts.terms,
+            eraser=parts.eraser,
             once=OnceStore(parts.front),
             verifier=verifier,
             info=Info(name="holdfast", version=version("holdfast"), partitions=parts.front.partitions),
@@ -215,12 +264,16 @@ def _sources(parts: Parts, backlog: BacklogWatch) -> Sources:
             "holdfast_redis_waiting": sum(link.waiting for link in links),
             "holdfast_redis_unanswered": sum(link.unanswered for link in links),
             "holdfast_commit_waiting": parts.ledger.waiting,
+            **parts.outbound.gauges(),
         }
 
     async def reconcilers() -> int:
         return sum(seen.live for seen in await parts.oversight.reconcilers())
 
-    return Sources(gauges=gauges, backlog=backlog.read, reconcilers=reconcilers)
+    async def outbox() -> OutboxState:
+        return await outbox_state(parts.database)
+
+    return Sources(gauges=gauges, backlog=backlog.read, reconcilers=reconcilers, outbox=outbox)
 
 
 @asynccontextmanager
@@ -267,6 +320,21 @@ def make_equipment(parts: Parts, settings: Settings) -> Equipment:
         aftercare=parts.aftercare,
         archive_after_s=settings.archive_after_s,
         history_days=settings.hold_history_days,
+        payments=parts.checkout.store,
+        settle=parts.checkout.settler.settle,
+        relay=Relay(parts.database, parts.kernel, parts.sinks, relay_options(settings)),
+    )
+
+
+def relay_options(settings: Settings) -> RelayOptions:
+    """How the outbox is published."""
+    return RelayOptions(
+        stream=settings.stream,
+        stream_length=settings.stream_length,
+        stream_types=settings.stream_types,
+        allow_private=settings.webhooks_allow_private,
+        keep_days=settings.outbox_days,
+        patience=Patience(retry_for_s=settings.webhooks_retry_hours * 3600.0),
     )
 
 
@@ -278,6 +346,23 @@ async def _open_verifier(settings: Settings) -> AsyncIterator[TokenVerifier]:
             client = await stack.enter_async_context(httpx2.AsyncClient())
             sources.append(JwksKeys(fetch_from(settings.jwks_url, client)))
         yield TokenVerifier(sources, issuer=settings.jwt_issuer, audience=settings.jwt_audience)
+
+
+@asynccontextmanager
+async def _open_outbound(settings: Settings) -> AsyncIterator[OutboundServices]:
+    async with AsyncExitStack() as stack:
+
+        def client(name: str, url: str | None, timeout_s: float) -> ServiceClient | None:
+            if url is None:
+                return None
+            opened = ServiceClient(name, url, timeout_s=timeout_s)
+            stack.push_async_callback(opened.aclose)
+            return opened
+
+        yield OutboundServices(
+            pricing=client("pricing", settings.pricing_url, settings.pricing_timeout_s),
+            inventory=client("inventory", settings.inventory_url, settings.inventory_timeout_s),
+        )
 
 
 async def _open_transport(url: str) -> Transport:

@@ -22,12 +22,17 @@ PROCESS_GAUGES = {
     "holdfast_redis_waiting": "Commands that wait to be sent.",
     "holdfast_redis_unanswered": "Commands sent and not answered yet.",
     "holdfast_commit_waiting": "Bookings that wait for their group commit.",
+    "holdfast_pricing_circuit_open": "1 while the pricing service is not asked because it failed too often.",
+    "holdfast_inventory_circuit_open": "The same of the inventory service.",
 }
 INSTALLATION_GAUGES = {
     "holdfast_journal_entries": "Bookings accepted in Redis that are not known to be in the ledger.",
     "holdfast_journal_oldest_seconds": "Age of the one that waits longest; 0 when none waits.",
     "holdfast_dead_letters": "Journal entries set aside that wait for a person.",
     "holdfast_reconcilers": "Reconcilers seen lately.",
+    "holdfast_outbox_oldest_seconds": "Age of the event that waits longest for a sink; 0 when none waits.",
+    "holdfast_outbox_waiting": "Deliveries that wait; of one sink, ten thousand are counted.",
+    "holdfast_outbox_dead": "Deliveries given up that wait for a person.",
 }
 PROCESS_UP = ("holdfast_process_up", "1 for a process that has told its figures lately, 0 for one that has not.")
 

@@ -21,6 +21,7 @@ from engine.backlog import Backlog
 from engine.figures import read_figures, resume_figures
 from engine.time_limits import give_up_after
 from holdfast.figures_board import ProcessReport, Seat
+from persistence.publishing.letters import OutboxState
 
 PUBLISH_EVERY_S = 1.0  # what a killed process has counted since is lost; a write is half a millisecond
 ASKING_MAX_S = 1.0  # for journal and reconcilers together: Prometheus waits, but a server that is away is no reason to
@@ -36,6 +37,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     gauges: Callable[[], Mapping[str, float]]
     backlog: Callable[[], Coroutine[Any, Any, Backlog]]
     reconcilers: Callable[[], Coroutine[Any, Any, int]]
+    outbox: Callable[[], Coroutine[Any, Any, OutboxState]]
 
 
 class Figures:
@@ -86,8 +88,10 @@ class Figures:
         return ProcessReport(self._process, 0.0 if ended else time.monotonic(), gauges, read_figures())
 
     async def _installation_states(self) -> dict[str, float]:
-        backlog, reconcilers = await asyncio.gather(
-            _asked(self._sources.backlog, "backlog"), _asked(self._sources.reconcilers, "reconcilers")
+        backlog, reconcilers, outbox = await asyncio.gather(
+            _asked(self._sources.backlog, "backlog"),
+            _asked(self._sources.reconcilers, "reconcilers"),
+            _asked(self._sources.outbox, "outbox"),
         )
         values: dict[str, float] = {}
         if backlog is not None:
@@ -96,6 +100,10 @@ class Figures:
             values["holdfast_dead_letters"] = backlog.dead_letters
         if reconcilers is not None:
             values["holdfast_reconcilers"] = reconcilers
+        if outbox is not None:
+            values["holdfast_outbox_oldest_seconds"] = outbox.oldest_s
+            values["holdfast_outbox_waiting"] = outbox.waiting
+            values["holdfast_outbox_dead"] = outbox.dead
         return values
 
 
@@ -105,7 +113,7 @@ def process_figures(process: str) -> Figures:
     async def unknown() -> Any:
         raise LookupError("not known here")
 
-    return Figures(Sources(gauges=dict, backlog=unknown, reconcilers=unknown), None, process=process)
+    return Figures(Sources(gauges=dict, backlog=unknown, reconcilers=unknown, outbox=unknown), None, process=process)
 
 
 @asynccontextmanager

@@ -67,14 +67,15 @@ async def supervise(
     pass_fds: Sequence[int] = (),
     ready: Callable[[], Coroutine[Any, Any, None]] | None = None,
     companion: Sequence[str] | None = None,
+    beside: Sequence[Sequence[str]] = (),
     stages: Sequence[Stage] = GRACEFUL,
 ) -> None:
     """Run *count* workers until SIGTERM or SIGINT; start again those that die.
 
     A worker finds its number, from 0, in ``HOLDFAST_WORKER``. *ready* runs beside them from the start: it may
     wait for them to answer, and then tell the world. *companion* is one process more, started when *ready* has
-    returned so that it costs the workers no time, and again and again if need be: its failing ends nothing. The first
-    signal stops the workers in *stages*, a second
+    returned so that it costs the workers no time, and again and again if need be: its failing ends nothing. What runs
+    *beside* is kept running the same way, from the start. The first signal stops the workers in *stages*, a second
     kills them. They end with this process, whatever ends it. Must run in the main thread, which receives the signals.
 
     Raises:
@@ -88,6 +89,7 @@ async def supervise(
         is_ready = asyncio.create_task(ready()) if ready is not None else None
         if is_ready is not None:
             tasks.append(is_ready)
+        tasks += [asyncio.create_task(crew.keep_beside(each, after=None)) for each in beside]
         if companion is not None:
             tasks.append(asyncio.create_task(crew.keep_beside(companion, after=is_ready)))
         try:
@@ -140,7 +142,7 @@ class _Crew:
         delay_s = RESTART_DELAY_MIN_S
         while True:
             began = time.monotonic()
-            code = await self._run("companion", argv, self._env)
+            code = await self._run(argv[-1], argv, self._env)
             if time.monotonic() - began > INSTANT_S:
                 delay_s = RESTART_DELAY_MIN_S
             log.error("companion died", what=argv[-1], how=describe_exit(code), restart_in_s=delay_s)

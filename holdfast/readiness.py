@@ -22,8 +22,10 @@ from engine.transport.servers import NodeAddress
 from persistence.database import fetch_rows
 from persistence.installation import require_partitions
 from persistence.oversight import RECONCILER_LIVE_S, Oversight
+from persistence.publishing.letters import outbox_state
 from persistence.revision import HEAD, current_revision
 
+OUTBOX_OLD_S = 900.0  # a receiver that is deployed anew is back by then
 JOURNAL_OLD_S = 60.0  # a drained journal is never older than some twenty seconds
 NODE_WAIT_S = 0.8  # for one server's sign of life
 POSTGRES_WAIT_S = 1.5  # less than the checks' own limit: that Postgres is silent must not pass for a wrong schema
@@ -66,6 +68,16 @@ def readiness_checks(
         if count := (await _backlog(backlog)).dead_letters:
             raise Impaired(f"{count} journal entries cannot be written and wait for a person")
 
+    async def outbox() -> None:
+        try:
+            state = await outbox_state(database)
+        except LedgerUnavailable:
+            raise Impaired("Postgres does not answer: not looked at") from None
+        if state.oldest_s > OUTBOX_OLD_S:
+            raise Impaired(f"{state.waiting} deliveries wait, the oldest for {state.oldest_s:.0f} s: a sink is away")
+        if state.dead:
+            raise Impaired(f"{state.dead} deliveries were given up and wait for a person")
+
     return {
         "redis": ReadinessCheck(redis, "unready"),
         "scripts": ReadinessCheck(scripts, "unready"),
@@ -74,6 +86,7 @@ def readiness_checks(
         "reconciler": ReadinessCheck(reconciler, "degraded"),
         "journal": ReadinessCheck(journal, "degraded"),
         "dead_letters": ReadinessCheck(dead_letters, "degraded"),
+        "outbox": ReadinessCheck(outbox, "degraded"),
     }
 
 

@@ -8,12 +8,15 @@ from contextlib import ExitStack
 
 import click
 import httpx2
+import msgspec
 
 from holdfast.figures_board import BOARD_VARIABLE, open_board
 from holdfast.migrating import migrate_database
 from holdfast.processes import bind_listener, supervise
 from holdfast.servers import own_servers
 from holdfast.settings import SETTINGS_VARIABLE, Settings, encode_settings
+from holdfast.simulator.process import LISTENER_VARIABLE as SIMULATOR_VARIABLE
+from holdfast.simulator.process import WEBHOOK_PATH, WEBHOOK_URL_VARIABLE
 from holdfast.worker import LISTENER_VARIABLE
 
 READY_WAIT_S = 60.0
@@ -44,6 +47,11 @@ async def serve(settings: Settings, *, announce: Announce = print_address) -> No
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         async with own_servers(settings) as filled:
             await migrate_database(filled)
+            simulator = None
+            if "simulator" in filled.payment_providers and filled.simulator_url is None:
+                simulator = stack.enter_context(bind_listener("127.0.0.1", 0))
+                address = f"http://127.0.0.1:{simulator.getsockname()[1]}"
+                filled = msgspec.structs.replace(filled, simulator_url=address)
             board = stack.enter_context(open_board(workers=settings.workers))
             environment = {
                 **os.environ,
@@ -51,6 +59,11 @@ async def serve(settings: Settings, *, announce: Announce = print_address) -> No
                 LISTENER_VARIABLE: str(listener.fileno()),
                 BOARD_VARIABLE: str(board.descriptor),
             }
+            inherited = [listener.fileno(), board.descriptor]
+            if simulator is not None:
+                environment[SIMULATOR_VARIABLE] = str(simulator.fileno())
+                environment[WEBHOOK_URL_VARIABLE] = _reachable(url) + WEBHOOK_PATH
+                inherited.append(simulator.fileno())
 
             async def ready() -> None:
                 await _wait_until_ready(url)
@@ -60,14 +73,15 @@ async def serve(settings: Settings, *, announce: Announce = print_address) -> No
                 [sys.executable, "-m", "holdfast.worker"],
                 count=settings.workers,
                 env=environment,
-                pass_fds=[listener.fileno(), board.descriptor],
+                pass_fds=inherited,
                 ready=ready,
                 companion=[sys.executable, "-m", "holdfast.reconciler"] if settings.reconciler else None,
+                beside=[] if simulator is None else [[sys.executable, "-m", "holdfast.simulator.process"]],
             )
 
 
 async def _wait_until_ready(url: str) -> None:
-    target = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    target = _reachable(url)
     deadline = asyncio.get_running_loop().time() + READY_WAIT_S
     async with httpx2.AsyncClient(timeout=5.0, trust_env=False) as client:
         while True:
@@ -79,3 +93,8 @@ async def _wait_until_ready(url: str) -> None:
             if asyncio.get_running_loop().time() > deadline:
                 raise click.ClickException(f"the server is not ready after {READY_WAIT_S:.0f} s; see the log above")
             await asyncio.sleep(READY_POLL_S)
+
+
+def _reachable(url: str) -> str:
+    """Where this machine itself reaches what listens on *url*."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")

@@ -14,6 +14,14 @@ import msgspec
 
 from engine.booking_requests import JOURNAL_BYTES_MAX
 from engine.rate_limits import RateLimit
+from persistence.publishing.event_types import (
+    ALL_OF_BOOKINGS,
+    STREAM_LENGTH,
+    STREAM_LENGTH_MAX,
+    STREAM_NAME,
+    UnknownType,
+    require_types,
+)
 
 T = TypeVar("T")
 
@@ -24,14 +32,29 @@ PARTITIONS_MAX = 16_384  # the slots of a Redis Cluster; more could never spread
 DATA_KEY_BYTES = 32
 JOURNAL_MAX_BYTES = (1 << 20, 1 << 40)  # less is reached by a dozen large bookings; more is no bound
 HOLD_HISTORY_DAYS_MAX = 3_650  # a table of ten years is past what it is for: settling what happened in a sale
+OUTBOX_DAYS_MAX = 3_650  # as for holds: what happened stays in the history of bookings
+RETRY_HOURS_MAX = 720  # a month; who has not listened by then replays
 ARCHIVE_AFTER_S = 86_400.0  # a day in which whoever comes late still finds the event as it was
 ARCHIVE_AFTER_MAX_S = 10 * 366 * 86_400.0
 RATE_BOUNDS = ((1, 1_000_000), (1, 86_400), (1, 1_000_000))  # requests, seconds, burst
+SERVICE_TIMEOUT_S = 0.5  # a customer waits for it; what a service does not know by then, it will not know in time
+SERVICE_TIMEOUT_BOUNDS_S = (0.01, 30.0)
 _RATE = re.compile(r"([0-9]{1,7})/([0-9]{1,5})\+([0-9]{1,7})")
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster")
 _POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
-_SECRETS = frozenset({"redis_url", "database_url", "jwt_secret", "data_key"})
+_PROVIDERS = ("simulator", "stripe")
+_SECRETS = frozenset(
+    {
+        "redis_url",
+        "database_url",
+        "jwt_secret",
+        "data_key",
+        "simulator_secrets",
+        "stripe_api_key",
+        "stripe_webhook_secrets",
+    }
+)
 
 
 class SettingsError(Exception):
@@ -61,8 +84,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reconciler: bool
     archive_after_s: float
     rate_limit: RateLimit | None
+    stream: str | None
+    stream_length: int
+    stream_types: tuple[str, ...]
+    outbox_days: int
+    webhooks_retry_hours: int
+    webhooks_allow_private: bool
     log_level: str
     data_key: bytes | None
+    payment_providers: tuple[str, ...]
+    simulator_url: str | None
+    simulator_secrets: str | None
+    stripe_api_key: str | None
+    stripe_webhook_secrets: str | None
+    stripe_url: str
+    payment_return_url: str | None
+    pricing_url: str | None
+    pricing_timeout_s: float
+    inventory_url: str | None
+    inventory_timeout_s: float
 
     def __repr__(self) -> str:
         """Leave secrets out, so that settings can be logged."""
@@ -104,9 +144,45 @@ def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
             "archive_after_s", "HOLDFAST_ARCHIVE_AFTER", _seconds(0.0, ARCHIVE_AFTER_MAX_S), ARCHIVE_AFTER_S
         ),
         rate_limit=source.read("rate_limit", "HOLDFAST_RATE_LIMIT", _rate, None),
+        stream=source.read("stream", "HOLDFAST_STREAM", _stream_name, None),
+        stream_length=source.read(
+            "stream_length", "HOLDFAST_STREAM_LENGTH", _integer(1, STREAM_LENGTH_MAX), STREAM_LENGTH
+        ),
+        stream_types=source.read("stream_types", "HOLDFAST_STREAM_TYPES", _event_types, ALL_OF_BOOKINGS),
+        outbox_days=source.read("outbox_days", "HOLDFAST_OUTBOX_DAYS", _integer(1, OUTBOX_DAYS_MAX), 14),
+        webhooks_retry_hours=source.read(
+            "webhooks_retry_hours", "HOLDFAST_WEBHOOKS_RETRY_HOURS", _integer(1, RETRY_HOURS_MAX), 48
+        ),
+        webhooks_allow_private=source.read("webhooks_allow_private", "HOLDFAST_WEBHOOKS_ALLOW_PRIVATE", _switch, False),
         log_level=source.read("log_level", "HOLDFAST_LOG_LEVEL", _one_of(*_LOG_LEVELS), "info"),
         data_key=source.read("data_key", "HOLDFAST_DATA_KEY", decode_key, None),
+        payment_providers=_payment_providers(source),
+        simulator_url=source.read("simulator_url", "HOLDFAST_PAYMENT_SIMULATOR_URL", _url("http", "https"), None),
+        simulator_secrets=source.read("simulator_secrets", "HOLDFAST_PAYMENT_SIMULATOR_SECRETS", str, None),
+        stripe_api_key=source.read("stripe_api_key", "HOLDFAST_STRIPE_API_KEY", str, None),
+        stripe_webhook_secrets=source.read("stripe_webhook_secrets", "HOLDFAST_STRIPE_WEBHOOK_SECRETS", str, None),
+        stripe_url=source.read("stripe_url", "HOLDFAST_STRIPE_URL", _url("https", "http"), "https://api.stripe.com"),
+        payment_return_url=source.read(
+            "payment_return_url", "HOLDFAST_PAYMENT_RETURN_URL", _url("https", "http"), None
+        ),
+        pricing_url=source.read("pricing_url", "HOLDFAST_PRICING_URL", _service_url, None),
+        pricing_timeout_s=source.read(
+            "pricing_timeout_s", "HOLDFAST_PRICING_TIMEOUT", _seconds(*SERVICE_TIMEOUT_BOUNDS_S), SERVICE_TIMEOUT_S
+        ),
+        inventory_url=source.read("inventory_url", "HOLDFAST_INVENTORY_URL", _service_url, None),
+        inventory_timeout_s=source.read(
+            "inventory_timeout_s", "HOLDFAST_INVENTORY_TIMEOUT", _seconds(*SERVICE_TIMEOUT_BOUNDS_S), SERVICE_TIMEOUT_S
+        ),
     )
+
+
+def _payment_providers(source: "_Source") -> tuple[str, ...]:
+    """Those configured; without any, the simulator, unless a Postgres is: then it may be no development any more."""
+    in_development = source.read("database_url", "DATABASE_URL", str, None) is None
+    given = source.read("payment_providers", "HOLDFAST_PAYMENT_PROVIDERS", _names(*_PROVIDERS), None)
+    if given is not None:
+        return tuple(given)
+    return ("simulator",) if in_development else ()
 
 
 def data_key(settings: Settings) -> bytes:
@@ -178,7 +254,8 @@ class _Source:
         try:
             return parse(text)
         except ValueError as expected:
-            given = "the value given (not shown)" if field in _SECRETS else repr(text)
+            may_be_secret = field in _SECRETS or "@" in text  # what is wrong with a URL may be the password in it
+            given = "the value given (not shown)" if may_be_secret else repr(text)
             raise SettingsError(f"{origin}: {given} cannot be used; expected {expected}") from None
 
     def _variable(self, field: str, variable: str) -> tuple[str, str]:
@@ -245,6 +322,14 @@ def _url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def _service_url(text: str) -> str:
+    """A URL to post to. It is logged when the service fails, so it may carry no password."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("https", "http") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("a URL beginning with https:// or http://, without a user or password")
+    return text
+
+
 def _integer(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
@@ -281,6 +366,33 @@ def _switch(text: str) -> bool:
     if text.lower() not in ("on", "off"):
         raise ValueError("on or off")
     return text.lower() == "on"
+
+
+def _names(*choices: str) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(name for part in text.lower().split(",") if (name := part.strip())))
+        if names == ("none",):
+            return ()
+        if not names or not set(names) <= set(choices):
+            raise ValueError("none, or names with commas between: " + ", ".join(choices))
+        return names
+
+    return parse
+
+
+def _stream_name(text: str) -> str:
+    if STREAM_NAME.fullmatch(text) is None:
+        raise ValueError("the key of a stream: visible ASCII characters, and not beginning as keys of partitions do")
+    return text
+
+
+def _event_types(text: str) -> tuple[str, ...]:
+    types = tuple(text.replace(",", " ").split())
+    try:
+        require_types(types)
+    except UnknownType as error:
+        raise ValueError(f"types of events with commas between them ({error})") from None
+    return types
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:

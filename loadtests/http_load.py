@@ -52,7 +52,7 @@ async def send(load: Load, *, duration_s: int) -> Outcome:
     """
     program = find_program("wrk")
     if program is None:
-        return await _send_from_python(load, duration_s=duration_s)
+        return await send_requests(load.url, _requests(load), duration_s=duration_s)
     cpu = CpuClock(resource.RUSAGE_CHILDREN)
     options = ["-t1", f"-c{CONNECTIONS}", f"-d{duration_s}s", "-s", str(_SCRIPT), load.url]
     arguments = ["--", str(load.tokens_file), load.path, str(load.seats_per_row)]
@@ -67,9 +67,13 @@ async def send(load: Load, *, duration_s: int) -> Outcome:
     return Outcome(answers=answers, refused=refused, wall_s=wall_us / 1e6, cpu_s=cpu.elapsed_s())
 
 
-async def _send_from_python(load: Load, *, duration_s: int) -> Outcome:
-    requests = _requests(load)
-    host, _, port = urlsplit(load.url).netloc.rpartition(":")
+async def send_requests(url: str, requests: Iterator[bytes], *, duration_s: int) -> Outcome:
+    """Keep 64 connections busy with *requests*, from this process.
+
+    Raises:
+        Void: Connections failed.
+    """
+    host, _, port = urlsplit(url).netloc.rpartition(":")
     loop = asyncio.get_running_loop()
     cpu, began = CpuClock(), time.perf_counter()
     senders = [

@@ -4,7 +4,6 @@
 """
 
 import datetime as dt
-import gc
 import sys
 import time
 from collections.abc import Sequence
@@ -26,8 +25,8 @@ from engine.events import SellableEvent
 from engine.ids import BookingId, new_claim_id, parse_claim_id
 from engine.kernel import Kernel
 from engine.keys import partition_key
+from holdfast.collector import spare_the_collector
 from holdfast.compose import Parts, data_key, open_parts
-from holdfast.worker import GC_THRESHOLDS
 from persistence.database import driver_connection
 from persistence.sealing import AesSealer
 
@@ -67,8 +66,7 @@ async def _compare(bench: Bench, parts: Parts, case: str, seats: int) -> Result:
     event = await _open_event(parts, case, count=count, seats=seats)
     partition = parts.kernel.partition_of(event)
     entries = _entries(event, AesSealer([data_key(bench.settings)]), count=count, seats=seats)
-    gc.freeze()  # as a worker does when it has started
-    gc.set_threshold(*GC_THRESHOLDS)
+    spare_the_collector()  # as a worker does when it has started
     drainer = Drainer(parts.kernel, parts.settlement, parts.catalog, parts.ledger, grace_ms=0)
     await _fill(bench, parts, partition, entries)
     await _drain(drainer, parts.kernel, partition, count)  # once, for the rows that are copied

@@ -8,10 +8,12 @@ from typing import Any
 
 import msgspec
 import redis
+import uuid_utils
 from harness import Void
 from pipe import Pipe
 
 import lua
+from engine.booking_batches import BookingBatches
 from engine.definition import EventDefinition
 from engine.events import Event, SellableEvent
 from engine.ids import new_claim_id
@@ -85,9 +87,12 @@ class Venue:
         cells = b"%d" % (len(layout.seats) * layout.legs)
         fields = state_fields(self.event.event, layout)
         self._pipe.send([self._wire("begin_load", [event_id, epoch, pack_rows(layout), cells, b"1", *fields])])
+        batches = BookingBatches(layout)
         for start in range(0, len(sold), BATCH_SIZE):
-            records = [f"{new_key()}|1|{places}|past".encode() for places in sold[start : start + BATCH_SIZE]]
-            self._pipe.send([self._wire("load_bookings", [epoch, *records])])
+            rows = [(uuid_utils.uuid7().bytes, 1, places, "past") for places in sold[start : start + BATCH_SIZE]]
+            self._pipe.send([self._wire("load_bookings", [epoch, *batches.add(rows)])])
+        for piece in batches.pieces():
+            self._pipe.send([self._wire("load_places", [epoch, *piece])])
         ready = self._pipe.send([self._wire("finish_load", [event_id, epoch])])[0]
         assert ready[0] == b"READY", ready
 

@@ -17,6 +17,7 @@
 -- ARGV[3]  ttl        ms from now until the new deadline
 --
 -- Returns {'EXTENDED', seq, created_ms, deadline_ms, places}
+--         {'PAYING', seq, created_ms, deadline_ms, places}   a payment has begun: the deadline it has been given stays
 --         {'EXPIRED'} {'RELEASED'} {'BOOKED'} {'REFUSED'} {'NOT_FOUND'}
 --         {'NOT_LOADED'}   the event's state is not in Redis
 
@@ -48,6 +49,8 @@ elseif hold.deadline <= ev.now then
   move_due(ev, earliest_deadline(ev))
   write_event(ev)
   return { 'EXPIRED' }
+elseif hold.phase == 'paying' then
+  return { 'PAYING', ev.seq, hold.created, hold.deadline, hold.places }
 end
 
 -- Nothing below refuses.

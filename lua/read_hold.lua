@@ -10,6 +10,7 @@
 -- ARGV[2]  owner      customer id; '' when the caller may see any hold
 --
 -- Returns {'ACTIVE', created_ms, deadline_ms, places}
+--         {'PAYING', created_ms, deadline_ms, places}   a payment has begun
 --         {'EXPIRED'} {'RELEASED'} {'BOOKED'} {'REFUSED'} {'NOT_FOUND'}
 --         {'NOT_LOADED'}   the event's state is not in Redis
 
@@ -33,5 +34,8 @@ if owner ~= '' and hold.owner ~= owner then
   return { 'NOT_FOUND' }
 elseif hold.deadline <= ev.now then
   return { 'EXPIRED' }
+end
+if hold.phase == 'paying' then
+  return { 'PAYING', hold.created, hold.deadline, hold.places }
 end
 return { 'ACTIVE', hold.created, hold.deadline, hold.places }

@@ -23,7 +23,7 @@ from engine.errors import (
 )
 from engine.events import EVENT_TRANSITIONS, Event, EventStatus
 from engine.layout import Layout, compile_layout
-from persistence.advisory import advisory_lock
+from persistence.advisory import advisory_locks
 from persistence.database import Row, fetch_rows, in_transaction, sqlstate
 from persistence.event_rows import event_from_row, event_values
 from persistence.loading import PostgresTurn
@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 EVENT_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 EVENT_ID_LENGTH = 10  # 50 random bits: short enough for a URL; one that exists already is simply drawn again
+LOADING_LOCK = "holdfast load "
 LOADING_WAIT_S = 10.0  # another process is loading the same event; a million bookings take a few seconds
 COMPILING_MAX_S = 60  # of a transaction that writes many events: a million seats take a few seconds
 PATCH_ATTEMPTS_MAX = 3  # of a patch without expected version that others overtake
@@ -183,16 +184,18 @@ class Events:
         return await in_transaction(self._engine, step)
 
     @asynccontextmanager
-    async def loading(self, event_id: str) -> AsyncIterator[PostgresTurn]:
-        """Wait for the turn to load *event_id*: one loader at a time, over all processes, until the context ends.
+    async def loading(self, event_ids: Sequence[str]) -> AsyncIterator[PostgresTurn]:
+        """The turn to load *event_ids*: one loader at a time of each, over all processes, until the context ends.
 
-        The lock is the session's, so a loader that dies gives its turn up.
+        Of several, those are left out that somebody else is loading just now. If that is all of them, one is waited
+        for. The locks are the session's, so a loader that dies gives its turn up.
 
         Raises:
-            LedgerUnavailable: Another one has been loading for more than ten seconds, or Postgres does not answer.
+            LedgerUnavailable: Others have been loading for more than ten seconds, or Postgres does not answer.
         """
-        async with advisory_lock(self._engine, f"holdfast load {event_id}", wait_s=LOADING_WAIT_S) as connection:
-            turn = PostgresTurn(connection, event_id)
+        names = {f"{LOADING_LOCK}{event_id}": event_id for event_id in event_ids}
+        async with advisory_locks(self._engine, list(names), wait_s=LOADING_WAIT_S) as (connection, taken):
+            turn = PostgresTurn(connection, [names[name] for name in taken])
             yield turn
             await turn.end()
 

@@ -41,13 +41,26 @@ _COLUMNS = {
     "outcome": "text",
 }
 # Of two deadlines of a living hold the later one stands: an extension may come to be stored before what it extends.
-_STORE = f"""
+_STORE_ROWS = f"""
     INSERT INTO hold_history AS kept ({", ".join(_COLUMNS)})
     SELECT * FROM unnest({", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_COLUMNS.values(), start=1))})
     ON CONFLICT (id) DO UPDATE SET until_at = excluded.until_at, outcome = excluded.outcome
      WHERE {_RANK.format("excluded.outcome")} > {_RANK.format("kept.outcome")}
         OR (excluded.outcome IS NULL AND kept.outcome IS NULL AND excluded.until_at > kept.until_at)
+    RETURNING {", ".join(_COLUMNS)}
 """  # noqa: S608 - made of the constants above
+# Subscribers hear of a hold that lapsed once, when its row says so for the first time; and only if one of them wants
+# to: in a rush more holds lapse than bookings are made.
+_STORE = f"""
+    WITH stored AS ({_STORE_ROWS}), wanted AS MATERIALIZED (
+        SELECT EXISTS (SELECT FROM sinks WHERE disabled_at IS NULL AND types && '{{hold.expired,hold.*}}') AS so
+    )
+    INSERT INTO outbox (booking_id, event_id, type, payload, created_at)
+    SELECT id, event_id, 'hold.expired',
+           jsonb_build_object('customer_id', customer_id, 'places', places, 'made_at', made_at, 'expired_at', until_at),
+           until_at
+      FROM stored, wanted WHERE so AND outcome = 'expired' ORDER BY until_at
+"""  # noqa: S608 - made of the constant above
 _REBUILT = """
     UPDATE hold_history SET outcome = 'rebuilt', until_at = LEAST(until_at, $2)
      WHERE event_id = $1 AND made_at < $2 AND outcome IS NULL

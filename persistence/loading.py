@@ -15,66 +15,79 @@ The epoch is durable before Redis hears of it, so that no crash can bring an old
 one can be committed before Redis has been filled, so that the snapshot, taken later, is still exact.
 """
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from engine.errors import EventNotFound
 from engine.events import Event
-from engine.ids import claim_key
 from engine.lifecycle import OWNING_STATUSES
+from engine.ports import BookingRow
 from persistence.database import ledger_errors, retrying
 from persistence.event_rows import event_from_row
 
-_READ_EVENT = "SELECT * FROM events WHERE id = $1"
+SMALL_BOOKINGS_MAX = 200  # of an event whose bookings are read together with those of others
+
+_READ_EVENTS = "SELECT * FROM events WHERE id = ANY($1::text[])"
 # FOR UPDATE waits for the FOR KEY SHARE of group commits; the UPDATE alone would not.
-_RAISE_EPOCH = """
-    WITH locked AS MATERIALIZED (SELECT id FROM events WHERE id = $1 FOR UPDATE)
+_RAISE_EPOCHS = """
+    WITH locked AS MATERIALIZED (SELECT id FROM events WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE)
     UPDATE events SET epoch = events.epoch + 1 FROM locked WHERE events.id = locked.id RETURNING events.*
 """
-# All but the key, which Postgres cannot write in our base32. Without an order, so that nothing is ever sorted: whatever
-# plan there is, it reads each row once.
-_LINES = """
-    SELECT uuid_send(id) AS id,
-           round(date_part('epoch', COALESCE(confirmed_at, created_at)) * 1000)::bigint
-               || '|' || places || '|' || customer_id AS line
+# Without an order, so that nothing is ever sorted: whatever plan there is, it reads each row once.
+_BOOKINGS = """
+    SELECT uuid_send(id), round(date_part('epoch', COALESCE(confirmed_at, created_at)) * 1000)::bigint,
+           places, customer_id
       FROM bookings WHERE event_id = $1 AND status = ANY($2::text[])
 """
-_FEW_LINES = f"{_LINES} LIMIT $3"
+_FEW_BOOKINGS = """
+    SELECT booking.id, booking.confirmed_ms, booking.places, booking.customer_id, event.id AS event_id
+      FROM unnest($1::text[]) AS event (id)
+     CROSS JOIN LATERAL (
+           SELECT uuid_send(id) AS id,
+                  round(date_part('epoch', COALESCE(confirmed_at, created_at)) * 1000)::bigint AS confirmed_ms,
+                  places, customer_id
+             FROM bookings WHERE event_id = event.id AND status = ANY($2::text[]) LIMIT $3) AS booking
+"""
 
 
 class PostgresTurn:
-    """The right to load one event, for as long as *connection* holds its advisory lock."""
+    """The right to load *event_ids*, for as long as *connection* holds their advisory locks."""
 
-    def __init__(self, connection: Any, event_id: str) -> None:
+    def __init__(self, connection: Any, event_ids: Sequence[str]) -> None:
+        self.event_ids = event_ids
         self._connection = connection
-        self._event_id = event_id
         self._snapshot: Any = None
 
-    async def find_event(self) -> Event:
-        """The event as it stands now.
+    async def find_events(self, event_ids: Sequence[str]) -> dict[str, Event]:
+        """Those of *event_ids* that exist, as they stand now.
 
         Raises:
-            EventNotFound: There is no such event.
             LedgerUnavailable: Postgres does not answer.
         """
         with ledger_errors():
-            row = await self._connection.fetchrow(_READ_EVENT, self._event_id)
-        if row is None:
-            raise EventNotFound(self._event_id)
-        return event_from_row(row)
+            rows = await self._connection.fetch(_READ_EVENTS, event_ids)
+        return {row["id"]: event_from_row(row) for row in rows}
 
-    async def begin(self) -> "PostgresLoadedEvent":
-        """Raise the event's epoch, durably, and read what the ledger knows; begun again, it starts anew.
+    async def begin(self, event_ids: Sequence[str]) -> "list[PostgresLoadedEvent]":
+        """Raise the epochs of those that exist, durably, all in one commit, and read the bookings of small ones.
+
+        Begun again, it starts anew.
 
         Raises:
-            EventNotFound: There is no such event.
-            LedgerUnavailable: Postgres does not answer.
+            LedgerUnavailable: Postgres does not answer, or one of them is being sold without a gap.
         """
         await self.end()
-        return PostgresLoadedEvent(self, self._connection, event_from_row(await retrying(self._raise_epoch)))
+        events = [event_from_row(row) for row in await retrying(lambda: self._raise_epochs(event_ids))]
+        found: dict[str, list[BookingRow]] = {event.id: [] for event in events}
+        with ledger_errors():
+            # One statement is a snapshot of its own, and needs no transaction.
+            rows = await self._connection.fetch(_FEW_BOOKINGS, list(found), OWNING_STATUSES, SMALL_BOOKINGS_MAX + 1)
+        for row in rows:
+            found[row["event_id"]].append(row[:4])
+        return [PostgresLoadedEvent(self, event, found[event.id]) for event in events]
 
     async def open_cursor(self, query: str, *args: object) -> Any:
-        """Begin to read what one statement finds; its snapshot lasts until the turn ends or begins anew.
+        """Begin to read what one statement finds; its snapshot lasts until it is ended or another one is begun.
 
         A loader that pauses between two batches for more than five seconds (``idle_in_transaction_session_timeout``)
         loses its turn.
@@ -82,6 +95,7 @@ class PostgresTurn:
         Raises:
             LedgerUnavailable: Postgres does not answer.
         """
+        await self.end()
         with ledger_errors():
             self._snapshot = self._connection.transaction(readonly=True)
             await self._snapshot.start()
@@ -94,46 +108,44 @@ class PostgresTurn:
             with ledger_errors():
                 await snapshot.commit()
 
-    async def _raise_epoch(self) -> Any:
-        row = await self._connection.fetchrow(_RAISE_EPOCH, self._event_id)
-        if row is None:
-            raise EventNotFound(self._event_id)
-        return row
+    async def _raise_epochs(self, event_ids: Sequence[str]) -> Any:
+        return await self._connection.fetch(_RAISE_EPOCHS, event_ids)
 
 
 class PostgresLoadedEvent:
     """One event as it was when its epoch rose, and its bookings since then."""
 
-    def __init__(self, turn: PostgresTurn, connection: Any, event: Event) -> None:
+    def __init__(self, turn: PostgresTurn, event: Event, first: Sequence[BookingRow]) -> None:
         self.event = event
+        self.is_small = len(first) <= SMALL_BOOKINGS_MAX
         self._turn = turn
-        self._connection = connection
+        self._few = first if self.is_small else ()
 
-    async def booking_lines(self, *, batch_size: int) -> AsyncIterator[Sequence[bytes]]:
-        """The bookings that own places, as arguments of ``load_bookings``; memory is bounded by *batch_size*.
+    async def bookings(self, *, batch_size: int) -> AsyncGenerator[Sequence[BookingRow]]:
+        """The bookings that own places; memory is bounded by twice *batch_size*, for the next ones are read meanwhile.
 
-        To be read once.
+        To be read once, and of one event after another.
 
         Raises:
             LedgerUnavailable: Postgres does not answer.
         """
-        with ledger_errors():
-            # Most events are small: one statement is a snapshot of its own, and needs no transaction.
-            rows = await self._connection.fetch(_FEW_LINES, self.event.id, OWNING_STATUSES, batch_size + 1)
-        if len(rows) <= batch_size:
-            if rows:
-                yield _lines(rows)
+        for start in range(0, len(self._few), batch_size):
+            yield self._few[start : start + batch_size]
+        if self.is_small:
             return
-        cursor = await self._turn.open_cursor(_LINES, self.event.id, OWNING_STATUSES)
-        while True:
-            with ledger_errors():
-                rows = await cursor.fetch(batch_size)
-            if rows:
-                yield _lines(rows)
-            if len(rows) < batch_size:
-                await self._turn.end()
-                return
-
-
-def _lines(rows: Sequence[Any]) -> list[bytes]:
-    return [f"{claim_key(int.from_bytes(number))}|{line}".encode() for number, line in rows]
+        cursor = await self._turn.open_cursor(_BOOKINGS, self.event.id, OWNING_STATUSES)
+        reading = asyncio.create_task(cursor.fetch(batch_size))
+        try:
+            while True:
+                with ledger_errors():
+                    rows = await reading
+                if len(rows) == batch_size:
+                    reading = asyncio.create_task(cursor.fetch(batch_size))
+                if rows:
+                    yield rows
+                if len(rows) < batch_size:
+                    await self._turn.end()
+                    return
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)

@@ -22,6 +22,7 @@ from persistence.audit_journal import JournalWatch
 from persistence.bookings import Bookings
 from persistence.database import fetch_rows
 from persistence.differences import Difference
+from persistence.publishing.letters import OutboxState, outbox_state
 from persistence.repair import repair_event
 from persistence.schema import bookings as booking_table
 from persistence.schema import events, reconcilers
@@ -94,6 +95,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     bookings: int
     journal: JournalState
     dead_letters: int
+    outbox: OutboxState
     reconcilers: tuple[ReconcilerSeen, ...]
     checked_at: dt.datetime
 
@@ -196,6 +198,7 @@ class Oversight:
             bookings=(await fetch_rows(self._database, latest))[0]["number"],
             journal=JournalState(backlog.entries, backlog.oldest_age_s),
             dead_letters=backlog.dead_letters,
+            outbox=await outbox_state(self._database),
             reconcilers=await self.reconcilers(),
             checked_at=dt.datetime.now(dt.UTC),
         )

@@ -12,9 +12,12 @@ Each duty is a loop of its own over the partitions that this process has a lease
     expire     every second    requests nobody has approved       …/expire.py
     aftercare  every second    bookings of cancelled events, and of those that are over   the same
     clock      every second    has Redis's clock jumped?          …/clock.py
+    settle     every second    payments left in between           …/settle.py
     history    every 2 s       who held what → Postgres           persistence/hold_history.py
     forgotten  every hour      what of it is too old              the same
     refusals   every hour      verdicts nobody will ask for       persistence/deadlines.py
+    publish    every 0.25 s    outbox → webhooks, Redis stream    …/publish.py
+    published  every hour      what of it is too old              persistence/publishing/queue.py
     heartbeat  every 3 s       say so in Postgres                 persistence/heartbeats.py
 
 All of it may be done twice, or by two at once, without harm: scripts compare before they write, the ledger takes a
@@ -44,9 +47,11 @@ from persistence.reconciling.duty import Duty, EachPartition, Once, keep_doing
 from persistence.reconciling.equipment import Equipment
 from persistence.reconciling.expire import CareForEvents, Expire
 from persistence.reconciling.findings import Findings
+from persistence.reconciling.publish import Publish
 from persistence.reconciling.rebuild import Rebuild
 from persistence.reconciling.roster import Roster
 from persistence.reconciling.rounds import Round
+from persistence.reconciling.settle import Settle
 from persistence.reconciling.single_round import Progress, SingleRound
 from persistence.reconciling.wake import Wake
 from persistence.reconciling.watch import Suspicions, Watch
@@ -102,6 +107,7 @@ class Reconciler:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*(duty.close() for duty in duties), return_exceptions=True)
             await self._say_goodbye()
 
     async def _keep_doing(self, duty: Duty, stop: asyncio.Event) -> None:
@@ -119,6 +125,10 @@ class Reconciler:
 
     async def _purge_refusals(self) -> int:
         return await purge_refusals(self._equipment.database)
+
+    async def _forget_published(self) -> int:
+        relay = self._equipment.relay
+        return await relay.queue.purge(dt.timedelta(days=relay.options.keep_days))
 
     async def _say_goodbye(self) -> None:
         """Take our heartbeat away, so that nobody waits for the next one; if that cannot be done it grows stale."""
@@ -142,12 +152,15 @@ class Reconciler:
             Audit(equipment, roster, suspicions, findings),
             AuditLarge(equipment, roster, suspicions, findings),
             Archive(equipment, roster, findings),
+            Settle(equipment, findings.figures),
             Expire(equipment, findings),
             CareForEvents(equipment, findings),
             WatchClock(clock, findings.figures),
             EachPartition("history", self._store_trail, findings.figures, pause_s=HISTORY_PAUSE_S),
             Once("forgotten", self._forget_history, findings.figures, pause_s=FORGET_PAUSE_S),
             Once("refusals", self._purge_refusals, findings.figures, pause_s=FORGET_PAUSE_S),
+            Publish(equipment.relay, findings.figures),
+            Once("published", self._forget_published, findings.figures, pause_s=FORGET_PAUSE_S),
             Heartbeat(equipment, self._id, findings.figures),
         ]
 

@@ -9,7 +9,7 @@ holds the event's row; a foreign key would take the same row lock and one more i
 """
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from engine.lifecycle import statuses_condition, transitions_condition
 
@@ -228,13 +228,112 @@ outbox = sa.Table(
     metadata,
     sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
     sa.Column("booking_id", sa.Uuid, nullable=False),
-    sa.Column("number", sa.BigInteger, nullable=False, comment="The booking's; its reference is made from it."),
+    sa.Column("number", sa.BigInteger, comment="The booking's; its reference is made from it. NULL: of a hold."),
     sa.Column("event_id", _id(), nullable=False),
     sa.Column("type", sa.Text, nullable=False, comment="booking.created, booking.confirmed, …"),
     sa.Column("payload", JSONB, nullable=False, comment="Status, places and money; never personal data."),
     sa.Column("created_at", _moment(), nullable=False),
     sa.Column("published_at", _moment()),
     sa.Index("ix_outbox_unpublished", "id", postgresql_where=sa.text("published_at IS NULL")),
+)
+
+payments = sa.Table(
+    "payments",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True, comment="Also the idempotency key that its provider knows it by."),
+    sa.Column("booking_id", sa.Uuid, nullable=False),
+    sa.Column("event_id", _id(), nullable=False),
+    sa.Column("attempt", sa.SmallInteger, nullable=False),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("method", sa.Text, nullable=False, comment="The provider's token of it; never a card's number."),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("currency", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, comment="initiated, pending, authorized, captured, declined, voided"),
+    sa.Column("chosen", sa.Boolean, nullable=False, server_default="false", comment="Its booking is bought with it."),
+    sa.Column("captured", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("provider_ref", sa.Text, comment="The provider's own name of it."),
+    sa.Column("redirect_url", sa.Text, comment="Where the customer has to go."),
+    sa.Column("reason", sa.Text, comment="Why it was declined."),
+    sa.Column("once", sa.LargeBinary, comment="The scope of the idempotency key that its request came with."),
+    sa.Column("expires_at", _moment(), nullable=False, comment="The deadline of what it pays for."),
+    sa.Column("created_at", _moment(), nullable=False),
+    sa.Column("updated_at", _moment(), nullable=False),
+    sa.Column("check_at", _moment(), comment="When it is to be looked at again; NULL: all of it is settled."),
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0", comment="Looks without progress."),
+    sa.UniqueConstraint("booking_id", "attempt"),
+    sa.CheckConstraint(
+        "state IN ('initiated', 'pending', 'authorized', 'captured', 'declined', 'voided')", name="state"
+    ),
+    sa.CheckConstraint("captured >= 0 AND captured <= amount", name="captured_within_amount"),
+    sa.Index("ix_payments_chosen", "booking_id", unique=True, postgresql_where=sa.text("chosen")),
+    sa.Index("ix_payments_due", "check_at", postgresql_where=sa.text("check_at IS NOT NULL")),
+    comment="Every payment asked for; written before its provider is. A trigger on bookings sets check_at.",
+)
+
+refunds = sa.Table(
+    "refunds",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True, comment="Also the idempotency key that the provider knows it by."),
+    sa.Column("payment_id", sa.Uuid, nullable=False),
+    sa.Column("booking_id", sa.Uuid, nullable=False),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, comment="due, done, refused"),
+    sa.Column("created_at", _moment(), nullable=False),
+    sa.Column("updated_at", _moment(), nullable=False),
+    sa.CheckConstraint("state IN ('due', 'done', 'refused')", name="state"),
+    sa.CheckConstraint("amount > 0", name="amount_positive"),
+    sa.Index(None, "booking_id"),
+    comment="Money on its way back; written before its provider is asked.",
+)
+
+payment_events = sa.Table(
+    "payment_events",
+    metadata,
+    sa.Column("provider", sa.Text, primary_key=True),
+    sa.Column("id", _id(), primary_key=True, comment="The provider's; one that comes again does nothing."),
+    sa.Column("payment_id", sa.Uuid, comment="NULL: no payment of ours."),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("key", _id(), nullable=False, comment="The payment that it spoke of."),
+    sa.Column("received_at", _moment(), nullable=False),
+    sa.Index(None, "received_at", postgresql_using="brin"),  # rows lie in order of time; purging needs no more
+    comment="Every webhook of a payment provider that was believed.",
+)
+
+sinks = sa.Table(
+    "sinks",
+    metadata,
+    sa.Column("id", sa.Integer, sa.Identity(always=True), primary_key=True),
+    sa.Column("name", _id(), nullable=False),
+    sa.Column("kind", sa.Text, nullable=False, comment="webhook, stream"),
+    sa.Column("target", sa.Text, nullable=False, comment="The URL of a webhook, the key of a stream."),
+    sa.Column("secrets", sa.LargeBinary, comment="Of a webhook, the newest first; encrypted."),
+    sa.Column("types", ARRAY(sa.Text), nullable=False, comment="What it is told: booking.confirmed, booking.*"),
+    sa.Column("created_at", _moment(), nullable=False),
+    sa.Column("disabled_at", _moment()),
+    sa.Column("disabled_reason", sa.Text),
+    sa.UniqueConstraint("name"),
+    comment="Where the outbox goes.",
+)
+
+# Rows are written three times within a moment and then deleted: vacuum must not wait for a fifth of a large table.
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("sink_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("outbox_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("booking_id", sa.Uuid, nullable=False),
+    sa.Column("queued_at", _moment(), nullable=False, comment="Its retries end some hours after this."),
+    sa.Column(
+        "due_at", _moment(), nullable=False, comment="Nobody may take it before: the end of a lease, or a retry."
+    ),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("error", sa.Text, comment="Why the last attempt failed."),
+    sa.Column("dead_at", _moment(), comment="Given up; a person must decide."),
+    sa.Index("ix_deliveries_due", "sink_id", "due_at", "outbox_id", postgresql_where=sa.text("dead_at IS NULL")),
+    sa.Index("ix_deliveries_dead", "sink_id", "outbox_id", postgresql_where=sa.text("dead_at IS NOT NULL")),
+    sa.Index(None, "sink_id", "booking_id", "outbox_id"),
+    comment="What a sink has still to be told; a row goes when it was.",
+    postgresql_with={"autovacuum_vacuum_scale_factor": 0.02},
 )
 
 reconcilers = sa.Table(

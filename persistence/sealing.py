@@ -45,10 +45,7 @@ class AesSealer:
 
     def seal(self, details: BookingDetails, booking_id: BookingId) -> bytes:
         """The details as bytes that only this installation can open."""
-        nonce = os.urandom(_NONCE_BYTES)
-        return (
-            self._current_id + nonce + self._current.encrypt(nonce, self._encoder.encode(details), _bound(booking_id))
-        )
+        return self._encrypt(self._encoder.encode(details), _bound(booking_id))
 
     def unseal(self, sealed: bytes, booking_id: BookingId) -> BookingDetails:
         """The details again.
@@ -56,15 +53,33 @@ class AesSealer:
         Raises:
             ValueError: The bytes were sealed for another booking, with a key that is not here, or were changed.
         """
+        return self._decoder.decode(self._decrypt(sealed, _bound(booking_id), f"booking {booking_id}: its details"))
+
+    def seal_text(self, text: str, bound: bytes) -> bytes:
+        """A secret of the installation as bytes that only it can open, and only as what *bound* names."""
+        return self._encrypt(text.encode(), bound)
+
+    def unseal_text(self, sealed: bytes, bound: bytes) -> str:
+        """The secret again.
+
+        Raises:
+            ValueError: The bytes were sealed for something else, with a key that is not here, or were changed.
+        """
+        return self._decrypt(sealed, bound, bound.decode()).decode()
+
+    def _encrypt(self, plain: bytes, bound: bytes) -> bytes:
+        nonce = os.urandom(_NONCE_BYTES)
+        return self._current_id + nonce + self._current.encrypt(nonce, plain, bound)
+
+    def _decrypt(self, sealed: bytes, bound: bytes, subject: str) -> bytes:
         cipher = self._ciphers.get(sealed[:_KEY_ID_BYTES])
         if cipher is None or len(sealed) < _KEY_ID_BYTES + _NONCE_BYTES + _TAG_BYTES:
-            raise ValueError(f"booking {booking_id}: its details were sealed with a key that is not here")
+            raise ValueError(f"{subject} were sealed with a key that is not here")
         nonce = sealed[_KEY_ID_BYTES : _KEY_ID_BYTES + _NONCE_BYTES]
         try:
-            opened = cipher.decrypt(nonce, sealed[_KEY_ID_BYTES + _NONCE_BYTES :], _bound(booking_id))
+            return cipher.decrypt(nonce, sealed[_KEY_ID_BYTES + _NONCE_BYTES :], bound)
         except InvalidTag:
-            raise ValueError(f"booking {booking_id}: its details were sealed for another one, or changed") from None
-        return self._decoder.decode(opened)
+            raise ValueError(f"{subject} were sealed for another one, or changed") from None
 
 
 def _key_id(key: bytes) -> bytes:

@@ -97,6 +97,22 @@ async def take_step(
     return changed
 
 
+async def record_creation(connection: AsyncConnection, row: Row, actor: Actor) -> None:
+    """Record, and tell, that the booking of *row* has just been made."""
+    await connection.execute(
+        sa.insert(history).values(
+            booking_id=row["id"],
+            version=row["version"],
+            to_status=row["status"],
+            actor=actor.id,
+            role=actor.role,
+            at=row["updated_at"],
+            request_id=actor.request_id,
+        )
+    )
+    await _tell(connection, {"status": None}, row, type_="booking.created")
+
+
 async def find_repetition(connection: AsyncConnection, row: Row, once: Once) -> bool:
     """Whether a step of the locked booking was taken with the key of *once* before, within the time keys are kept.
 
@@ -133,11 +149,12 @@ async def _record(
     )
 
 
-async def _tell(connection: AsyncConnection, before: Row, after: Row) -> None:
+async def _tell(connection: AsyncConnection, before: Row, after: Row, *, type_: str | None = None) -> None:
     """Leave word in the outbox: ids, places and money, and nothing that a person said."""
-    type_ = "booking.updated"
-    if after["status"] != before["status"]:
-        type_ = _TYPES.get(after["status"], "booking.status_changed")
+    if type_ is None:
+        type_ = "booking.updated"
+        if after["status"] != before["status"]:
+            type_ = _TYPES.get(after["status"], "booking.status_changed")
     payload: dict[str, Any] = {name: after[name] for name in _TOLD}
     payload |= {"items": msgspec.Raw(after["items"].encode()), "from_status": before["status"]}
     payload |= {"from": after["from_stop"], "to": after["to_stop"]}

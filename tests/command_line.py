@@ -10,6 +10,7 @@ from typing import Any
 from processes_under_test import ROOT
 
 COMMAND = [sys.executable, "-m", "holdfast"]
+COMMAND_TIMEOUT_S = 60
 _OURS = ("HOLDFAST_", "REDIS_URL", "DATABASE_URL")
 
 
@@ -32,7 +33,7 @@ class CommandLine:
             env=self.environment | variables,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=COMMAND_TIMEOUT_S,
             check=False,
         )
 

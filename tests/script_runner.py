@@ -15,6 +15,7 @@ import redis
 from redis.exceptions import NoScriptError
 
 import lua
+from engine.booking_batches import BookingBatches
 from engine.booking_requests import JOURNAL_BYTES_MAX
 from engine.definition import EventDefinition
 from engine.events import Event, SellableEvent
@@ -22,6 +23,7 @@ from engine.ids import claim_id, parse_claim_id
 from engine.keys import KeyRing, event_key, partition_key, partition_of
 from engine.layout import compile_layout
 from engine.loading import pack_rows, state_fields
+from engine.ports import BookingRow
 from lua import Script
 
 PARTITIONS = 4
@@ -124,6 +126,8 @@ class Venue:
         for batch in _cut(bookings, batch_size):
             for _ in range(1 + twice):
                 assert self.load_bookings(epoch, batch) == ["LOADED", len(batch)]
+        for _ in range(1 + twice):
+            self.load_places(epoch, bookings)
         assert self.finish_load(epoch)[0] == "READY"
         if self.frozen:
             self.set_time(now)
@@ -134,8 +138,15 @@ class Venue:
         return self._run("begin_load", self.id, epoch, pack_rows(self.layout), cells, "01"[keeps_history], *fields)
 
     def load_bookings(self, epoch: int, bookings: Sequence[tuple[str, str, str]]) -> list[Any]:
-        records = [f"{booking_id}|{FROZEN_MS}|{places}|{owner}" for booking_id, places, owner in bookings]
-        return self._run("load_bookings", epoch, *records)
+        return self._run("load_bookings", epoch, *BookingBatches(self.layout).add(_rows(bookings)))
+
+    def load_places(self, epoch: int, bookings: Sequence[tuple[str, str, str]]) -> None:
+        """What all of *bookings* own, as a loader adds it up."""
+        batches = BookingBatches(self.layout)
+        if bookings:
+            batches.add(_rows(bookings))
+        for piece in batches.pieces():
+            assert self._run("load_places", epoch, *piece) == ["LOADED"]
 
     def finish_load(self, epoch: int) -> list[Any]:
         return self._run("finish_load", self.id, epoch)
@@ -173,6 +184,9 @@ class Venue:
 
     def extend(self, hold_id: str, *, ttl_ms: int = TTL_MS, owner: str = "ana") -> list[Any]:
         return self._run("extend_hold", hold_id, owner, ttl_ms)
+
+    def begin_payment(self, hold_id: str, *, owner: str = "ana", ttl_ms: int = TTL_MS) -> list[Any]:
+        return self._run("begin_payment", hold_id, owner, ttl_ms)
 
     def release(self, hold_id: str, *, owner: str = "ana", attempt: str | None = None) -> list[Any]:
         """Without an *attempt* of its own every call is another request."""
@@ -359,6 +373,14 @@ def text_of(reply: Any) -> Any:
 
 def _argument(value: object) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode(errors="surrogateescape")
+
+
+def _rows(bookings: Sequence[tuple[str, str, str]]) -> list[BookingRow]:
+    """Bookings of (id, places, owner) as a loader reads them from the ledger."""
+    return [
+        (parse_claim_id(f"{booking_id}~gig").uuid.bytes, FROZEN_MS, places, owner)  # type: ignore[union-attr]
+        for booking_id, places, owner in bookings
+    ]
 
 
 def _cut(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

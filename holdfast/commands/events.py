@@ -197,6 +197,7 @@ def _read_policy(path: Path) -> Policy:
 
 
 async def _open(parts: Parts, event_id: str) -> Event:
+    parts.terms.require_services((await parts.events.find_event(event_id)).definition)
     event = await parts.events.transition(event_id, "open")
     await parts.reservations.publish(event)
     return event

@@ -109,6 +109,7 @@ def _print(out: Console, found: Round) -> None:
         ("differences repaired", _repairs(found)),
         ("differences for a person", found.unresolved),
         ("events archived", found.archived),
+        ("outbox rows published", found.published),
     ):
         duties.add_row(duty, f"{count:,}")
     out.print(duties)

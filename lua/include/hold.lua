@@ -1,9 +1,12 @@
 -- What is known of a hold: its record while it lives, and for a while how it ended. Needs event.
 
--- `active|created_ms|deadline_ms|quantity|places|owner`; the owner comes last because it may contain anything.
+-- `phase|created_ms|deadline_ms|quantity|places|owner`; the owner comes last because it may contain anything. The phase
+-- is 'active', or 'paying' once a payment has begun.
 local function parse_hold(record)
-  local created, deadline, quantity, places, owner = string.match(record, '^%a+|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$')
+  local phase, created, deadline, quantity, places, owner =
+    string.match(record, '^(%a+)|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$')
   return {
+    phase = phase,
     created = tonumber(created),
     deadline = tonumber(deadline),
     quantity = tonumber(quantity),

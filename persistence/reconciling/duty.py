@@ -27,6 +27,9 @@ class Duty(ABC):
     async def work(self, territory: Territory) -> None:
         """Do one round: a step of a few seconds at most, that may be done twice, or by two at once, without harm."""
 
+    async def close(self) -> None:  # noqa: B027 - most duties have nothing to stop
+        """Stop what goes on between rounds; called once, after the last one."""
+
 
 class EachPartition(Duty):
     """A duty that is a function of one partition; what it returns is counted under its name."""

@@ -16,6 +16,8 @@ from persistence.audit import EventAudit
 from persistence.booking_desk import BookingDesk
 from persistence.database import fetch_rows
 from persistence.differences import Difference
+from persistence.payments import PaymentsStore
+from persistence.publishing.relay import Relay
 
 
 class Drained(Protocol):
@@ -59,7 +61,9 @@ class Repair(Protocol):
 class Equipment(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of an installation that duties use; ``archive_after_s`` is the margin behind an event's end.
 
-    ``history_days`` is how long the history of holds is kept, 0 for not at all."""
+    ``history_days`` is how long the history of holds is kept, 0 for not at all. ``settle`` brings the payments of a
+    booking into line with it.
+    """
 
     kernel: Kernel
     database: AsyncEngine
@@ -71,6 +75,9 @@ class Equipment(msgspec.Struct, frozen=True, kw_only=True):
     aftercare: Aftercare
     archive_after_s: float
     history_days: int
+    payments: PaymentsStore
+    settle: Callable[[str], Awaitable[object]]
+    relay: Relay
 
     async def check(self, partition: int) -> None:
         """Tell an event of *partition* that is in trouble from servers that are.

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from engine.errors import EventNotFound, EventNotOpen, Unavailable
 from engine.keys import partition_of
+from engine.loader import TOGETHER_MAX
 from persistence.database import Row, fetch_rows
 from persistence.partition_leases import Territory
 from persistence.reconciling.duty import Duty
@@ -28,7 +29,7 @@ from persistence.schema import events
 SWEEP_S = 60.0  # between two looks through the whole ledger when nothing is suspected
 SWEEP_AGAIN_S = 5.0  # the same after one that could not load all that was missing
 PAGE = 500  # events of the ledger, and states asked for in one round trip
-AT_ONCE_MAX = 4  # loads under way; the loader has its own bound
+AT_ONCE_MAX = 2  # loads under way, of many events each: the third that the loader allows is a caller's
 
 
 class Expected(msgspec.Struct, frozen=True):
@@ -56,6 +57,7 @@ class Rebuild(Duty):
         self._findings = findings
         self._sweep_at = 0.0
         self._turns = asyncio.Semaphore(AT_ONCE_MAX)
+        self._built: list[Sighting] = []
         suspicions.bells.append(self.bell)
 
     async def work(self, territory: Territory) -> None:
@@ -65,6 +67,7 @@ class Rebuild(Duty):
             return
         self._suspicions.partitions.clear()
         failures, unreached = 0, Unreached()
+        self._built.clear()
         try:
             async for page in self.known_pages(self._hottest(suspected), unreached=unreached):
                 failures += await self.mend(page, unreached)
@@ -73,6 +76,8 @@ class Rebuild(Duty):
         except BaseException:
             self._suspicions.partitions |= suspected
             raise
+        finally:
+            self._have_audited()
         self._suspicions.partitions |= {partition for partition in suspected if partition in unreached}
         if due or failures:
             self._sweep_at = time.monotonic() + (SWEEP_AGAIN_S if failures or unreached else SWEEP_S)
@@ -119,14 +124,14 @@ class Rebuild(Duty):
         parted = by_partition(expected)
         found = await for_each(parted, lambda partition: self.find_missing(parted[partition]), unreached=unreached)
         missing = {event.event_id for part in found for event in part}
+        wanted = [event for event in expected if event.event_id in missing]
 
-        async def load(event: Expected) -> bool:
-            if event.partition not in unreached:
-                with unreached.noting(event.partition):
-                    return await self._load(event)
-            return True
+        async def load(start: int) -> int:
+            events = [event for event in wanted[start : start + TOGETHER_MAX] if event.partition not in unreached]
+            left_out = len(wanted[start : start + TOGETHER_MAX]) - len(events)
+            return left_out + await self._load_together(events, unreached)
 
-        return sum(await for_each([event for event in expected if event.event_id in missing], load))
+        return sum(await for_each(range(0, len(wanted), TOGETHER_MAX), load))
 
     async def find_missing(self, expected: Sequence[Expected], *, tidy: bool = True) -> list[Expected]:
         """Those that are not in Redis, or under another epoch; with *tidy*, one that its index lacks is put there."""
@@ -140,6 +145,7 @@ class Rebuild(Duty):
                 missing.append(event)
             elif tidy and event.partition in self._roster.synced:
                 await self._mend_index(event)
+                self._note_epoch(event)
         return missing
 
     async def _mend_index(self, event: Expected) -> None:
@@ -149,6 +155,12 @@ class Rebuild(Duty):
             args = [event.event_id.encode(), b"%d" % event.epoch]
             await self._equipment.kernel.run_in_partition("finish_load", event.partition, args, event_id=event.event_id)
             self._roster.see(event.partition, event.event_id).indexed = True
+
+    def _note_epoch(self, event: Expected) -> None:
+        """Note an event that somebody else has built since it was last looked at: a caller could not wait for us."""
+        sighting = self._roster.of(event.partition).get(event.event_id)
+        if sighting is not None and sighting.mark[0] < event.epoch:
+            self._built.append(sighting)
 
     async def _forget_gone(self, sightings: Sequence[Sighting], unreached: Unreached | None) -> None:
         parted = by_partition(sightings)
@@ -165,21 +177,50 @@ class Rebuild(Duty):
 
         await for_each(parted, step, unreached=unreached)
 
-    async def _load(self, event: Expected) -> bool:
-        """Load one event; returns whether it could not be done."""
+    async def _load_together(self, events: Sequence[Expected], unreached: Unreached) -> int:
+        """Load some events; those that fail are tried once more by themselves. Returns how many could not be loaded."""
+        loader, failures = self._equipment.loader, 0
         async with self._turns:
-            try:
-                if await self._equipment.loader.load(event.event_id):
-                    self._findings.rebuilt(event.event_id)
-                self._roster.see(event.partition, event.event_id)
-            except (EventNotFound, EventNotOpen):
-                pass  # it is not to be sold any more, since just now
-            except Exception as error:  # one event that cannot be loaded must not keep the others from it
-                if isinstance(error, Unavailable):
-                    await self._equipment.check(event.partition)
-                self._findings.failed(event.event_id, error)
-                return True
-        return False
+            outcomes = await loader.load_together([event.event_id for event in events])
+            for event in events:
+                outcome = outcomes[event.event_id]
+                if isinstance(outcome, Exception) and len(events) > 1 and event.partition not in unreached:
+                    # Perhaps for another one's sake: one event that cannot be loaded must not keep the others from it.
+                    outcome = (await loader.load_together([event.event_id]))[event.event_id]
+                is_there = False
+                with unreached.noting(event.partition):
+                    is_there = await self._is_there(event, outcome)
+                failures += not is_there
+        return failures
+
+    async def _is_there(self, event: Expected, outcome: bool | BaseException) -> bool:
+        """Note what became of a load; returns whether there is nothing left to do.
+
+        Raises:
+            StoreUnavailable, LedgerUnavailable: A server does not answer at all.
+        """
+        if isinstance(outcome, EventNotFound | EventNotOpen):
+            return True  # it is not to be sold any more, since just now
+        if isinstance(outcome, BaseException):
+            if isinstance(outcome, Unavailable):
+                await self._equipment.check(event.partition)
+            if not isinstance(outcome, Exception):
+                raise outcome
+            self._findings.failed(event.event_id, outcome)
+            return False
+        sighting = self._roster.see(event.partition, event.event_id)
+        if outcome:
+            self._findings.rebuilt(event.event_id)
+        self._built.append(sighting)
+        return True
+
+    def _have_audited(self) -> None:
+        """Have what was built audited before its turn, now that all of it is there: customers wait for that, first."""
+        for sighting in self._built:
+            sighting.urgent = True
+        if self._built:
+            self._built.clear()
+            self._suspicions.ring()
 
     def _hottest(self, partitions: Iterable[int]) -> list[Sighting]:
         """Events known of *partitions*, those that changed most often first: there, customers are waiting."""

@@ -54,6 +54,8 @@ class Round(msgspec.Struct, kw_only=True):
     repaired: int = 0
     unresolved: int = 0
     archived: int = 0
+    published: int = 0
+    """Events of the outbox that were queued for its sinks."""
     events: list[EventRound] = []
 
 

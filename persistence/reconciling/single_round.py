@@ -19,6 +19,7 @@ from persistence.reconciling.wake import Wake
 from persistence.reconciling.watch import Suspicions, Watch
 
 AUDITS_AT_ONCE = 4
+PUBLISH_MAX_S = 30.0  # for webhooks and stream: cron comes again, and receivers may be slow
 
 Progress = Callable[[int, int], None]
 """Is told how many events are audited, of how many."""
@@ -67,6 +68,8 @@ class SingleRound:
                 self._findings.archived(sighting.event_id)
             else:
                 await self._archive.archive(sighting)
+        if not self._dry_run and event_ids is None:
+            self._findings.round.published = await self._equipment.relay.run_once(within_s=PUBLISH_MAX_S)
         return self._findings.finish(time.monotonic() - began)
 
     async def _name(self, event_id: str) -> int:

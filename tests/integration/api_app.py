@@ -7,7 +7,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,15 +21,18 @@ from api.app import create_app
 from api.identity import SharedSecret, TokenVerifier
 from api.services import Info, ReadinessCheck, Services
 from engine.booking_requests import JOURNAL_BYTES_MAX
-from engine.bookings import Booking
 from engine.catalog import Catalog
 from engine.draining import Drained, Drainer
+from engine.inventory import InventoryProvider
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore
+from engine.payments import PaymentProvider
+from engine.pricing import PricingProvider
 from engine.release import free_booking
 from engine.reservations import Reservations
 from engine.settlement import Settlement
+from engine.terms import Terms
 from engine.transport.open import open_transport
 from engine.verification import Verification
 from holdfast.metrics import process_figures
@@ -37,7 +40,9 @@ from persistence.aftercare import Aftercare
 from persistence.audit_journal import JournalWatch
 from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
+from persistence.checkout import Checkout
 from persistence.database import in_transaction, open_database
+from persistence.erasure import Eraser
 from persistence.events import Events
 from persistence.ledger import PostgresLedger
 from persistence.migrate import migrate
@@ -50,15 +55,25 @@ SECRET = "a secret that is long enough for HS256"
 PARTITIONS = 4
 DATA_KEY = b"k" * 32
 _numbers = itertools.count(1)
+_migrated: set[str] = set()  # databases that have their tables: to look whether any is missing takes a while each time
 
 
 @contextlib.asynccontextmanager
 async def composed(
-    redis_url: str, database_url: str, *, journal_bytes_max: int = JOURNAL_BYTES_MAX
+    redis_url: str,
+    database_url: str,
+    *,
+    journal_bytes_max: int = JOURNAL_BYTES_MAX,
+    providers: Mapping[str, PaymentProvider] | None = None,
+    confirm_timeout_s: float = 5.0,
+    pricing: PricingProvider | None = None,
+    inventory: InventoryProvider | None = None,
 ) -> AsyncIterator[Services]:
     """The services over running servers; the database gets its tables, and they are empty."""
     database = open_database(database_url)
-    await migrate(database)
+    if database_url not in _migrated:
+        await migrate(database)
+        _migrated.add(database_url)
     await in_transaction(database, _empty)
     transport = await open_transport(redis_url)
     sealer = AesSealer([DATA_KEY])
@@ -81,15 +96,16 @@ async def composed(
         sealer,
         settlement,
         verification,
-        confirm_timeout_s=5.0,
+        confirm_timeout_s=confirm_timeout_s,
         journal_bytes_max=journal_bytes_max,
     )
 
+    checkout = Checkout(database, sealer, reservations, bookings, providers or {}, confirm_timeout_s=confirm_timeout_s)
     desk = BookingDesk(
         database,
         sealer,
         free=partial(free_booking, kernel, catalog),
-        settle=_nothing_to_settle,
+        settle=checkout.settle_booking,
         find_accepted=partial(reservations.find_booking, customer_id=None),
     )
     aftercare = Aftercare(database, desk)
@@ -101,9 +117,12 @@ async def composed(
             reservations=reservations,
             events=events,
             bookings=bookings,
+            checkout=checkout,
             desk=desk,
             aftercare=aftercare,
             oversight=oversight,
+            terms=Terms(reservations, pricing=pricing, inventory=inventory),
+            eraser=Eraser(database, sealer),
             once=OnceStore(kernel),
             verifier=TokenVerifier([SharedSecret(SECRET)], issuer="holdfast", audience="holdfast"),
             info=Info(name="holdfast", version="0.0.0", partitions=PARTITIONS),
@@ -112,16 +131,13 @@ async def composed(
         )
     finally:
         await aftercare.close()
+        await checkout.close()
         await oversight.close()
         await verification.close()
         await settlement.close()
         await ledger.close()
         await transport.aclose()
         await database.dispose()
-
-
-async def _nothing_to_settle(_: Booking) -> None:
-    """No provider takes payments."""
 
 
 async def drain(redis_url: str, database_url: str) -> Drained:

@@ -67,6 +67,7 @@ def installation(servers: Any, database_url: str) -> Iterator[Installation]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # seating plans take 20 s of CPU to think up, and a busy machine ten times as long
 @schema.parametrize()
 @settings(
     max_examples=EXAMPLES_PER_OPERATION,

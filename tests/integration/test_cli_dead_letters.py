@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 import redis
-from command_line import CommandLine
 from script_runner import FLOOR, STALLS
+from warm_commands import WarmCommandLine
 
 from engine.bookings import BookingDetails
 from engine.claims import ItemRequest
@@ -25,8 +25,8 @@ TAKE_ALL = "ALTER TABLE bookings DROP CONSTRAINT nobody"
 
 
 @pytest.fixture(scope="module")
-def cli(servers: Any, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
-    line = CommandLine(
+def cli(servers: Any, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> WarmCommandLine:
+    line = WarmCommandLine(
         REDIS_URL=servers.redis_url, DATABASE_URL=database_url, HOLDFAST_DATA_DIR=tmp_path_factory.mktemp("data")
     )
     line.ok("migrate")
@@ -41,7 +41,7 @@ def client(servers: Any) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-async def parts(cli: CommandLine, client: redis.Redis) -> AsyncIterator[Parts]:
+async def parts(cli: WarmCommandLine, client: redis.Redis) -> AsyncIterator[Parts]:
     assert client.dbsize() == 0
     async with open_parts(load_settings(cli.environment)) as opened:
         yield opened
@@ -67,7 +67,7 @@ async def execute(parts: Parts, statement: str) -> None:
 
 
 async def test_dead_letter_is_listed_shown_and_written_once_its_cause_is_mended(
-    cli: CommandLine, client: redis.Redis, parts: Parts
+    cli: WarmCommandLine, client: redis.Redis, parts: Parts
 ) -> None:
     booking_id = await refused_by_postgres(parts, "gig-1")
 
@@ -90,7 +90,7 @@ async def test_dead_letter_is_listed_shown_and_written_once_its_cause_is_mended(
 
 
 async def test_discarding_says_what_it_frees_asks_and_frees_it(
-    cli: CommandLine, client: redis.Redis, parts: Parts
+    cli: WarmCommandLine, client: redis.Redis, parts: Parts
 ) -> None:
     booking_id = await refused_by_postgres(parts, "gig-2")
     await execute(parts, TAKE_ALL)
@@ -108,7 +108,7 @@ async def test_discarding_says_what_it_frees_asks_and_frees_it(
 
 
 async def test_retry_of_what_the_ledger_refuses_exits_2_and_names_the_booking(
-    cli: CommandLine, client: redis.Redis, parts: Parts
+    cli: WarmCommandLine, client: redis.Redis, parts: Parts
 ) -> None:
     stale = await refused_by_postgres(parts, "gig-3")
     await execute(parts, TAKE_ALL)
@@ -134,7 +134,7 @@ async def test_retry_of_what_the_ledger_refuses_exits_2_and_names_the_booking(
         await parts.reservations.find_booking(taken, customer_id="ana")
 
 
-def test_letters_of_one_id_in_two_partitions_are_told_apart(cli: CommandLine, client: redis.Redis) -> None:
+def test_letters_of_one_id_in_two_partitions_are_told_apart(cli: WarmCommandLine, client: redis.Redis) -> None:
     for partition in (3, 7):
         client.hset(f"hf:{{{partition}}}:dead", "5-0", "gibberish")
     ambiguous = cli.run("dead-letters", "discard", "5-0", "--yes")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 from click.testing import CliRunner
-from command_line import CommandLine
+from warm_commands import WarmCommandLine
 
 from holdfast.cli import main
 
@@ -22,8 +22,8 @@ FEED = ("--date", "2023-06-05", "--currency", "USD", "--car", "A1:80x4", "--car"
 
 
 @pytest.fixture(scope="module")
-def cli(redis_url: str, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
-    line = CommandLine(
+def cli(redis_url: str, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> WarmCommandLine:
+    line = WarmCommandLine(
         REDIS_URL=redis_url, DATABASE_URL=database_url, HOLDFAST_DATA_DIR=tmp_path_factory.mktemp("data")
     )
     assert "applied" in line.ok("migrate")
@@ -46,12 +46,12 @@ def write(path: Path, document: Any) -> Path:
     return path
 
 
-def ids(cli: CommandLine) -> set[str]:
+def ids(cli: WarmCommandLine) -> set[str]:
     return {event["id"] for event in cli.json("events", "list", "--limit", "1000")}
 
 
 def test_event_of_a_file_is_created_as_a_draft_and_opened_and_closed_and_shown(
-    cli: CommandLine, tmp_path: Path, redis_url: str
+    cli: WarmCommandLine, tmp_path: Path, redis_url: str
 ) -> None:
     path = write(tmp_path / "gig.json", definition("gig"))
     (created,) = cli.json("events", "create", path, "--organizer", "olga")
@@ -70,20 +70,20 @@ def test_event_of_a_file_is_created_as_a_draft_and_opened_and_closed_and_shown(
     assert "floor" in shown
 
 
-def test_seating_plan_becomes_an_event_on_sale(cli: CommandLine) -> None:
+def test_seating_plan_becomes_an_event_on_sale(cli: WarmCommandLine) -> None:
     (event,) = cli.json("events", "import", SAMPLES / "grand-theatre.json", "--id", "hamlet", "--open", *PLAN)
     assert (event["id"], event["status"], event["name"]) == ("hamlet", "open", "Grand Theatre")
     assert "1,316" in cli.ok("events", "list", "--status", "open")
 
 
-def test_timetable_becomes_an_event_for_each_trip_and_date(cli: CommandLine) -> None:
+def test_timetable_becomes_an_event_for_each_trip_and_date(cli: WarmCommandLine) -> None:
     events = cli.json("events", "import", SAMPLES / "caltrain", "--until", "2023-06-06", "--trip", "701", *FEED)
     assert [event["id"] for event in events] == ["701-2023-06-05", "701-2023-06-06"]
     assert len(events[0]["stops"]) > 2
     assert cli.json("events", "list", "--limit", "1")[0]["id"] == "701-2023-06-05"
 
 
-def test_event_that_exists_is_named_and_nothing_is_created(cli: CommandLine, tmp_path: Path) -> None:
+def test_event_that_exists_is_named_and_nothing_is_created(cli: WarmCommandLine, tmp_path: Path) -> None:
     cli.ok("events", "create", write(tmp_path / "one.json", definition("taken")))
     many = write(tmp_path / "many.json", [definition("new-1"), definition("taken"), definition("new-2")])
     done = cli.run("events", "create", many)
@@ -93,7 +93,7 @@ def test_event_that_exists_is_named_and_nothing_is_created(cli: CommandLine, tmp
 
 
 def test_plan_with_a_seat_twice_is_refused_with_its_path_and_nothing_is_created(
-    cli: CommandLine, tmp_path: Path
+    cli: WarmCommandLine, tmp_path: Path
 ) -> None:
     plan = json.loads((SAMPLES / "grand-theatre.json").read_text())
     seats = plan["zones"][0]["rows"][0]["seats"]
@@ -107,7 +107,7 @@ def test_plan_with_a_seat_twice_is_refused_with_its_path_and_nothing_is_created(
 
 
 def test_broken_timetable_is_refused_with_file_and_line_and_nothing_is_created(
-    cli: CommandLine, tmp_path: Path
+    cli: WarmCommandLine, tmp_path: Path
 ) -> None:
     feed = tmp_path / "feed"
     shutil.copytree(SAMPLES / "caltrain", feed)
@@ -133,7 +133,7 @@ def test_broken_timetable_is_refused_with_file_and_line_and_nothing_is_created(
     ],
 )  # fmt: skip
 def test_wrong_definition_is_refused_with_its_place_in_the_file(
-    cli: CommandLine, tmp_path: Path, document: Any, place: str
+    cli: WarmCommandLine, tmp_path: Path, document: Any, place: str
 ) -> None:
     path = write(tmp_path / "event.json", document)
     done = cli.run("events", "create", path)
@@ -160,7 +160,7 @@ def test_wrong_usage_exits_with_2_and_names_the_option(arguments: tuple[str, ...
     assert words in done.stderr
 
 
-def test_what_can_be_opened_is_opened_and_the_rest_named(cli: CommandLine, tmp_path: Path) -> None:
+def test_what_can_be_opened_is_opened_and_the_rest_named(cli: WarmCommandLine, tmp_path: Path) -> None:
     cli.ok("events", "create", write(tmp_path / "event.json", definition("willing")))
     done = cli.run("events", "open", "unknown", "willing")
     assert (done.returncode, done.stdout) == (1, "willing is open\n")
@@ -169,7 +169,7 @@ def test_what_can_be_opened_is_opened_and_the_rest_named(cli: CommandLine, tmp_p
     assert (done.returncode, done.stdout) == (1, "willing is closed\n")
 
 
-def test_opening_an_event_whose_sale_is_over_warns_of_it(cli: CommandLine, tmp_path: Path) -> None:
+def test_opening_an_event_whose_sale_is_over_warns_of_it(cli: WarmCommandLine, tmp_path: Path) -> None:
     over = definition("over", starts_at="2023-05-01T19:00:00Z", policy={"sales_close_before": 3600})
     done = cli.run("events", "create", write(tmp_path / "over.json", over), "--open")
     warning = "Warning: 'over' takes no holds: its sale ended at 2023-05-01 18:00 UTC\n"
@@ -179,12 +179,12 @@ def test_opening_an_event_whose_sale_is_over_warns_of_it(cli: CommandLine, tmp_p
     assert cli.run("events", "open", "over").stderr == warning
 
 
-def test_unknown_event_is_named(cli: CommandLine) -> None:
+def test_unknown_event_is_named(cli: WarmCommandLine) -> None:
     done = cli.run("events", "show", "nothing")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "Error: there is no event 'nothing'\n")
 
 
-def test_database_that_is_not_migrated_is_told_so(cli: CommandLine, servers: Any) -> None:
+def test_database_that_is_not_migrated_is_told_so(cli: WarmCommandLine, servers: Any) -> None:
     with servers.database() as url:
         done = cli.run("events", "list", DATABASE_URL=url)
     assert done.returncode == 1
@@ -202,10 +202,20 @@ def test_database_that_is_not_migrated_is_told_so(cli: CommandLine, servers: Any
     ],
 )
 def test_setting_that_cannot_be_used_is_one_line_without_its_secret(
-    cli: CommandLine, variables: dict[str, str], words: str
+    cli: WarmCommandLine, variables: dict[str, str], words: str
 ) -> None:
     done = cli.run("events", "list", **variables)
     assert done.returncode == 1
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
     assert "secret" not in done.stderr
+
+
+def test_event_whose_pricing_service_is_not_configured_is_not_opened(cli: WarmCommandLine, tmp_path: Path) -> None:
+    cli.ok("events", "create", write(tmp_path / "priced.json", definition("priced", policy={"pricing": "service"})))
+    refused = cli.run("events", "open", "priced")
+    assert refused.returncode == 1
+    assert "HOLDFAST_PRICING_URL" in refused.stderr
+
+    url = "http://127.0.0.1:9/quote"
+    assert cli.ok("events", "open", "priced", HOLDFAST_PRICING_URL=url) == "priced is open\n"

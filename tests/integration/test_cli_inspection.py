@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 import redis
-from command_line import CommandLine
+from warm_commands import WarmCommandLine
 
 from engine.bookings import BookingDetails
 from engine.claims import ItemRequest
@@ -24,8 +24,8 @@ PARTITION = 8  # of the event "concert-42", among 64
 
 
 @pytest.fixture(scope="module")
-def cli(servers: Any, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
-    line = CommandLine(
+def cli(servers: Any, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> WarmCommandLine:
+    line = WarmCommandLine(
         REDIS_URL=servers.redis_url, DATABASE_URL=database_url, HOLDFAST_DATA_DIR=tmp_path_factory.mktemp("data")
     )
     line.ok("migrate")
@@ -39,7 +39,7 @@ def client(servers: Any) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-async def sold(cli: CommandLine, client: redis.Redis) -> AsyncIterator[dict[str, str]]:
+async def sold(cli: WarmCommandLine, client: redis.Redis) -> AsyncIterator[dict[str, str]]:
     """A train with a hold of Ana's on A-1 over two legs, and a booking of Ben's of A-1 on the third."""
     client.flushall()
     async with open_parts(load_settings(cli.environment)) as parts:
@@ -71,7 +71,7 @@ def _train() -> EventDefinition:
     return EventDefinition("Train", starts_at, "USD", sections, id="concert-42", stops=stops)
 
 
-def test_inspect_shows_holds_bookings_counters_and_keys(cli: CommandLine, sold: dict[str, str]) -> None:
+def test_inspect_shows_holds_bookings_counters_and_keys(cli: WarmCommandLine, sold: dict[str, str]) -> None:
     shown = cli.json("inspect", "concert-42")
     assert (shown["status"], shown["loaded"], shown["partition"]) == ("open", True, PARTITION)
     floor = shown["sections"][0]
@@ -90,7 +90,7 @@ def test_inspect_shows_holds_bookings_counters_and_keys(cli: CommandLine, sold: 
     assert sizes[f"hf:{{{PARTITION}}}:concert-42:sold"] == ("string", 5)  # 13 seats on 3 legs
 
 
-def test_inspect_tells_who_has_a_seat_on_each_leg(cli: CommandLine, sold: dict[str, str]) -> None:
+def test_inspect_tells_who_has_a_seat_on_each_leg(cli: WarmCommandLine, sold: dict[str, str]) -> None:
     seats = cli.json("inspect", "concert-42", "--seat", "A-1")["seats"]
     assert [(seat["leg"], seat["status"], seat["customer_id"], seat["owner"]) for seat in seats] == [
         (0, "held", "ana", f"hold {sold['hold']}"),
@@ -99,7 +99,7 @@ def test_inspect_tells_who_has_a_seat_on_each_leg(cli: CommandLine, sold: dict[s
     ]
 
 
-def test_inspect_tells_seats_of_one_label_apart_by_section(cli: CommandLine, sold: dict[str, str]) -> None:
+def test_inspect_tells_seats_of_one_label_apart_by_section(cli: WarmCommandLine, sold: dict[str, str]) -> None:
     both = cli.json("inspect", "concert-42", "--seat", "A-2")["seats"]
     assert {seat["section"] for seat in both} == {"stalls", "circle"}
     one = cli.json("inspect", "concert-42", "--seat", "A-2", "--section", "circle")
@@ -107,7 +107,7 @@ def test_inspect_tells_seats_of_one_label_apart_by_section(cli: CommandLine, sol
     assert [section["section"] for section in one["sections"]] == ["circle"]
 
 
-def test_inspect_tells_who_had_a_seat_at_a_moment_of_the_past(cli: CommandLine, sold: dict[str, str]) -> None:
+def test_inspect_tells_who_had_a_seat_at_a_moment_of_the_past(cli: WarmCommandLine, sold: dict[str, str]) -> None:
     at = dt.datetime.now(dt.timezone(dt.timedelta(hours=2))).isoformat()
     (then,) = cli.json("inspect", "concert-42", "--seat", "A-1", "--at", at)["seats"]
     assert (then["section"], then["seat"], then["notes"]) == ("stalls", "A-1", [])
@@ -134,7 +134,7 @@ def test_inspect_tells_who_had_a_seat_at_a_moment_of_the_past(cli: CommandLine, 
     ],
 )
 def test_moment_that_cannot_be_asked_about_is_an_error_in_one_line(
-    cli: CommandLine, sold: dict[str, str], arguments: tuple[str, ...], status: int, words: str
+    cli: WarmCommandLine, sold: dict[str, str], arguments: tuple[str, ...], status: int, words: str
 ) -> None:
     done = cli.run("inspect", "concert-42", *arguments)
     assert (done.returncode, done.stdout) == (status, "")
@@ -142,13 +142,13 @@ def test_moment_that_cannot_be_asked_about_is_an_error_in_one_line(
     assert "Traceback" not in done.stderr
 
 
-def test_inspect_prints_tables_for_people(cli: CommandLine, sold: dict[str, str]) -> None:
+def test_inspect_prints_tables_for_people(cli: WarmCommandLine, sold: dict[str, str]) -> None:
     printed = cli.ok("inspect", "concert-42", "--seat", "A-1")
     for words in ("concert-42 is open; partition 8", "MTV → SFO", sold["hold"], "1 live hold", "The same by hand:"):
         assert words in printed
 
 
-def test_redis_cli_lines_show_the_same(cli: CommandLine, sold: dict[str, str], client: redis.Redis) -> None:
+def test_redis_cli_lines_show_the_same(cli: WarmCommandLine, sold: dict[str, str], client: redis.Redis) -> None:
     lines = cli.json("inspect", "concert-42", "--seat", "A-1")["redis_cli"]
     replies = [_run_by_hand(line, client) for line in lines]
     event, holds, seat = replies
@@ -197,7 +197,7 @@ def test_redis_cli_is_told_the_way_and_no_password(url: str, flags: str) -> None
     ],
 )
 def test_inspect_of_what_the_event_does_not_have_is_a_usage_error(
-    cli: CommandLine, sold: dict[str, str], arguments: tuple[str, ...], words: str
+    cli: WarmCommandLine, sold: dict[str, str], arguments: tuple[str, ...], words: str
 ) -> None:
     done = cli.run("inspect", "concert-42", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
@@ -205,7 +205,7 @@ def test_inspect_of_what_the_event_does_not_have_is_a_usage_error(
 
 
 def test_inspect_of_an_event_that_redis_has_not_says_so(
-    cli: CommandLine, sold: dict[str, str], client: redis.Redis
+    cli: WarmCommandLine, sold: dict[str, str], client: redis.Redis
 ) -> None:
     client.flushall()
     assert "not in Redis" in cli.ok("inspect", "concert-42")
@@ -216,14 +216,14 @@ def test_inspect_of_an_event_that_redis_has_not_says_so(
 @pytest.mark.parametrize("command", ["events list", "events show x", "inspect x", "audit", "doctor"])
 def test_command_that_only_reads_makes_no_installation(tmp_path: Path, command: str) -> None:
     mistyped = tmp_path / "mistyped"
-    done = CommandLine(HOLDFAST_DATA_DIR=mistyped).run(*command.split())
+    done = WarmCommandLine(HOLDFAST_DATA_DIR=mistyped).run(*command.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert f"there is no installation in {mistyped}" in done.stderr
     assert not mistyped.exists()
 
 
 def test_inspect_names_holds_that_have_lapsed_and_are_not_yet_ended(
-    cli: CommandLine, sold: dict[str, str], client: redis.Redis
+    cli: WarmCommandLine, sold: dict[str, str], client: redis.Redis
 ) -> None:
     client.zadd(f"hf:{{{PARTITION}}}:concert-42:expiries", {sold["hold"].partition("~")[0]: 1_000})
     printed = cli.ok("inspect", "concert-42")
@@ -235,7 +235,7 @@ def test_inspect_names_holds_that_have_lapsed_and_are_not_yet_ended(
     assert cli.json("inspect", "concert-42")["lapsed_count"] == 1
 
 
-async def test_inspect_says_of_a_draft_that_it_is_one(cli: CommandLine, sold: dict[str, str]) -> None:
+async def test_inspect_says_of_a_draft_that_it_is_one(cli: WarmCommandLine, sold: dict[str, str]) -> None:
     async with open_parts(load_settings(cli.environment)) as parts:
         await parts.events.create(msgspec.structs.replace(_train(), id="not-yet"), organizer_id="olga")
     done = cli.run("inspect", "not-yet")
@@ -243,12 +243,14 @@ async def test_inspect_says_of_a_draft_that_it_is_one(cli: CommandLine, sold: di
     assert done.stderr.startswith("Error: 'not-yet' is a draft: ")
 
 
-def test_audit_exits_with_0_when_all_agree(cli: CommandLine, sold: dict[str, str]) -> None:
+def test_audit_exits_with_0_when_all_agree(cli: WarmCommandLine, sold: dict[str, str]) -> None:
     assert cli.json("audit")["drift"] == 0
     assert "1 events: Redis and ledger agree" in cli.ok("audit", "concert-42")
 
 
-def test_audit_exits_with_2_and_names_what_differs(cli: CommandLine, sold: dict[str, str], client: redis.Redis) -> None:
+def test_audit_exits_with_2_and_names_what_differs(
+    cli: WarmCommandLine, sold: dict[str, str], client: redis.Redis
+) -> None:
     client.setbit(f"hf:{{{PARTITION}}}:concert-42:sold", 3 * 3 + 1, 1)
     done = cli.run("audit")
     assert (done.returncode, done.stderr) == (2, "")
@@ -259,12 +261,12 @@ def test_audit_exits_with_2_and_names_what_differs(cli: CommandLine, sold: dict[
     assert '"kind": "cell_not_owned"' in done.stdout
 
 
-def test_audit_of_an_unknown_event_is_an_error(cli: CommandLine) -> None:
+def test_audit_of_an_unknown_event_is_an_error(cli: WarmCommandLine) -> None:
     done = cli.run("audit", "nothing")
     assert (done.returncode, done.stderr) == (1, "Error: there is no event 'nothing'\n")
 
 
-def test_doctor_finds_nothing_wrong_with_fit_servers(cli: CommandLine) -> None:
+def test_doctor_finds_nothing_wrong_with_fit_servers(cli: WarmCommandLine) -> None:
     diagnosis = cli.run("doctor", "--json")
     printed = cli.run("doctor").stdout
     for subject in ("version of Python", "eviction", "persistence", "memory", "clock", "scripts", "rights", "token"):
@@ -290,7 +292,7 @@ def test_doctor_finds_nothing_wrong_with_fit_servers(cli: CommandLine) -> None:
     ],
 )
 def test_doctor_names_what_will_not_do_and_looks_at_the_rest(
-    cli: CommandLine, sold: dict[str, str], variables: dict[str, str], words: str
+    cli: WarmCommandLine, sold: dict[str, str], variables: dict[str, str], words: str
 ) -> None:
     done = cli.run("doctor", **variables)
     assert (done.returncode, done.stderr) == (1, "")
@@ -300,7 +302,7 @@ def test_doctor_names_what_will_not_do_and_looks_at_the_rest(
 
 
 def test_doctor_sees_a_server_that_evicts_and_files_that_others_can_write(
-    cli: CommandLine, client: redis.Redis, tmp_path: Path
+    cli: WarmCommandLine, client: redis.Redis, tmp_path: Path
 ) -> None:
     tmp_path.chmod(0o777)
     client.config_set("maxmemory-policy", "allkeys-lru")

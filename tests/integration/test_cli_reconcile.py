@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import COMMAND, CommandLine
+from command_line import COMMAND
 from reconciling import Installation, until
+from warm_commands import WarmCommandLine
 
 from holdfast.compose import open_parts
 from holdfast.settings import load_settings
@@ -23,8 +24,8 @@ PARTITIONS = 8
 
 
 @pytest.fixture
-def cli(redis_url: str, fresh_database: Callable[..., str], migrated_database: str, tmp_path: Path) -> CommandLine:
-    return CommandLine(
+def cli(redis_url: str, fresh_database: Callable[..., str], migrated_database: str, tmp_path: Path) -> WarmCommandLine:
+    return WarmCommandLine(
         REDIS_URL=redis_url,
         DATABASE_URL=fresh_database(template=migrated_database),
         HOLDFAST_DATA_DIR=tmp_path,
@@ -33,17 +34,17 @@ def cli(redis_url: str, fresh_database: Callable[..., str], migrated_database: s
 
 
 @pytest.fixture
-async def shop(cli: CommandLine) -> AsyncIterator[Installation]:
+async def shop(cli: WarmCommandLine) -> AsyncIterator[Installation]:
     settings = load_settings(cli.environment)
     async with open_parts(settings) as parts:
         yield Installation(parts, settings)
 
 
-async def run(cli: CommandLine, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+async def run(cli: WarmCommandLine, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     return await asyncio.to_thread(cli.run, "reconcile", *arguments, **variables)
 
 
-async def test_a_round_has_an_exit_code_for_each_verdict(cli: CommandLine, shop: Installation) -> None:
+async def test_a_round_has_an_exit_code_for_each_verdict(cli: WarmCommandLine, shop: Installation) -> None:
     event = await shop.open_event("gig")
     shop.redis.delete(shop.key(event, "state"))
 
@@ -69,7 +70,7 @@ async def test_a_round_has_an_exit_code_for_each_verdict(cli: CommandLine, shop:
 
 
 async def test_two_share_the_partitions_and_one_takes_over_when_the_other_is_killed(
-    cli: CommandLine, shop: Installation
+    cli: WarmCommandLine, shop: Installation
 ) -> None:
     event, command = await shop.open_event("gig"), [*COMMAND, "reconcile"]
     daemons = [await asyncio.to_thread(subprocess.Popen, command, env=cli.environment) for _ in range(2)]
@@ -92,7 +93,7 @@ async def test_two_share_the_partitions_and_one_takes_over_when_the_other_is_kil
             daemon.wait()
 
 
-async def until_leases(cli: CommandLine, wanted: list[int]) -> None:
+async def until_leases(cli: WarmCommandLine, wanted: list[int]) -> None:
     """Wait until the sessions of Postgres have so many partitions each."""
     engine = open_database(cli.environment["DATABASE_URL"])
     query = """

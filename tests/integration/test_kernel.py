@@ -1,7 +1,7 @@
 """The engine over the scripts: what it makes of a server that refuses, state that is not there, and late news."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -10,10 +10,10 @@ from ledger_lab import GUEST, Lab
 from shops import Shop, claim, open_shops
 
 from engine.catalog import Catalog
-from engine.errors import EventNotOpen, HoldReleased, StoreUnavailable
+from engine.errors import EventNotFound, EventNotOpen, HoldReleased, StoreUnavailable
 from engine.events import Event
 from engine.loader import EventLoader
-from engine.ports import LoadedEvent, LoadingTurn
+from engine.ports import BookingRow, LoadedEvent, LoadingTurn
 from engine.reservations import Reservations
 from engine.transport.errors import OutcomeUnknown
 from engine.transport.wire import PackedKeys
@@ -120,8 +120,8 @@ class ClosingSource:
         return await self._events.find_event(event_id)
 
     @asynccontextmanager
-    async def loading(self, event_id: str) -> AsyncIterator[LoadingTurn]:
-        async with self._events.loading(event_id) as turn:
+    async def loading(self, event_ids: Sequence[str]) -> AsyncIterator[LoadingTurn]:
+        async with self._events.loading(event_ids) as turn:
             yield _ClosingTurn(turn, self._close)
 
 
@@ -129,12 +129,13 @@ class _ClosingTurn:
     def __init__(self, turn: LoadingTurn, close: Callable[[str], Awaitable[None]]) -> None:
         self._turn = turn
         self._close = close
+        self.event_ids = turn.event_ids
 
-    async def find_event(self) -> Event:
-        return await self._turn.find_event()
+    async def find_events(self, event_ids: Sequence[str]) -> dict[str, Event]:
+        return await self._turn.find_events(event_ids)
 
-    async def begin(self) -> LoadedEvent:
-        return _ClosingLoad(await self._turn.begin(), self._close)
+    async def begin(self, event_ids: Sequence[str]) -> list[LoadedEvent]:
+        return [_ClosingLoad(loaded, self._close) for loaded in await self._turn.begin(event_ids)]
 
 
 class _ClosingLoad:
@@ -142,9 +143,10 @@ class _ClosingLoad:
         self._loaded = loaded
         self._close = close
         self.event = loaded.event
+        self.is_small = loaded.is_small
 
-    async def booking_lines(self, *, batch_size: int) -> AsyncIterator[Sequence[bytes]]:
-        async for batch in self._loaded.booking_lines(batch_size=batch_size):
+    async def bookings(self, *, batch_size: int) -> AsyncGenerator[Sequence[BookingRow]]:
+        async for batch in self._loaded.bookings(batch_size=batch_size):
             yield batch
         await self._close(self.event.id)
 
@@ -166,3 +168,46 @@ async def test_event_closed_while_another_process_loads_it_is_not_sold(redis_url
         for shop in (loading, closing):
             with pytest.raises(EventNotOpen):
                 await shop.reservations.hold(event_id, FLOOR, customer_id="ana")
+
+
+async def test_events_are_loaded_together_and_one_that_cannot_be_keeps_no_other_from_it(
+    shop: Shop, lab: Lab, redis_url: str
+) -> None:
+    server = redis.Redis.from_url(redis_url)
+    sold, loaded, ahead = [(await lab.event()).event.id for _ in range(3)]
+    draft = (await lab.event()).event.id
+    await lab.fetch("UPDATE events SET status = 'draft' WHERE id = $1", draft)
+    booked = await shop.reservations.book(sold, FLOOR, GUEST, customer_id="ana")
+    server.flushall()
+    await shop.loader.load(loaded)
+    await shop.loader.load(ahead)
+    await lab.fetch("UPDATE events SET epoch = epoch - 1 WHERE id = $1", ahead)  # restored from a backup, say
+
+    outcomes = await shop.loader.load_together([sold, loaded, ahead, draft, "nowhere"])
+
+    assert (outcomes[sold], outcomes[loaded]) == (True, False)
+    assert isinstance(outcomes[ahead], StoreUnavailable)
+    assert isinstance(outcomes[draft], EventNotOpen)
+    assert isinstance(outcomes["nowhere"], EventNotFound)
+    assert (await shop.reservations.find_booking(booked.booking.id, customer_id="ana")).id == booked.booking.id
+    assert (await shop.loader.load_together([sold, loaded])) == {sold: False, loaded: False}
+
+
+async def test_event_that_somebody_else_is_loading_is_waited_for_and_holds_up_no_other(shop: Shop, lab: Lab) -> None:
+    elsewhere, free = (await lab.event()).event.id, (await lab.event()).event.id
+    async with lab.events.loading([elsewhere]):
+        both = asyncio.create_task(shop.loader.load_together([elsewhere, free]))
+        async with asyncio.timeout(5):
+            assert await shop.loader.load(free)
+        await asyncio.sleep(0.1)
+        assert not both.done()
+    assert await both == {elsewhere: True, free: True}
+
+
+async def test_load_that_found_nothing_to_do_is_not_remembered_for_the_next_one(
+    shop: Shop, lab: Lab, redis_url: str
+) -> None:
+    event_id = (await lab.event()).event.id
+    assert [await shop.loader.load(event_id), await shop.loader.load(event_id)] == [True, False]
+    redis.Redis.from_url(redis_url).flushall()
+    assert await shop.loader.load(event_id)

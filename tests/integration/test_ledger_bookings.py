@@ -9,7 +9,7 @@ from ledger_lab import SOLD_AT_MS, Lab
 from engine.bookings import Booking, JournalEntry
 from engine.errors import InvalidRequest
 from engine.events import SellableEvent
-from engine.ids import BookingId, claim_id
+from engine.ids import BookingId, claim_id, parse_claim_id
 from engine.places import format_places
 from engine.ports import Committed
 from persistence.bookings import BookingFilter, SectionUsage
@@ -132,11 +132,14 @@ async def test_upcoming_is_what_a_customer_will_still_go_to_and_the_next_comes_f
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "sizes"),
-    [(2, [2, 2, 2]), (4, [4, 2]), (6, [6]), (7, [6])],
-    ids=["cursor", "cursor_ends", "exact", "few"],
+    ("few", "batch_size", "sizes"),
+    [(0, 2, [2, 2, 2]), (0, 4, [4, 2]), (5, 6, [6]), (5, 7, [6]), (6, 7, [6]), (6, 4, [4, 2])],
+    ids=["cursor", "cursor_ends", "exact", "one", "few", "few_in_batches"],
 )
-async def test_loader_reads_the_bookings_that_own_places(lab: Lab, batch_size: int, sizes: list[int]) -> None:
+async def test_loader_reads_the_bookings_that_own_places(
+    lab: Lab, few: int, batch_size: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("persistence.loading.SMALL_BOOKINGS_MAX", few)
     event, other = await lab.event(stops=["A", "B", "C"]), await lab.event()
     entries = [lab.entry(event, seats=(seat,), count=1, legs=(seat % 2, 2)) for seat in range(7)]
     for entry in (*entries, lab.entry(other, count=1)):
@@ -144,30 +147,54 @@ async def test_loader_reads_the_bookings_that_own_places(lab: Lab, batch_size: i
     await lab.fetch("UPDATE bookings SET status = 'cancelled' WHERE number = 3")
     await lab.fetch("UPDATE bookings SET status = 'completed' WHERE number = 4")
 
-    async with lab.events.loading(event.event.id) as turn:
-        loaded = await turn.begin()
-        batches = [batch async for batch in loaded.booking_lines(batch_size=batch_size)]
+    async with lab.events.loading([event.event.id]) as turn:
+        [loaded] = await turn.begin(turn.event_ids)
+        assert loaded.is_small == (few == 6)
+        batches = [batch async for batch in loaded.bookings(batch_size=batch_size)]
 
     assert [len(batch) for batch in batches] == sizes
     owning = [entry for number, entry in enumerate(entries, start=1) if number != 3]
-    assert sorted(line for batch in batches for line in batch) == sorted(map(line_of, owning))
+    assert sorted(tuple(row) for batch in batches for row in batch) == sorted(map(row_of, owning))
 
 
-def line_of(entry: JournalEntry) -> bytes:
-    """What ``load_bookings`` is told of the booking that *entry* became."""
-    key = entry.booking_id.partition("~")[0]
-    return f"{key}|{entry.confirmed_at_ms}|{format_places(entry.places)}|{entry.customer_id}".encode()
+def row_of(entry: JournalEntry) -> tuple[bytes, int, str, str]:
+    """What a loader reads of the booking that *entry* became."""
+    number = parse_claim_id(entry.booking_id).uuid.bytes  # type: ignore[union-attr]
+    return number, entry.confirmed_at_ms, format_places(entry.places), entry.customer_id
 
 
-async def test_events_bookings_are_of_one_snapshot_though_they_are_read_in_batches(lab: Lab) -> None:
+async def test_events_that_are_loaded_together_have_their_own_bookings(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("persistence.loading.SMALL_BOOKINGS_MAX", 2)
+    events = [await lab.event() for _ in range(3)]
+    entries = {event.event.id: [lab.entry(event, count=1) for _ in range(n)] for n, event in enumerate(events, start=1)}
+    for event in events:
+        for entry in entries[event.event.id]:
+            await lab.ledger.commit(entry, event)
+
+    async with lab.events.loading([*entries, "nowhere"]) as turn:
+        loaded = {one.event.id: one for one in await turn.begin([*entries, "nowhere"])}
+        assert [loaded[event_id].is_small for event_id in entries] == [True, True, False]
+        assert {one.event.epoch for one in loaded.values()} == {events[0].event.epoch + 1}
+        for event_id, expected in entries.items():
+            rows = [tuple(row) async for batch in loaded[event_id].bookings(batch_size=2) for row in batch]
+            assert sorted(rows) == sorted(map(row_of, expected))
+
+
+async def test_events_bookings_are_of_one_snapshot_though_they_are_read_in_batches(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("persistence.loading.SMALL_BOOKINGS_MAX", 0)
     event = await lab.event(capacity=50)
     await sell(lab, event, count=3)
     await sell(lab, event, count=2)
-    async with lab.events.loading(event.event.id) as turn:
-        lines = (await turn.begin()).booking_lines(batch_size=1)
-        first = await anext(lines)
+    async with lab.events.loading([event.event.id]) as turn:
+        [loaded] = await turn.begin(turn.event_ids)
+        rows = loaded.bookings(batch_size=1)
+        first = await anext(rows)
         await lab.fetch("UPDATE bookings SET status = 'cancelled'")
-        assert len([*first, *[line async for page in lines for line in page]]) == 2
+        assert len([*first, *[row async for page in rows for row in page]]) == 2
 
 
 async def test_usage_of_an_event_is_told_by_section_and_leg(lab: Lab) -> None:

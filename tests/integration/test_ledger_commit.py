@@ -162,8 +162,8 @@ async def test_commit_refuses_an_entry_of_an_old_epoch_but_knows_one_that_was_wr
     event = await lab.event()
     in_time, too_late = lab.entry(event, seats=(0,)), lab.entry(event, seats=(1,))
     first = await lab.ledger.commit(in_time, event)
-    async with lab.events.loading(event.event.id) as turn:
-        await turn.begin()
+    async with lab.events.loading([event.event.id]) as turn:
+        await turn.begin(turn.event_ids)
 
     assert await commit_together(lab, event, in_time, too_late) == [first, Refused("stale_epoch")]
     assert await lab.value("SELECT count(*) FROM bookings") == 1

@@ -13,7 +13,7 @@ from ledger_lab import Lab
 from engine.bookings import JournalEntry
 from engine.errors import LedgerUnavailable
 from engine.events import SellableEvent
-from engine.ids import claim_id, claim_id_of
+from engine.ids import claim_id
 from engine.places import CountedPlaces, NumberedPlaces, parse_places
 from engine.ports import Committed, Refused
 from persistence import advisory, database, events
@@ -147,11 +147,11 @@ async def test_every_booking_is_seen_by_the_loader_or_refused_when_loading_races
 
     async def load() -> set[str]:
         await in_full_swing.wait()
-        async with lab.events.loading(event.event.id) as turn:
-            loaded = await turn.begin()
+        async with lab.events.loading([event.event.id]) as turn:
+            [loaded] = await turn.begin(turn.event_ids)
             assert loaded.event.epoch == event.event.epoch + 1
-            lines = [line async for page in loaded.booking_lines(batch_size=50) for line in page]
-            return {claim_id_of(line.split(b"|")[0].decode(), event.event.id) for line in lines}
+            rows = [row async for page in loaded.bookings(batch_size=50) for row in page]
+            return {claim_id(int.from_bytes(row[0]), event.event.id) for row in rows}
 
     sales = [asyncio.create_task(sell(ledger)) for ledger in ledgers for _ in range(8)]
     loading = asyncio.create_task(load())
@@ -167,12 +167,12 @@ async def test_every_booking_is_seen_by_the_loader_or_refused_when_loading_races
 
 async def test_loading_waits_for_a_commit_under_way(lab: Lab) -> None:
     event = await lab.event()
-    async with lab.events.loading(event.event.id) as turn:
+    async with lab.events.loading([event.event.id]) as turn:
         async with open_transaction(lab, "SELECT epoch FROM events FOR KEY SHARE"):
-            begun = asyncio.create_task(turn.begin())
+            begun = asyncio.create_task(turn.begin(turn.event_ids))
             await asyncio.sleep(0.1)
             assert not begun.done()
-        assert (await begun).event.epoch == event.event.epoch + 1
+        assert (await begun)[0].event.epoch == event.event.epoch + 1
 
 
 async def test_commit_waits_for_an_epoch_being_raised_and_is_then_refused(lab: Lab) -> None:
@@ -220,9 +220,9 @@ async def test_one_loader_at_a_time_over_all_processes(lab: Lab) -> None:
     inside: list[str] = []
 
     async def load(name: str) -> int:
-        async with lab.events.loading(event.event.id) as turn:
+        async with lab.events.loading([event.event.id]) as turn:
             inside.append(name)
-            loaded = await turn.begin()
+            [loaded] = await turn.begin(turn.event_ids)
             await asyncio.sleep(0.02)
             assert inside[-1] == name
             return loaded.event.epoch
@@ -234,37 +234,37 @@ async def test_one_loader_at_a_time_over_all_processes(lab: Lab) -> None:
 
 async def test_loaders_of_different_events_do_not_wait_for_each_other(lab: Lab) -> None:
     first, second = await lab.event(), await lab.event()
-    async with lab.events.loading(first.event.id), asyncio.timeout(1), lab.events.loading(second.event.id) as turn:
-        assert (await turn.begin()).event.id == second.event.id
+    async with lab.events.loading([first.event.id]), asyncio.timeout(1), lab.events.loading([second.event.id]) as turn:
+        assert (await turn.begin(turn.event_ids))[0].event.id == second.event.id
 
 
 async def test_turn_passes_on_when_a_loader_fails_or_its_connection_dies(lab: Lab) -> None:
     event = await lab.event()
 
     async def fail() -> None:
-        async with lab.events.loading(event.event.id) as turn:
-            await turn.begin()
+        async with lab.events.loading([event.event.id]) as turn:
+            await turn.begin(turn.event_ids)
             raise RuntimeError("Redis is gone")
 
     async def lose_the_connection() -> None:
-        async with lab.events.loading(event.event.id) as turn:
+        async with lab.events.loading([event.event.id]) as turn:
             for _ in range(3):  # the first one ends it; by the third it is gone
                 await lab.fetch(_END_LOCK_HOLDERS)
                 await asyncio.sleep(0.02)
-            await turn.begin()
+            await turn.begin(turn.event_ids)
 
     with pytest.raises(RuntimeError, match="Redis is gone"):
         await fail()
     with pytest.raises(LedgerUnavailable):
         await lose_the_connection()
-    async with asyncio.timeout(1), lab.events.loading(event.event.id) as turn:
-        assert (await turn.begin()).event.epoch == 2
+    async with asyncio.timeout(1), lab.events.loading([event.event.id]) as turn:
+        assert (await turn.begin(turn.event_ids))[0].event.epoch == 2
 
 
 async def test_waiting_loaders_hold_no_connections(lab: Lab) -> None:
     event = await lab.event()
-    async with lab.events.loading(event.event.id):
-        waiting = [asyncio.create_task(lab.events.loading(event.event.id).__aenter__()) for _ in range(30)]
+    async with lab.events.loading([event.event.id]):
+        waiting = [asyncio.create_task(lab.events.loading([event.event.id]).__aenter__()) for _ in range(30)]
         await asyncio.sleep(0.1)
         assert isinstance(await lab.ledger.commit(lab.entry(event, seats=(0,)), event), Committed)
         for task in waiting:
@@ -276,7 +276,7 @@ async def test_loader_gives_up_when_another_one_never_ends(lab: Lab, monkeypatch
     monkeypatch.setattr(events, "LOADING_WAIT_S", 0.2)
     monkeypatch.setattr(advisory, "POLL_PAUSE_S", 0.02)
     event = await lab.event()
-    async with lab.events.loading(event.event.id):
+    async with lab.events.loading([event.event.id]):
         with pytest.raises(LedgerUnavailable, match="another process"):
-            async with lab.events.loading(event.event.id):
+            async with lab.events.loading([event.event.id]):
                 pytest.fail("two loaders at once")

@@ -14,6 +14,7 @@ from holdfast.compose import open_parts
 from holdfast.settings import Settings, load_settings
 from persistence.heartbeats import read_heartbeats
 from persistence.partition_leases import Everywhere
+from persistence.reconciling.audit import ROTATION_S
 from persistence.reconciling.clock import StoreClock
 from persistence.reconciling.findings import Findings
 from persistence.reconciling.wake import Wake
@@ -118,6 +119,17 @@ async def test_a_flushed_redis_is_rebuilt_at_once_though_nobody_calls(shop: Inst
         await until(lambda: reconciler.figures.rebuilt == 20, within_s=2)
     assert shop.counter(events[7], "epoch") == before + 1
     assert shop.redis.hkeys(shop.key(events[7], "bookings")) == [booking_id.partition("~")[0].encode()]
+
+
+async def test_what_was_rebuilt_is_audited_before_its_turn_whoever_has_built_it(shop: Installation) -> None:
+    events = [await shop.open_event(f"gig-{number}") for number in range(5)]
+    async with reconciling(shop.settings) as reconciler:
+        await until(lambda: reconciler.figures.audited >= len(events), within_s=10)
+        audits = reconciler.figures.audited
+        shop.redis.flushall()
+        await shop.hold("gig-3")  # a caller's process is the first to build this one
+        await until(lambda: all(map(shop.is_loaded, events)), within_s=10)
+        assert await until(lambda: reconciler.figures.audited >= audits + len(events), within_s=10) < ROTATION_S / 2
 
 
 async def test_an_event_whose_state_alone_is_lost_is_rebuilt(shop: Installation) -> None:
@@ -277,6 +289,46 @@ async def test_a_redis_of_a_later_epoch_than_the_ledger_is_not_emptied(shop: Ins
     rows = await shop.postgres("SELECT epoch FROM events WHERE id = 'gig'")
     assert rows[0]["epoch"] == 1
     assert (await shop.parts.reservations.find_hold(hold, customer_id="ana")).id == hold
+
+
+async def test_nothing_is_booked_between_the_last_look_at_the_journal_and_the_new_epoch(shop: Installation) -> None:
+    event = await shop.open_event("gig")
+    drained: list[int] = []
+    booking: list[asyncio.Task[str]] = []
+
+    async def drain(partition: int) -> None:
+        drained.append(partition)
+        await shop.parts.drainer.drain_now(partition)
+        if len(drained) == 2:
+            booking.append(asyncio.create_task(shop.book("gig")))
+            await asyncio.sleep(0.1)
+            assert shop.redis.hlen(shop.key(event, "bookings")) == 0
+
+    shop.parts.loader.drain_with(drain)
+    assert await shop.parts.loader.rebuild("gig", seen_epoch=1)
+
+    assert await shop.status_of(await booking[0]) == "confirmed"
+    assert shop.counter(event, "sold:1:0") == 1
+
+
+async def test_a_rebuild_that_is_cut_off_before_it_has_begun_is_made_up_for_by_the_next_caller(
+    shop: Installation,
+) -> None:
+    event = await shop.open_event("gig")
+    seq = shop.counter(event, "seq")
+
+    async def fail(_: int) -> None:
+        if not shop.redis.hexists(shop.key(event, "state"), "epoch"):
+            raise StoreUnavailable("the process is killed here")
+
+    shop.parts.loader.drain_with(fail)
+    with pytest.raises(StoreUnavailable):
+        await shop.parts.loader.rebuild("gig", seen_epoch=1)
+    shop.parts.loader.drain_with(shop.parts.drainer.drain_now)
+
+    await shop.hold("gig")
+    assert (shop.counter(event, "epoch"), shop.counter(event, "held:0:0")) == (2, 2)
+    assert shop.counter(event, "seq") > seq
 
 
 async def test_bookings_of_the_journal_are_in_the_ledger_before_the_epoch_is_raised_over_them(

@@ -208,6 +208,7 @@ def test_event_is_not_on_sale_while_it_is_loaded(runner: Runner) -> None:
     venue = Venue(runner)
     assert venue.begin_load(2) == ["LOADING"]
     assert venue.load_bookings(2, LEDGER) == ["LOADED", 3]
+    venue.load_places(2, LEDGER)
     assert venue.hold("0:1;0*1") == ["NOT_LOADED", 1]
     assert venue.redis.smembers(venue.partition_key("live")) == set()
     venue.finish_load(2)
@@ -219,21 +220,25 @@ def test_steps_of_a_load_sent_twice_count_once(runner: Runner) -> None:
     venue = Venue(runner)
     assert [venue.begin_load(2), venue.begin_load(2)] == [["LOADING"]] * 2
     assert [venue.load_bookings(2, LEDGER) for _ in range(2)] == [["LOADED", 3]] * 2
+    for _ in range(2):
+        venue.load_places(2, LEDGER)
     first = venue.finish_load(2)
     assert first[0] == "READY"
     with runner.writes_nothing():
         assert venue.finish_load(2) == first
         assert venue.begin_load(2) == ["STALE"]
         assert venue.load_bookings(2, LEDGER) == ["STALE"]
+        assert runner.run("load_places", [venue.event], [2, 0, "", "sold:0:0", 9]) == ["STALE"]
     consistent(venue)
     assert venue.counts(0) == (6, 0, 4)
 
 
-def test_batch_of_which_some_is_loaded_already_adds_the_rest(runner: Runner) -> None:
+def test_batches_of_one_customer_add_up_in_whatever_order_they_come_and_come_again(runner: Runner) -> None:
     venue = Venue(runner)
     venue.begin_load(2)
-    assert venue.load_bookings(2, LEDGER[1:]) == ["LOADED", 2]
-    assert venue.load_bookings(2, LEDGER) == ["LOADED", 3]
+    for booking in (LEDGER[2], LEDGER[0], LEDGER[2], LEDGER[1], LEDGER[0]):
+        assert venue.load_bookings(2, [booking]) == ["LOADED", 1]
+    venue.load_places(2, LEDGER)
     venue.finish_load(2)
     assert consistent(venue).users == {"ana": 7, "bea": 1}
     assert (venue.counts(0), venue.counts(1)) == ((6, 0, 4), (16, 0, 4))
@@ -256,6 +261,7 @@ def test_begin_of_a_load_that_comes_twice_throws_nothing_away(runner: Runner) ->
     venue = Venue(runner)
     venue.begin_load(2)
     venue.load_bookings(2, LEDGER)
+    venue.load_places(2, LEDGER)
     with runner.writes_nothing():
         assert venue.begin_load(2) == ["LOADING"]
     venue.finish_load(2)
@@ -272,6 +278,7 @@ def test_later_load_ends_an_earlier_one_that_is_under_way(runner: Runner) -> Non
         assert venue.load_bookings(2, LEDGER[1:]) == ["STALE"]
         assert venue.finish_load(2) == ["STALE"]
     venue.load_bookings(3, LEDGER)
+    venue.load_places(3, LEDGER)
     assert venue.finish_load(3)[0] == "READY"
     consistent(venue)
 

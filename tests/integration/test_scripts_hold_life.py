@@ -145,3 +145,20 @@ def test_clock_never_runs_backwards(runner: Runner) -> None:
     venue.set_time(FROZEN_MS)  # as a clock that was ahead leaves it behind
     assert venue.extend(hold_id) == ["EXPIRED"]
     assert venue.hold("0:1;0*1")[1][1] == FROZEN_MS
+
+
+def test_payment_moves_the_deadline_once_and_what_lives_longer_keeps_it(runner: Runner) -> None:
+    venue = Venue(runner)
+    short, long = venue.held("0:1;0*1", ttl_ms=1_000), venue.held("0:1;0*1", ttl_ms=90_000)
+
+    assert venue.begin_payment(short, ttl_ms=50_000)[2:] == [FROZEN_MS, FROZEN_MS + 50_000, "0:1;0*1"]
+    assert venue.begin_payment(long, ttl_ms=50_000)[3] == FROZEN_MS + 90_000
+    venue.advance(10_000)
+    assert venue.begin_payment(short, ttl_ms=50_000)[3] == FROZEN_MS + 50_000
+    assert venue.extend(short, ttl_ms=1)[3] == FROZEN_MS + 50_000
+    assert venue.read(short) == ["PAYING", FROZEN_MS, FROZEN_MS + 50_000, "0:1;0*1"]
+    assert consistent(venue).wakeup == FROZEN_MS + 50_000
+    assert venue.confirm(short)[0] == "CONFIRMED"
+    venue.advance(80_000)
+    assert venue.begin_payment(long) == ["EXPIRED"]
+    consistent(venue)

@@ -33,6 +33,7 @@ DONE = {
     "DISCARDED",
     "REPAIRED",
     "FORGOTTEN",
+    "BEGUN",
     "TAKEN",
 }
 DECLARED = [(name, status) for name in lua.names() for status in sorted(lua.load(name).statuses)]
@@ -189,6 +190,37 @@ def _extended(runner: Runner) -> tuple[Venue, Act]:
     return venue, lambda: venue.extend(hold_id, ttl_ms=2 * TTL_MS)
 
 
+@situation("extend_hold", "PAYING")
+def _extended_while_paying(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*2")
+    venue.begin_payment(hold_id)
+    return venue, lambda: venue.extend(hold_id, ttl_ms=2 * TTL_MS)
+
+
+@situation("begin_payment", "BEGUN")
+def _paying(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*2")
+    return venue, lambda: venue.begin_payment(hold_id)
+
+
+@situation("begin_payment", "NOT_OPEN")
+def _payment_of_a_cancelled_event(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*2")
+    venue.set_status("cancelled")
+    return venue, lambda: venue.begin_payment(hold_id)
+
+
+@situation("read_hold", "PAYING")
+def _read_while_paying(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*2")
+    venue.begin_payment(hold_id)
+    return venue, lambda: venue.read(hold_id)
+
+
 @situation("release_hold", "RELEASED")
 def _released(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
@@ -211,6 +243,7 @@ def _reaped(runner: Runner) -> tuple[Venue, Act]:
 
 _ON_A_HOLD: dict[str, Callable[[Venue, str], list[Any]]] = {
     "extend_hold": Venue.extend,
+    "begin_payment": Venue.begin_payment,
     "release_hold": Venue.release,
     "read_hold": Venue.read,
     "confirm_hold": Venue.confirm,
@@ -557,6 +590,20 @@ def _loaded_by_an_old_loader(runner: Runner) -> tuple[Venue, Act]:
     return venue, lambda: venue.load_bookings(2, [(new_id(), "0:1;0*2;1#3", "ana")])
 
 
+@situation("load_places", "LOADED")
+def _places_loaded(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.begin_load(2)
+    return venue, lambda: runner.run("load_places", [venue.event], [2, 0, b"\x10", "sold:1:0", 1, "free:1:0", 19])
+
+
+@situation("load_places", "STALE")
+def _places_loaded_by_an_old_loader(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.begin_load(3)
+    return venue, lambda: runner.run("load_places", [venue.event], [2, 0, b"\x10", "sold:1:0", 1, "free:1:0", 19])
+
+
 @situation("finish_load", "READY")
 def _ready(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
@@ -658,6 +705,7 @@ def _register_not_loaded() -> None:
         "archive_event": lambda venue: venue.archive(epoch=1, seq=1),
         "hold_places": lambda venue: hold_together([venue], ["0:1;0*1"]),
         "extend_hold": lambda venue: venue.extend("x"),
+        "begin_payment": lambda venue: venue.begin_payment("x"),
         "release_hold": lambda venue: venue.release("x"),
         "read_hold": lambda venue: venue.read("x"),
         "reap_event": lambda venue: venue.reap(),

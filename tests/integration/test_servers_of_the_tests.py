@@ -1,10 +1,13 @@
 """The fixtures other tests rely on: real servers, clean at the beginning of every test."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import asyncpg
 import pytest
+from command_line import CommandLine
 from redis.asyncio import Redis
+from warm_commands import WarmCommandLine
 
 
 @pytest.mark.parametrize("attempt", [1, 2])
@@ -33,3 +36,23 @@ async def test_database_of_the_module_is_not_the_one_of_a_test(
     connection = await asyncpg.connect(database_url)
     assert (await connection.fetchval("SELECT current_database()")) in database_url
     await connection.close()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["events", "list"], ["events", "list", "--limit", "none"], ["token", "--sub", "ana"]]
+)
+def test_warm_command_answers_as_a_cold_one(tmp_path: Path, arguments: list[str]) -> None:
+    nobody_answers = {"REDIS_URL": "redis://127.0.0.1:1", "DATABASE_URL": "postgresql://127.0.0.1:1/nothing"}
+    settings = nobody_answers | {"HOLDFAST_DATA_DIR": str(tmp_path)}
+    warm, cold = (kind(**settings).run(*arguments) for kind in (WarmCommandLine, CommandLine))
+    assert (warm.returncode, warm.stderr) == (cold.returncode, cold.stderr)
+    if "token" not in arguments:  # each has a moment of its own
+        assert warm.stdout == cold.stdout
+    assert warm.stdout or warm.stderr
+
+
+def test_warm_command_has_the_environment_it_is_given_and_no_other(tmp_path: Path) -> None:
+    warm = WarmCommandLine(HOLDFAST_DATA_DIR=tmp_path)
+    assert warm.run("events", "list", DATABASE_URL="no url").returncode == 1
+    assert "HOLDFAST_WORKERS" in warm.run("events", "list", HOLDFAST_WORKERS="many").stderr
+    assert "HOLDFAST_WORKERS" not in warm.run("events", "list", DATABASE_URL="no url").stderr

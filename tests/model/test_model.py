@@ -3,6 +3,7 @@
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -280,6 +281,7 @@ def _never(section: int, runs: list[list[int]], wanted: int) -> list[int]:
     raise AssertionError(f"the script refused, though {wanted} of {runs} in section {section} are to be had")
 
 
+@pytest.mark.timeout(600)  # 16 s of CPU here, and a busy machine takes ten times as long
 def test_scripts_do_what_the_reference_model_does(redis_url: str) -> None:
     KernelMachine.runner = Runner(redis_url)
     run_state_machine_as_test(

@@ -45,7 +45,8 @@ OWN_ROUTES = (
 
 
 def filled(path: str) -> str:
-    return path.replace("{", "x").replace("}", "")
+    """The path with something in its braces; for a customer's own, whom the tests call ``x``."""
+    return path.replace("{customer_id}", "x").replace("{", "x").replace("}", "")
 
 
 @pytest.mark.parametrize("row", [row for row in ROUTES if row.roles], ids=lambda row: f"{row.method} {row.path}")
@@ -75,13 +76,18 @@ def test_public_routes_are_those_that_tell_nothing_of_anybody() -> None:
         "/metrics",
         "/v1/info",
         "/openapi.json",
+        "/",
         "/docs",
         "/docs/{file}",
         "/problems/{code}",
+        "/v1/payments/webhooks/{provider}",  # which asks for a signature instead
     }
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/echo/", "//echo", "/v1/events/a/holds/", "/echo%00"])
+@pytest.mark.parametrize(
+    "path",
+    ["http://holdfast.test//", "/nothing", "/echo/", "http://holdfast.test//echo", "/v1/events/a/holds/", "/echo%00"],
+)
 async def test_unknown_path_is_a_404_problem(path: str) -> None:
     async with client_for((*OWN_ROUTES, *ROUTES)) as client:
         response = await client.get(path)
@@ -219,12 +225,20 @@ async def test_failure_of_ours_is_a_500_that_leaks_nothing_and_is_logged_under_i
     assert "token=" not in repr(entry)
 
 
-async def test_refusals_are_not_logged() -> None:
+async def test_refusals_are_not_logged_but_for_those_of_access() -> None:
     with capture_logs() as logs:
         async with client_for(OWN_ROUTES) as client:
             await client.get("/nothing")
             await client.post("/customers")
-    assert logs == []
+    assert [(entry["logger"], entry["event"], entry["reason"]) for entry in logs] == [
+        ("holdfast.audit", "access_refused", "unauthenticated")
+    ]
+
+
+async def test_root_leads_to_the_documents() -> None:
+    async with client_for(ROUTES) as client:
+        response = await client.get("/")
+    assert (response.status_code, response.headers["location"]) == (307, "/docs")
 
 
 async def test_cancellation_passes_through() -> None:

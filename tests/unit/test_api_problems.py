@@ -37,11 +37,13 @@ EXAMPLES: list[Exception] = [
     engine.HoldConfirmed("x", "x"),
     engine.BookingNotFound("x"),
     engine.BookingRefused("x"),
+    engine.PaymentDeclined("x", "card_declined"),
     engine.IdempotencyKeyReused(),
     engine.IdempotencyInFlight(),
     engine.StoreUnavailable("redis://user:secret@host"),
     engine.LedgerUnavailable("postgresql://user:secret@host"),
     engine.JournalFull(),
+    engine.InventoryUnavailable("timeout"),
     engine.Overloaded(),
     http.Unauthenticated("The token has expired."),
     http.Forbidden(),
@@ -49,7 +51,7 @@ EXAMPLES: list[Exception] = [
     http.MethodNotAllowed(("GET", "HEAD")),
     http.PayloadTooLarge(1024),
     http.UnsupportedMediaType(),
-    http.PaymentUnavailable(),
+    http.NoticeUnsigned(),
     http.KeysUnavailable(),
 ]
 

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from api.routes import ROUTES
 from engine import figures
 from engine.backlog import Backlog
-from engine.errors import StoreUnavailable
+from engine.errors import LedgerUnavailable, StoreUnavailable
 from engine.figures import CounterState, FiguresState, HistogramState, read_figures, resume_figures
 from holdfast.exposition import metric_labels
 from holdfast.figures_board import (
@@ -30,6 +30,7 @@ from holdfast.figures_board import (
     worker_seat,
 )
 from holdfast.metrics import Figures, Sources, process_figures, serve_metrics
+from persistence.publishing.letters import OutboxState
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -78,7 +79,10 @@ def figures_at(seat: Seat) -> Figures:
     async def reconcilers() -> int:
         return 2
 
-    return Figures(Sources(gauges=dict, backlog=backlog, reconcilers=reconcilers), seat)
+    async def outbox() -> OutboxState:
+        return OutboxState(oldest_s=2.5, waiting=4, dead=1)
+
+    return Figures(Sources(gauges=dict, backlog=backlog, reconcilers=reconcilers, outbox=outbox), seat)
 
 
 async def test_observation_is_told_as_a_spread_and_as_a_count_by_outcome() -> None:
@@ -196,10 +200,14 @@ async def test_what_cannot_be_learned_is_left_out_and_the_rest_is_told(board: Fi
     async def reconcilers() -> int:
         return 1
 
-    sources = Sources(gauges=dict, backlog=away, reconcilers=reconcilers)
+    async def outbox() -> OutboxState:
+        raise LedgerUnavailable("gone")
+
+    sources = Sources(gauges=dict, backlog=away, reconcilers=reconcilers, outbox=outbox)
     told = await scraped(Figures(sources, Seat(board, 0, "worker-0")))
     assert value(told, "holdfast_reconcilers") == 1
     assert ("holdfast_journal_entries", ()) not in told
+    assert ("holdfast_outbox_waiting", ()) not in told
 
 
 async def test_metrics_port_of_a_process_without_an_api_tells_its_figures() -> None:
@@ -227,4 +235,5 @@ async def test_every_metric_that_is_told_is_one_of_the_list(board: FiguresBoard)
 
 def test_nothing_that_is_told_names_an_event_a_seat_or_a_customer() -> None:
     labels = {label for names in metric_labels().values() for label in names}
-    assert labels == {"method", "route", "status", "script", "outcome", "kind", "process"}
+    ours = {"method", "route", "status", "script", "outcome", "kind", "process", "reason"}
+    assert labels == ours | {"sink", "service", "provider", "call"}

@@ -12,6 +12,8 @@ from engine.ids import (
     ALPHABET,
     ClaimKey,
     claim_id,
+    claim_key,
+    claim_keys,
     new_claim_id,
     number_from_reference,
     parse_claim_id,
@@ -29,6 +31,11 @@ def test_claim_id_is_taken_apart_into_what_it_was_made_of(number: int, event_id:
     assert claim is not None
     assert (claim.uuid, claim.event_id) == (uuid.UUID(int=number), event_id)
     assert claim_id(claim.uuid.int, claim.event_id) == f"{claim.key}~{event_id}"
+
+
+@given(st.lists(st.integers(0, 2**128 - 1), max_size=70))
+def test_keys_made_together_are_those_made_one_by_one(numbers: list[int]) -> None:
+    assert claim_keys([number.to_bytes(16) for number in numbers]) == [claim_key(number) for number in numbers]
 
 
 @given(st.integers(0, 2**128 - 1), st.integers(0, 2**128 - 1))

@@ -48,8 +48,25 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
             "HOLDFAST_RECONCILER": "OFF",
             "HOLDFAST_ARCHIVE_AFTER": "3600",
             "HOLDFAST_RATE_LIMIT": "100/60+20",
+            "HOLDFAST_STREAM": "{shop}:events",
+            "HOLDFAST_STREAM_LENGTH": "5000",
+            "HOLDFAST_STREAM_TYPES": "booking.*, hold.expired",
+            "HOLDFAST_OUTBOX_DAYS": "30",
+            "HOLDFAST_WEBHOOKS_RETRY_HOURS": "72",
+            "HOLDFAST_WEBHOOKS_ALLOW_PRIVATE": "on",
             "HOLDFAST_LOG_LEVEL": "DEBUG",
             "HOLDFAST_DATA_KEY": KEY,
+            "HOLDFAST_PAYMENT_PROVIDERS": "Stripe, simulator",
+            "HOLDFAST_PAYMENT_SIMULATOR_URL": "http://127.0.0.1:8001",
+            "HOLDFAST_PAYMENT_SIMULATOR_SECRETS": "new,old",
+            "HOLDFAST_STRIPE_API_KEY": "sk_test",
+            "HOLDFAST_STRIPE_WEBHOOK_SECRETS": "whsec",
+            "HOLDFAST_STRIPE_URL": "http://127.0.0.1:12111",
+            "HOLDFAST_PAYMENT_RETURN_URL": "https://shop.example/back",
+            "HOLDFAST_PRICING_URL": "http://prices:8080/quote",
+            "HOLDFAST_PRICING_TIMEOUT": "0.25",
+            "HOLDFAST_INVENTORY_URL": "https://inventory.example/check",
+            "HOLDFAST_INVENTORY_TIMEOUT": "1",
         }
     )
 
@@ -65,14 +82,31 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
         jwt_issuer="https://id.example",
         jwt_audience="box-office",
         jwks_url="https://id.example/jwks.json",
+        payment_providers=("stripe", "simulator"),
+        simulator_url="http://127.0.0.1:8001",
+        simulator_secrets="new,old",
+        stripe_api_key="sk_test",
+        stripe_webhook_secrets="whsec",
+        stripe_url="http://127.0.0.1:12111",
+        payment_return_url="https://shop.example/back",
         confirm_timeout_s=2.5,
         journal_max_bytes=1 << 20,
         hold_history_days=0,
         reconciler=False,
         archive_after_s=3600.0,
         rate_limit=RateLimit(100, 60, 20),
+        stream="{shop}:events",
+        stream_length=5_000,
+        stream_types=("booking.*", "hold.expired"),
+        outbox_days=30,
+        webhooks_retry_hours=72,
+        webhooks_allow_private=True,
         log_level="debug",
         data_key=bytes(range(32)),
+        pricing_url="http://prices:8080/quote",
+        pricing_timeout_s=0.25,
+        inventory_url="https://inventory.example/check",
+        inventory_timeout_s=1.0,
     )
 
 
@@ -118,6 +152,10 @@ def test_settings_name_the_file_when_a_secret_cannot_be_read(tmp_path: Path) -> 
         ("HOLDFAST_RATE_LIMIT", "0/60+20", "REQUESTS/SECONDS+BURST"),
         ("HOLDFAST_LOG_LEVEL", "loud", "one of debug, info, warning, error, critical"),
         ("HOLDFAST_JWKS_URL", "id.example", "a URL beginning with https://, http://"),
+        ("HOLDFAST_PRICING_URL", "prices:8080", "a URL beginning with https:// or http://"),
+        ("HOLDFAST_INVENTORY_URL", "https:///check", "a URL beginning with https:// or http://"),
+        ("HOLDFAST_PRICING_TIMEOUT", "0", "a number of seconds from 0.01 to 30"),
+        ("HOLDFAST_INVENTORY_TIMEOUT", "31", "a number of seconds from 0.01 to 30"),
         ("HOLDFAST_DATA_DIR", __file__, "a directory"),
     ],
 )
@@ -134,6 +172,7 @@ def test_settings_say_what_was_given_and_what_is_expected(variable: str, value: 
     [
         ("REDIS_URL", "http://:hunter2@cache", "redis://"),
         ("DATABASE_URL", "mysql://u:hunter2@db", "postgresql://"),
+        ("HOLDFAST_PRICING_URL", "https://u:hunter2@prices", "without a user or password"),
         ("HOLDFAST_DATA_KEY", "hunter2", "32 random bytes in base64url"),
         ("HOLDFAST_DATA_KEY", "hunter2\N{SNOWMAN}", "32 random bytes in base64url"),
     ],
@@ -160,3 +199,41 @@ def test_settings_hide_secrets_when_they_are_printed() -> None:
     assert "hunter2" not in repr(settings)
     assert repr(bytes(range(32))) not in repr(settings)
     assert "port=8000" in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("environment", "providers"),
+    [
+        ({}, ("simulator",)),
+        ({"DATABASE_URL": "postgresql://db/hf"}, ()),
+        ({"HOLDFAST_PAYMENT_PROVIDERS": "none"}, ()),
+        ({"DATABASE_URL": "postgresql://db/hf", "HOLDFAST_PAYMENT_PROVIDERS": "simulator"}, ("simulator",)),
+    ],
+)
+def test_payments_are_simulated_by_default_only_beside_an_embedded_postgres(
+    environment: dict[str, str], providers: tuple[str, ...]
+) -> None:
+    assert load_settings(environment).payment_providers == providers
+
+
+@pytest.mark.parametrize("given", ["paypal", "stripe,paypal", "none,stripe", ","])
+def test_payment_provider_that_there_is_not_is_refused(given: str) -> None:
+    with pytest.raises(SettingsError, match="HOLDFAST_PAYMENT_PROVIDERS"):
+        load_settings({"HOLDFAST_PAYMENT_PROVIDERS": given})
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("HOLDFAST_STREAM", "hf:{3}:journal"),
+        ("HOLDFAST_STREAM", "two words"),
+        ("HOLDFAST_STREAM_LENGTH", "0"),
+        ("HOLDFAST_STREAM_TYPES", "booking"),
+        ("HOLDFAST_OUTBOX_DAYS", "0"),
+        ("HOLDFAST_WEBHOOKS_RETRY_HOURS", "721"),
+        ("HOLDFAST_WEBHOOKS_ALLOW_PRIVATE", "yes"),
+    ],
+)
+def test_settings_refuse_what_the_outbox_cannot_be_published_with(variable: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=variable):
+        load_settings({variable: text})

@@ -1,0 +1,108 @@
+"""What is needed of a payment provider, as a port: a simulator and Stripe speak it (``holdfast.payments``).
+
+A payment is authorized first (the money is set aside), captured when the booking is certain, voided when it is not,
+and refunded afterwards. Every change carries an idempotency key that was written down before it was asked for, so that
+it may be asked for again by anybody who does not know what became of it.
+"""
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+import msgspec
+
+Outcome = Literal["declined", "authorized", "captured", "voided", "pending", "absent", "unknown"]
+"""What a provider says of a payment. ``pending`` is open (the customer has to do something), ``absent`` one it has
+never heard of. ``unknown`` is no answer at all: a time-out is that, never a failure."""
+PaymentState = Literal["initiated", "pending", "authorized", "captured", "declined", "voided"]
+"""What the ledger knows of a payment; ``initiated``: nobody has said anything of it yet."""
+
+WEBHOOK_TOLERANCE = dt.timedelta(minutes=5)  # between the time that a notice was signed at and ours, either way
+
+
+class Charge(msgspec.Struct, frozen=True, kw_only=True):
+    """One payment as its provider is asked for it.
+
+    ``key`` is the idempotency key, and our name for it; ``provider_ref`` is the provider's own, once it is known.
+    ``amount`` is in minor units; ``expires_at`` is when whatever it pays for will be gone.
+    """
+
+    key: str
+    booking_id: str
+    method: str
+    amount: int
+    currency: str
+    expires_at: dt.datetime
+    provider_ref: str | None = None
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider's word on a payment. ``captured`` is the sum taken; ``redirect_url`` where the customer has to go."""
+
+    outcome: Outcome
+    provider_ref: str | None = None
+    captured: int = 0
+    redirect_url: str | None = None
+    reason: str | None = None
+
+
+UNKNOWN = Said(outcome="unknown")
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """A webhook, its signature being right: the provider's word on the payment that we call ``key``.
+
+    ``id`` is the provider's name of the notice; one that comes again has the same.
+    """
+
+    id: str
+    key: str
+    said: Said
+
+
+class NoticeRefused(Exception):
+    """A webhook whose signature is wrong, too old or from the future, or which cannot be read."""
+
+
+class PaymentProvider(Protocol):
+    """Whoever moves the money. No method raises because a provider fails: what it does not answer is ``unknown``.
+
+    Each returns within :data:`engine.payments.PROVIDER_TIMEOUT_S`, and may be called again with the same arguments
+    without moving money twice.
+    """
+
+    name: str
+
+    async def authorize(self, charge: Charge) -> Said:
+        """Set the money aside."""
+        ...
+
+    async def capture(self, charge: Charge, amount: int) -> Said:
+        """Take *amount*, no more than was set aside; the rest is let go."""
+        ...
+
+    async def void(self, charge: Charge) -> Said:
+        """Let go of what was set aside, and see to it that nothing is when ``authorize`` arrives only later.
+
+        ``captured`` is the answer when it is too late for that.
+        """
+        ...
+
+    async def refund(self, charge: Charge, amount: int, *, key: str) -> Literal["done", "refused", "unknown"]:
+        """Give *amount* of what was taken back; *key* is the refund's own idempotency key."""
+        ...
+
+    async def look_up(self, charge: Charge) -> Said:
+        """What has become of a payment whose answer was lost."""
+        ...
+
+    def parse_webhook(self, headers: Mapping[bytes, bytes], body: bytes, *, now: dt.datetime) -> Notice | None:
+        """What a webhook says; ``None`` when it speaks of nothing that concerns a payment. Names are in lower case.
+
+        Raises:
+            NoticeRefused: Nothing that it says may be believed.
+        """
+        ...
+
+
+PROVIDER_TIMEOUT_S = 30.0  # of one call; past it the outcome is unknown

@@ -1,0 +1,13 @@
+# For the commands in the examples and guides: `as NAME ROLE URL [curl's options]` calls the API in somebody's name, and
+# `id` picks the id from an answer. Source it from the project's root, with the virtual environment's bin on PATH.
+
+export HOLDFAST_URL=${HOLDFAST_URL:-http://127.0.0.1:8000}
+
+as() {
+  curl -fsS -H "Authorization: Bearer $(holdfast token --sub "$1" --role "$2")" \
+    -H 'Content-Type: application/json' "${@:3}"
+}
+
+id() {
+  python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])'
+}

@@ -1,0 +1,1 @@
+"""Services of others that bookings depend on, reached over HTTP: prices, inventory."""

@@ -1,0 +1,206 @@
+"""Selling against payment: from a hold to a booking that is paid for, or to the reason why not.
+
+What a customer waits for goes on in a task of its own: at the time limit they are told where to ask, and nothing that
+was begun is broken off.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from engine import figures
+from engine.bookings import Booking, BookingDetails
+from engine.errors import HoldfastError, InvalidRequest, LedgerUnavailable, PaymentDeclined, Unavailable
+from engine.ids import BookingId
+from engine.once import Once
+from engine.payments import Charge, Notice, PaymentProvider
+from engine.ports import Sealer
+from engine.reservations import Reservations
+from persistence.bookings import Bookings
+from persistence.payment_beginning import Begun, Order, begin_payment, new_payment_id
+from persistence.payments import PaymentsStore
+from persistence.settler import PaymentSettler
+
+SETTLE_WAIT_S = 1.0  # for which a step's answer waits for its money to follow
+CLOSE_WAIT_S = 2.0  # an end that waited for a provider's time limit would be cut short by whoever asked for it
+CAPTURE_WAIT_S = 0.3  # for which an answer waits for the money to be taken, once the booking is certain
+
+logger = structlog.get_logger("holdfast.payments")
+
+
+class Paid(msgspec.Struct, frozen=True):
+    """A booking whose payment has begun; ``redirect_url`` is where its customer has to go to pay it, if anywhere."""
+
+    booking: Booking
+    redirect_url: str | None = None
+    replayed: bool = False
+
+
+class Checkout:
+    """Takes payments. *providers* are by the name that requests give."""
+
+    def __init__(
+        self,
+        database: AsyncEngine,
+        sealer: Sealer,
+        reservations: Reservations,
+        bookings: Bookings,
+        providers: Mapping[str, PaymentProvider],
+        *,
+        confirm_timeout_s: float,
+    ) -> None:
+        self.providers = providers
+        self.store = PaymentsStore(database)
+        self.settler = PaymentSettler(self.store, reservations, sealer, providers)
+        self._database = database
+        self._sealer = sealer
+        self._reservations = reservations
+        self._bookings = bookings
+        self._confirm_timeout_s = confirm_timeout_s
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def find_replay(self, once: Once) -> Paid | None:
+        """What the idempotency key *once* was answered, and what has become of it since.
+
+        Raises:
+            IdempotencyKeyReused: It was used for another request.
+            PaymentDeclined: The payment that it began was declined.
+        """
+        booking = await self._bookings.find_replay(once.scope, once.body)
+        return None if booking is None else await self._answer(booking.id, once=once, replayed=True)
+
+    async def pay(
+        self,
+        hold_id: str,
+        details: BookingDetails,
+        *,
+        customer_id: str,
+        provider: str,
+        method: str,
+        once: Once | None = None,
+    ) -> Paid:
+        """Pay for a hold and turn it into a booking; at the time limit, say how far that is.
+
+        Safe to repeat with the same *once*. After a payment that was declined, the same hold may be paid for otherwise.
+
+        Raises:
+            InvalidRequest: There is no such provider.
+            HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed, EventNotOpen: There is nothing to pay for.
+            LimitExceeded: The customer has a live booking of an event that takes but one.
+            PaymentDeclined: The provider has declined it. The hold lives on.
+            PlacesUnavailable, BookingRefused: It was paid, its places are somebody else's; the money is given back.
+            IdempotencyKeyReused: The key was used for another request.
+        """
+        self.require_provider(provider)
+        if once is not None and (replayed := await self.find_replay(once)) is not None:
+            return replayed
+        hold = await self._reservations.begin_payment(hold_id, customer_id=customer_id)
+        details = msgspec.structs.replace(details, payment_id=new_payment_id())
+        order = Order(
+            hold_id=hold_id,
+            hold=hold,
+            details=details,
+            customer_id=customer_id,
+            provider=provider,
+            method=method,
+            once=once,
+        )
+        begun = await begin_payment(self._database, self._sealer, order)
+        if (refusal := await self._wait_for(begun, provider)) is not None:
+            raise refusal
+        return await self._answer(begun.booking_id, once=once, replayed=begun.how == "replayed")
+
+    def require_provider(self, name: str) -> None:
+        """Make sure that there is a provider of this name.
+
+        Raises:
+            InvalidRequest: There is not.
+        """
+        if name not in self.providers:
+            known = ", ".join(sorted(self.providers)) or "none"
+            raise InvalidRequest("$.payment.provider", f"no such provider; there are: {known}")
+
+    async def receive(self, provider: str, notice: Notice) -> None:
+        """Write a webhook down, and go on with what it says. One that comes again does nothing."""
+        figures.PAYMENT_NOTICES.add(provider, notice.said.outcome)
+        booking_id = await self.store.receive(provider, notice)
+        if booking_id is not None:
+            self._keep_going(self.settler.settle(booking_id))
+
+    async def settle_booking(self, booking: Booking) -> None:
+        """Bring the provider into line with a booking that has just been changed, and wait for that a moment."""
+        task = self._keep_going(self.settler.settle(booking.id))
+        await asyncio.wait((task,), timeout=SETTLE_WAIT_S)
+
+    async def close(self) -> None:
+        """Give what is under way a moment; what waits for a provider then is left as a crash would leave it.
+
+        Redis, Postgres and the providers must still be there.
+        """
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_WAIT_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _wait_for(self, begun: Begun, provider: str) -> HoldfastError | None:
+        """Have the payment done, and wait for as long as an answer may take; the refusal, if it came to one."""
+        if begun.charge is None:
+            return None  # somebody else has it in hand
+        decided = asyncio.Event()
+        task = self._keep_going(self._carry_out(begun.booking_id, provider, begun.charge, decided))
+        waiting = asyncio.create_task(decided.wait())
+        try:
+            await asyncio.wait((task, waiting), timeout=self._confirm_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if decided.is_set() and not task.done():
+                await asyncio.wait((task,), timeout=CAPTURE_WAIT_S)
+        finally:
+            waiting.cancel()
+        return task.result() if task.done() else None
+
+    async def _carry_out(
+        self, booking_id: str, provider: str, charge: Charge, decided: asyncio.Event
+    ) -> HoldfastError | None:
+        began = time.perf_counter()
+        said = await self.providers[provider].authorize(charge)
+        figures.PAYMENTS.observe(time.perf_counter() - began, provider, "authorize", said.outcome)
+        if said.outcome != "unknown":
+            try:
+                await self.store.note(booking_id, charge.key, said)
+            except LedgerUnavailable as error:
+                logger.warning("payment left for later", booking_id=booking_id, reason=str(error))
+                return None
+        if said.outcome in ("unknown", "pending"):
+            return None  # to ask at once would tell nothing new; a webhook or the reconciler goes on with it
+        refusal = await self.settler.settle(booking_id, on_confirmed=decided.set)
+        return None if isinstance(refusal, Unavailable) else refusal
+
+    async def _answer(self, booking_id: str, *, once: Once | None, replayed: bool) -> Paid:
+        booking = await self._bookings.find_booking(BookingId(booking_id))
+        assert booking is not None, booking_id  # it was written before
+        payment = await self.store.find_last(booking_id, once.scope if once is not None else None)
+        if payment is None:  # the key of a request that met a payment under way
+            payment = await self.store.find_last(booking_id)
+        if payment is None:
+            return Paid(booking, replayed=replayed)
+        if payment["state"] == "declined":
+            raise PaymentDeclined(booking_id, payment["reason"])
+        is_open = booking.status == "payment_initiated"
+        return Paid(booking, payment["redirect_url"] if is_open else None, replayed)
+
+    def _keep_going(self, work: Coroutine[Any, Any, HoldfastError | None]) -> "asyncio.Task[HoldfastError | None]":
+        """Run *work* whether or not anybody waits for it, and finish it before :meth:`close` returns."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("payment left in between", error=type(error).__name__, exc_info=error)

@@ -1,0 +1,301 @@
+"""Payments as the ledger has them: begun with their booking, advanced by what providers say, and looked at when due.
+
+Everything here is one short transaction each, with the booking's row locked first where it matters; no transaction is
+ever open while a provider is asked.
+"""
+
+import datetime as dt
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+import uuid_utils.compat
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from engine.definition import Policy
+from engine.ids import claim_id, parse_claim_id
+from engine.payment_steps import Case, End, OpenRefund, PaymentView, RefundView, Say
+from engine.payments import Charge, Notice, PaymentState, Said
+from persistence.database import Row, fetch_rows, in_transaction, outside_transaction
+from persistence.schema import bookings, events, payment_events, payments, refunds
+from persistence.steps import Step, lock_booking, take_step
+
+CHECK_FIRST = dt.timedelta(seconds=10)  # after which a payment that was left alone is looked at
+CHECK_BACKOFF_MAX = dt.timedelta(minutes=5)  # between two looks at what does not get on
+CHECK_LEASE = dt.timedelta(seconds=60)  # for which one reconciler has a due payment to itself; longer than a call takes
+_DOUBLINGS_MAX = 5  # of ten seconds: past five minutes
+METHOD_REASON_MAX = 200  # characters of a provider's words that are kept
+
+# From which states a payment may come to which: what a provider says may arrive twice, late, or out of order.
+_FROM: dict[str, tuple[PaymentState, ...]] = {
+    "pending": ("initiated",),
+    "declined": ("initiated", "pending"),
+    "authorized": ("initiated", "pending", "declined"),
+    "captured": ("initiated", "pending", "declined", "authorized", "voided"),
+    "voided": ("initiated", "pending", "authorized"),
+}
+_LATE_PAYMENT = events.c.definition["policy"]["late_payment"].astext
+
+
+class PaymentsStore:
+    """Reads and changes payments. Every method raises ``LedgerUnavailable`` when Postgres does not answer."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def read_case(self, booking_id: str) -> tuple[Case, dict[str, Row], Row] | None:
+        """The booking's case, its payments' rows by id, and its own row; ``None`` where there is no payment."""
+        return await in_transaction(self._engine, lambda connection: _read_case(connection, booking_id))
+
+    async def note(self, booking_id: str, payment_id: str, said: Said) -> bool:
+        """Write down what a provider has said; whether it was news. The first money there is becomes the chosen one."""
+        return await in_transaction(
+            self._engine, lambda connection: note_said(connection, booking_id, payment_id, said)
+        )
+
+    async def receive(self, provider: str, notice: Notice) -> str | None:
+        """Write a webhook down, and what it says with it; the id of the booking, where that was news of one."""
+        return await in_transaction(self._engine, lambda connection: _receive(connection, provider, notice))
+
+    async def open_refund(self, booking_id: str, step: OpenRefund, seen: Case) -> None:
+        """Write down that money must go back, unless the case is not as it was seen any more."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await lock_booking(connection, booking_id)
+            found = await _read_case(connection, booking_id)
+            if found is None or found[0].refunds != seen.refunds or found[0].refunded != seen.refunded:
+                return
+            await connection.execute(
+                sa.insert(refunds).values(
+                    id=uuid_utils.compat.uuid7(),
+                    payment_id=uuid.UUID(step.payment_id),
+                    booking_id=found[2]["id"],
+                    amount=step.amount,
+                    state="due",
+                    created_at=sa.func.now(),
+                    updated_at=sa.func.now(),
+                )
+            )
+
+        await in_transaction(self._engine, work)
+
+    async def finish_refund(self, refund_id: str, state: str) -> None:
+        """The provider has given it back, or will not."""
+        change = (
+            sa.update(refunds)
+            .where(refunds.c.id == uuid.UUID(refund_id), refunds.c.state == "due")
+            .values(state=state, updated_at=sa.func.now())
+        )
+        await in_transaction(self._engine, lambda connection: connection.execute(change))
+
+    async def end(self, booking_id: str, step: End, reason: str, actor: Any) -> bool:
+        """End a booking that was not paid for, unless it is not waiting any more; whether it was ended."""
+
+        async def work(connection: AsyncConnection) -> bool:
+            row = await lock_booking(connection, booking_id)
+            if (
+                row["status"] != "payment_initiated"
+                or await _has_chosen(connection, row["id"]) is not step.despite_payment
+            ):
+                return False
+            changes = {"payment_status": "failed"}
+            await take_step(connection, row, Step(to_status=step.to_status, reason=reason, changes=changes), actor)
+            return True
+
+        return await in_transaction(self._engine, work)
+
+    async def say(self, booking_id: str, step: Say, seen: Case, actor: Any) -> None:
+        """Have the booking say what is true of its payment, unless it has changed since it was looked at."""
+
+        async def work(connection: AsyncConnection) -> None:
+            row = await lock_booking(connection, booking_id)
+            if (row["status"], row["refunded"], row["payment_status"]) == (
+                seen.status,
+                seen.refunded,
+                seen.payment_status,
+            ):
+                await take_step(connection, row, Step(changes={"payment_status": step.payment_status}), actor)
+
+        await in_transaction(self._engine, work)
+
+    async def schedule(self, rows: Sequence[Row], *, at: dt.datetime | None, backs_off: bool) -> None:
+        """Set when the payments are due for the next look, unless somebody else has set it meanwhile.
+
+        With *backs_off* that is later every time, and *at* is the latest; otherwise it is *at*: never, for ``None``.
+        """
+
+        async def work(connection: AsyncConnection) -> None:
+            for row in rows:
+                due: Any = at
+                if backs_off:
+                    pause = min(CHECK_FIRST * 2 ** min(row["tries"], _DOUBLINGS_MAX), CHECK_BACKOFF_MAX)
+                    due = sa.func.now() + pause if at is None else sa.func.least(sa.func.now() + pause, at)
+                await connection.execute(
+                    sa.update(payments)
+                    .where(payments.c.id == row["id"], payments.c.check_at.is_not_distinct_from(row["check_at"]))
+                    .values(check_at=due, tries=row["tries"] + 1 if backs_off else 0)
+                )
+
+        await in_transaction(self._engine, work)
+
+    async def take_due(self, *, limit: int) -> list[str]:
+        """Bookings whose payments are due, the longest due first; for a minute nobody else will be given them."""
+        due = (
+            sa.select(payments.c.id)
+            .where(payments.c.check_at <= sa.func.now())
+            .order_by(payments.c.check_at)
+            .limit(limit)
+            .with_for_update()
+            .scalar_subquery()
+        )
+        taken = (
+            sa.update(payments)
+            .where(payments.c.id.in_(due))
+            .values(check_at=sa.func.now() + CHECK_LEASE)
+            .returning(payments.c.booking_id, payments.c.event_id)
+        )
+
+        async def work(connection: AsyncConnection) -> list[str]:
+            rows = (await connection.execute(taken)).all()
+            return list(dict.fromkeys(claim_id(row.booking_id.int, row.event_id) for row in rows))
+
+        return await in_transaction(self._engine, work)
+
+    async def count_due(self) -> int:
+        """How many payments are due now."""
+        query = sa.select(sa.func.count()).select_from(payments).where(payments.c.check_at <= sa.func.now())
+        count: int = (await outside_transaction(self._engine, lambda c: c.execute(query))).scalar_one()
+        return count
+
+    async def find_last(self, booking_id: str, once: bytes | None = None) -> Row | None:
+        """The booking's latest payment; the latest that a request with the idempotency key *once* has begun."""
+        key = parse_claim_id(booking_id)
+        assert key is not None, booking_id
+        query = sa.select(payments).where(payments.c.booking_id == key.uuid).order_by(payments.c.attempt.desc())
+        if once is not None:
+            query = query.where(payments.c.once == once)
+        rows = await fetch_rows(self._engine, query.limit(1))
+        return rows[0] if rows else None
+
+
+def charge_of(row: Row) -> Charge:
+    """A payment's row as its provider is told of it."""
+    return Charge(
+        key=str(row["id"]),
+        booking_id=claim_id(row["booking_id"].int, row["event_id"]),
+        method=row["method"],
+        amount=row["amount"],
+        currency=row["currency"],
+        expires_at=row["expires_at"],
+        provider_ref=row["provider_ref"],
+    )
+
+
+async def note_said(connection: AsyncConnection, booking_id: str, payment_id: str, said: Said) -> bool:
+    """As :meth:`PaymentsStore.note`, in the caller's transaction."""
+    booking = await lock_booking(connection, booking_id)
+    mine = payments.c.id == uuid.UUID(payment_id)
+    row = (await connection.execute(sa.select(payments).where(mine).with_for_update())).mappings().one()
+    is_more = said.outcome == "captured" == row["state"] and said.captured > row["captured"]
+    if not is_more and row["state"] not in _FROM.get(said.outcome, ()):
+        return False
+    is_money = said.outcome in ("authorized", "captured")
+    chosen = row["chosen"] or (
+        is_money and booking["status"] == "payment_initiated" and not await _has_chosen(connection, row["booking_id"])
+    )
+    await connection.execute(
+        sa.update(payments)
+        .where(mine)
+        .values(
+            state=said.outcome,
+            chosen=chosen,
+            captured=min(said.captured or row["amount"], row["amount"]) if said.outcome == "captured" else 0,
+            provider_ref=said.provider_ref or row["provider_ref"],
+            redirect_url=said.redirect_url or row["redirect_url"],
+            reason=said.reason[:METHOD_REASON_MAX] if said.reason else None,
+            updated_at=sa.func.now(),
+            check_at=sa.func.now() + CHECK_FIRST,
+            tries=0,
+        )
+    )
+    return True
+
+
+async def _has_chosen(connection: AsyncConnection, booking_id: uuid.UUID) -> bool:
+    query = sa.select(payments.c.id).where(payments.c.booking_id == booking_id, payments.c.chosen)
+    return (await connection.execute(query)).first() is not None
+
+
+async def _receive(connection: AsyncConnection, provider: str, notice: Notice) -> str | None:
+    try:
+        payment_id: uuid.UUID | None = uuid.UUID(notice.key)
+    except ValueError:
+        payment_id = None
+    query = sa.select(payments).where(payments.c.id == payment_id, payments.c.provider == provider)
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is not None:  # before the notice's own row, as everybody locks them
+        await lock_booking(connection, claim_id(row["booking_id"].int, row["event_id"]))
+    kept = insert(payment_events).values(
+        provider=provider,
+        id=notice.id,
+        payment_id=None if row is None else row["id"],
+        outcome=notice.said.outcome,
+        key=notice.key,
+        received_at=sa.func.now(),
+    )
+    is_new = (await connection.execute(kept.on_conflict_do_nothing().returning(payment_events.c.id))).first()
+    if is_new is None or row is None:
+        return None
+    booking_id = claim_id(row["booking_id"].int, row["event_id"])
+    return booking_id if await note_said(connection, booking_id, str(row["id"]), notice.said) else None
+
+
+async def _read_case(connection: AsyncConnection, booking_id: str) -> tuple[Case, dict[str, Row], Row] | None:
+    key = parse_claim_id(booking_id)
+    if key is None:
+        return None
+    # The booking first: what is decided from an older booking and newer payments is looked at again before it is done.
+    query = (
+        sa.select(bookings, sa.func.clock_timestamp().label("now"), _LATE_PAYMENT.label("late_payment"))
+        .join(events, events.c.id == bookings.c.event_id)
+        .where(bookings.c.id == key.uuid, bookings.c.event_id == key.event_id)
+    )
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        return None
+    ours = sa.select(payments).where(payments.c.booking_id == row["id"]).order_by(payments.c.attempt)
+    payment_rows: dict[str, Row] = {str(one["id"]): one for one in (await connection.execute(ours)).mappings()}
+    if not payment_rows:
+        return None
+    back = sa.select(refunds).where(refunds.c.booking_id == row["id"]).order_by(refunds.c.id)
+    refund_rows = (await connection.execute(back)).mappings().all()
+    return _case(row, list(payment_rows.values()), refund_rows), dict(payment_rows), row
+
+
+def _case(row: Row, payment_rows: Sequence[Row], refund_rows: Sequence[Row]) -> Case:
+    return Case(
+        status=row["status"],
+        payment_status=row["payment_status"],
+        amount=row["amount"],
+        refunded=row["refunded"],
+        was_confirmed=row["confirmed_at"] is not None,
+        expires_at=row["expires_at"],
+        waits_for_late=(row["late_payment"] or Policy().late_payment) == "book",
+        now=row["now"],
+        payments=tuple(
+            PaymentView(
+                id=str(one["id"]),
+                state=one["state"],
+                chosen=one["chosen"],
+                captured=one["captured"],
+                created_at=one["created_at"],
+            )
+            for one in payment_rows
+        ),
+        refunds=tuple(
+            RefundView(id=str(one["id"]), payment_id=str(one["payment_id"]), amount=one["amount"], state=one["state"])
+            for one in refund_rows
+        ),
+    )

@@ -1,0 +1,53 @@
+"""The duty to settle: payments that somebody left in between, and bookings that were not paid for in time."""
+
+import asyncio
+
+from persistence.heartbeats import Figures
+from persistence.partition_leases import Territory
+from persistence.reconciling.duty import Duty
+from persistence.reconciling.equipment import Equipment
+
+DUE_MAX = 100  # bookings of one step
+AT_ONCE_MAX = 8  # each may wait for a provider that does not answer, and keep a connection of the pool now and then
+STEP_MAX_S = 20.0  # then a step ends, whatever is under way: those bookings are due again after a minute
+
+
+class Settle(Duty):
+    """Takes what is due, by the ledger's clock, and settles it. Several may: what one has taken no other is given."""
+
+    name = "settle"
+    pause_s = 1.0
+
+    def __init__(self, equipment: Equipment, figures: Figures) -> None:
+        super().__init__()
+        self._equipment = equipment
+        self._figures = figures
+
+    async def work(self, territory: Territory) -> None:
+        if 0 in territory.partitions:
+            await self.settle_due()
+
+    async def settle_due(self) -> int:
+        """Settle what is due; how many bookings that was."""
+        due = await self._equipment.payments.take_due(limit=DUE_MAX)
+        if not due:
+            return 0
+        turns = asyncio.Semaphore(AT_ONCE_MAX)
+
+        async def step(booking_id: str) -> None:
+            async with turns:
+                await self._equipment.settle(booking_id)
+
+        tasks = [asyncio.create_task(step(booking_id)) for booking_id in due]
+        try:
+            done, _ = await asyncio.wait(tasks, timeout=STEP_MAX_S)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
+        self._figures.count("done", {self.name: len(done)})
+        if len(due) == DUE_MAX:
+            self.bell.set()
+        return len(done)

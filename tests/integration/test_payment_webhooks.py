@@ -1,0 +1,230 @@
+"""Webhooks of payment providers: believed only when signed, done once, in any order, early and late."""
+
+import asyncio
+import datetime as dt
+import json
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from api_app import Person, claim, composed, connected, open_event
+from payment_lab import SECRET, RunningSimulator, check_money, running_simulator, simulated
+
+from api.payments import NOTICE_MAX
+from api.services import Services
+from holdfast.payments.signatures import sign
+from persistence.database import driver_connection
+
+URL = "/v1/payments/webhooks/simulator"
+PAID = {"payment": "required"}
+
+
+@pytest.fixture(scope="module")
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSimulator]:
+    with running_simulator(tmp_path_factory.mktemp("simulator")) as running:
+        yield running
+
+
+@pytest.fixture
+async def services(redis_url: str, database_url: str, simulator: RunningSimulator) -> AsyncIterator[Services]:
+    simulator.forget()
+    async with httpx2.AsyncClient() as http:
+        providers = {"simulator": simulated(simulator, http, "a newer secret", SECRET)}
+        async with composed(redis_url, database_url, providers=providers, confirm_timeout_s=1.0) as opened:
+            yield opened
+
+
+@pytest.fixture
+async def client(services: Services) -> AsyncIterator[httpx2.AsyncClient]:
+    async with connected(services) as opened:
+        yield opened
+
+
+@pytest.fixture
+def ana(client: httpx2.AsyncClient) -> Person:
+    return Person(client, "ana", "customer")
+
+
+@pytest.fixture
+def olga(client: httpx2.AsyncClient) -> Person:
+    return Person(client, "olga", "organizer")
+
+
+async def open_payment(ana: Person, olga: Person, **policy: Any) -> str:
+    """The id of a booking whose payment is pending."""
+    event_id = await open_event(olga, policy=PAID | policy)
+    order = {"payment": {"provider": "simulator", "method": "sim_redirect"}, "event_id": event_id}
+    response = await ana.post("/v1/bookings", order | claim("A-1"))
+    assert response.status_code == 202, response.text
+    booking_id: str = response.json()["id"]
+    return booking_id
+
+
+def notice(simulator: RunningSimulator, booking_id: str, **changes: Any) -> bytes:
+    """A webhook of the booking's payment as the simulator has it, but for *changes*."""
+    (payment,) = simulator.of(booking_id)
+    return json.dumps({"id": changes.pop("id", uuid.uuid4().hex), "payment": payment | changes}).encode()
+
+
+async def send(client: httpx2.AsyncClient, body: bytes, *, signature: str | None = None) -> httpx2.Response:
+    if signature is None:
+        signature = sign(body, SECRET, at=dt.datetime.now(dt.UTC))
+    headers = {"holdfast-signature": signature, "content-type": "application/json"}
+    return await client.post(URL, content=body, headers=headers)
+
+
+async def settled(services: Services) -> None:
+    """Wait for what webhooks have set going."""
+    while tasks := services.checkout._tasks:
+        await asyncio.wait(tasks)
+
+
+async def status_of(person: Person, booking_id: str) -> tuple[str, str]:
+    booking = (await person.get(f"/v1/bookings/{booking_id}")).json()
+    return booking["status"], booking["payment_status"]
+
+
+async def events_kept(services: Services) -> int:
+    async with driver_connection(services.bookings.engine) as connection:
+        count: int = await connection.fetchval("SELECT count(*) FROM payment_events")
+        return count
+
+
+def pay(simulator: RunningSimulator, booking_id: str) -> None:
+    (payment,) = simulator.of(booking_id)
+    assert httpx2.post(payment["redirect_url"]).status_code == 200
+
+
+async def test_webhook_of_an_authorized_payment_books(
+    client: httpx2.AsyncClient, ana: Person, olga: Person, services: Services, simulator: RunningSimulator
+) -> None:
+    booking_id = await open_payment(ana, olga)
+    pay(simulator, booking_id)
+    assert (await send(client, notice(simulator, booking_id))).status_code == 202
+    await settled(services)
+    assert await status_of(ana, booking_id) == ("confirmed", "completed")
+    await check_money(services.bookings.engine, simulator)
+
+
+async def test_webhook_that_comes_twice_is_kept_once_and_does_nothing_again(
+    client: httpx2.AsyncClient, ana: Person, olga: Person, services: Services, simulator: RunningSimulator
+) -> None:
+    booking_id = await open_payment(ana, olga)
+    pay(simulator, booking_id)
+    body = notice(simulator, booking_id)
+    answers = await asyncio.gather(*[send(client, body) for _ in range(5)])
+    await settled(services)
+    assert {answer.status_code for answer in answers} == {202}
+    assert await events_kept(services) == 1
+    assert simulator.of(booking_id)[0]["captured"] == 9000
+    await check_money(services.bookings.engine, simulator)
+
+
+async def test_webhooks_may_come_out_of_order(
+    client: httpx2.AsyncClient, ana: Person, olga: Person, services: Services, simulator: RunningSimulator
+) -> None:
+    booking_id = await open_payment(ana, olga)
+    pay(simulator, booking_id)
+    early = notice(simulator, booking_id)
+    (payment,) = simulator.of(booking_id)
+    httpx2.post(f"{simulator.url}/payments/{payment['key']}/capture", json={"amount": 9000})
+    for body in (notice(simulator, booking_id), early, notice(simulator, booking_id, status="declined")):
+        assert (await send(client, body)).status_code == 202
+    await settled(services)
+    assert await status_of(ana, booking_id) == ("confirmed", "completed")
+    await check_money(services.bookings.engine, simulator)
+
+
+async def test_webhook_of_a_payment_that_is_not_ours_is_written_down(
+    client: httpx2.AsyncClient, ana: Person, olga: Person, services: Services, simulator: RunningSimulator
+) -> None:
+    booking_id = await open_payment(ana, olga)
+    for key in (str(uuid.uuid4()), "not even a key of ours"):
+        assert (await send(client, notice(simulator, booking_id, key=key, status="authorized"))).status_code == 202
+    assert await events_kept(services) == 2
+    assert await status_of(ana, booking_id) == ("payment_initiated", "pending")
+
+
+async def test_webhook_for_a_booking_that_has_ended_has_the_money_given_back(
+    client: httpx2.AsyncClient, ana: Person, olga: Person, services: Services, simulator: RunningSimulator
+) -> None:
+    booking_id = await open_payment(ana, olga, late_payment="refund")
+    simulator.set_faults(down=True)  # nobody can void it in time
+    async with driver_connection(services.bookings.engine) as connection:
+        await connection.execute("UPDATE bookings SET expires_at = now() - interval '2 hours'")
+    await services.checkout.settler.settle(booking_id)
+    simulator.set_faults()
+    assert (await status_of(ana, booking_id))[0] == "expired"
+
+    (payment,) = simulator.of(booking_id)
+    pay(simulator, booking_id)
+    httpx2.post(f"{simulator.url}/payments/{payment['key']}/capture", json={"amount": 9000})
+    await send(client, notice(simulator, booking_id))
+    await settled(services)
+
+    (payment,) = simulator.of(booking_id)
+    assert (payment["captured"], payment["refunded"]) == (9000, 9000)
+    await check_money(services.bookings.engine, simulator)
+
+
+@pytest.mark.parametrize("age_s", [-301, 301, 86_400])
+async def test_webhook_of_another_time_is_refused(
+    age_s: int, client: httpx2.AsyncClient, ana: Person, olga: Person, services: Services, simulator: RunningSimulator
+) -> None:
+    body = notice(simulator, await open_payment(ana, olga), status="authorized")
+    signature = sign(body, SECRET, at=dt.datetime.now(dt.UTC) - dt.timedelta(seconds=age_s))
+    response = await send(client, body, signature=signature)
+    assert (response.status_code, response.json()["code"]) == (401, "webhook-not-signed")
+    assert await events_kept(services) == 0
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        lambda body, right: "",
+        lambda body, right: "t=1,v1=",
+        lambda body, right: right.replace("v1=", "v0="),
+        lambda body, right: right[:-1],
+        lambda body, right: f"{right},t=1",
+        lambda body, right: sign(body, "another secret", at=dt.datetime.now(dt.UTC)),
+        lambda body, right: sign(body + b" ", SECRET, at=dt.datetime.now(dt.UTC)),
+        lambda body, right: "v1=" + "a" * 10_000,
+        lambda body, right: right.split(",")[1],
+    ],
+)
+async def test_webhook_whose_signature_does_not_fit_is_refused(
+    forged: Any, client: httpx2.AsyncClient, ana: Person, olga: Person, services: Services, simulator: RunningSimulator
+) -> None:
+    booking_id = await open_payment(ana, olga)
+    body = notice(simulator, booking_id, status="authorized")
+    right = sign(body, SECRET, at=dt.datetime.now(dt.UTC))
+    response = await send(client, body, signature=forged(body, right))
+    assert (response.status_code, response.json()["code"]) == (401, "webhook-not-signed")
+    assert await status_of(ana, booking_id) == ("payment_initiated", "pending")
+
+
+@pytest.mark.parametrize("secret", [SECRET, "a newer secret"])
+async def test_webhook_may_be_signed_with_either_secret_while_one_replaces_the_other(
+    secret: str, client: httpx2.AsyncClient, ana: Person, olga: Person, services: Services, simulator: RunningSimulator
+) -> None:
+    body = notice(simulator, await open_payment(ana, olga))
+    assert (await send(client, body, signature=sign(body, secret, at=dt.datetime.now(dt.UTC)))).status_code == 202
+    assert await events_kept(services) == 1
+
+
+async def test_webhook_that_cannot_be_read_is_refused_though_it_is_signed(
+    client: httpx2.AsyncClient, services: Services
+) -> None:
+    for body in (b"", b"{}", b"[" * 10_000, b'{"id": 7}', b"\xff"):
+        assert (await send(client, body)).status_code == 401
+
+
+async def test_webhook_above_the_cap_is_not_read(client: httpx2.AsyncClient, services: Services) -> None:
+    assert (await send(client, b"x" * (NOTICE_MAX + 1))).status_code == 413
+
+
+async def test_webhook_of_no_provider_of_ours_is_a_404(client: httpx2.AsyncClient, services: Services) -> None:
+    response = await client.post("/v1/payments/webhooks/acme", content=b"{}")
+    assert (response.status_code, response.json()["code"]) == (404, "not-found")

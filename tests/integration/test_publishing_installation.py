@@ -1,0 +1,216 @@
+"""Publishing in a whole installation: the reconciler's duty, lapsed holds, health, figures, and the command."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from command_line import CommandLine
+from publishing import until
+from receiver import OK, Receiver, receiving
+from reconciling import Installation, reconciling
+
+from api.services import Impaired
+from engine.backlog import BacklogWatch
+from holdfast.compose import open_parts
+from holdfast.readiness import readiness_checks
+from holdfast.settings import Settings, load_settings
+from persistence.publishing.letters import outbox_state
+
+OLD = "UPDATE outbox SET created_at = now() - interval '1 hour'"
+DEAD = "UPDATE deliveries SET dead_at = now(), attempts = 9, error = 'status 503'"
+
+
+@pytest.fixture
+def settings(servers: Any, redis_url: str, migrated_database: str, tmp_path: Path) -> Iterator[Settings]:
+    with servers.database(migrated_database) as url:
+        yield load_settings(
+            {
+                "REDIS_URL": redis_url,
+                "DATABASE_URL": url,
+                "HOLDFAST_DATA_DIR": str(tmp_path),
+                "HOLDFAST_PARTITIONS": "4",
+                "HOLDFAST_STREAM": "hf:events",
+                "HOLDFAST_WEBHOOKS_ALLOW_PRIVATE": "on",
+            }
+        )
+
+
+@pytest.fixture
+async def shop(settings: Settings) -> AsyncIterator[Installation]:
+    async with open_parts(settings) as parts:
+        yield Installation(parts, settings)
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as running:
+        yield running
+
+
+@pytest.fixture
+def cli(settings: Settings) -> CommandLine:
+    assert settings.redis_url is not None
+    assert settings.database_url is not None
+    return CommandLine(
+        REDIS_URL=settings.redis_url,
+        DATABASE_URL=settings.database_url,
+        HOLDFAST_DATA_DIR=settings.data_dir,
+        HOLDFAST_WEBHOOKS_ALLOW_PRIVATE="on",
+    )
+
+
+pytest_plugins = ("ledger_fixtures",)
+
+
+async def test_booking_is_told_to_webhook_and_stream_by_the_reconciler(
+    shop: Installation, settings: Settings, receiver: Receiver
+) -> None:
+    sink = await shop.parts.sinks.add("shop", receiver.url)
+    await shop.open_event("gig")
+    async with reconciling(settings) as reconciler:
+        booking_id = await shop.book("gig")
+        await until(lambda: len(receiver.taken) == 2)
+        await until(lambda: shop.redis.exists("hf:events") and shop.redis.xlen("hf:events") == 2)
+        assert reconciler.figures.done["publish"] == 2
+
+    created, confirmed = receiver.taken
+    assert (created.event["type"], confirmed.event["type"]) == ("booking.created", "booking.confirmed")
+    assert all(one.is_signed_with(sink.secrets[0]) for one in receiver.taken)
+    data = confirmed.event["data"]
+    assert (data["booking_id"], data["event_id"], data["status"]) == (booking_id, "gig", "confirmed")
+    assert (data["customer_id"], data["amount"], data["currency"]) == ("ben", 9000, "EUR")
+    assert data["reference"].startswith("HF-")
+    entries = [json.loads(fields[b"data"])["id"] for _, fields in shop.redis.xrange("hf:events")]
+    assert entries == [created.id, confirmed.id]
+
+
+async def test_lapsed_hold_is_told_once_and_only_to_who_asked(
+    shop: Installation, settings: Settings, receiver: Receiver
+) -> None:
+    async with receiving() as other:
+        await shop.parts.sinks.add("all-bookings", other.url)
+        await shop.open_event("gig")
+        async with reconciling(settings):
+            await until(lambda: any(shop.redis.exists(f"hf:{{{p}}}:trail") for p in range(4)))
+            await shop.hold("gig", ttl_s=1)
+            for _ in range(100):
+                if await shop.postgres("SELECT FROM hold_history WHERE outcome = 'expired'"):
+                    break
+                await asyncio.sleep(0.1)
+            assert await shop.postgres("SELECT FROM outbox") == []
+
+            await shop.parts.sinks.add("holds", receiver.url, types=["hold.expired"])
+            hold_id = await shop.hold("gig", ttl_s=1)
+            await until(lambda: receiver.taken, within_s=15)
+    (told,) = receiver.taken
+    assert (told.event["type"], told.event["subject"]) == ("hold.expired", hold_id)
+    assert told.event["data"]["customer_id"] == "ana"
+    assert told.event["data"]["places"] == "0:1;0*2"
+    assert "reference" not in told.event["data"]
+    assert other.received == []
+
+
+async def test_health_degrades_when_a_sink_is_far_behind_or_something_was_given_up(
+    shop: Installation, settings: Settings
+) -> None:
+    await shop.parts.sinks.add("shop", "https://shop.example/hooks")
+    check = readiness_checks(
+        shop.parts.front, shop.parts.database, shop.parts.oversight, BacklogWatch(shop.parts.front)
+    )["outbox"]
+    assert check.severity == "degraded"
+    await check.run()
+
+    await shop.open_event("gig")
+    await shop.book("gig")
+    await shop.postgres(OLD)
+    assert (await outbox_state(shop.parts.database)).oldest_s > 3_000
+    with pytest.raises(Impaired, match="deliveries wait, the oldest for 36"):
+        await check.run()
+
+    await shop.postgres(
+        "INSERT INTO deliveries (sink_id, outbox_id, booking_id, queued_at, due_at)"
+        " SELECT sinks.id, outbox.id, booking_id, now(), now() FROM outbox, sinks"
+    )
+    await shop.postgres("UPDATE outbox SET published_at = now()")
+    await shop.postgres(DEAD)
+    with pytest.raises(Impaired, match="2 deliveries were given up"):
+        await check.run()
+    overview = await shop.parts.oversight.overview()
+    assert overview.outbox.dead == 2
+
+    await shop.parts.sinks.disable("shop", "by hand")
+    await check.run()
+
+
+async def test_command_adds_tests_lists_rotates_and_removes(
+    shop: Installation, cli: CommandLine, receiver: Receiver
+) -> None:
+    added = await asyncio.to_thread(cli.json, "webhooks", "add", "shop", receiver.url, "--type", "booking.*")
+    assert added["name"] == "shop"
+    taken_twice = await asyncio.to_thread(cli.run, "webhooks", "add", "shop", receiver.url)
+    assert (taken_twice.returncode, "there is a webhook 'shop' already" in taken_twice.stderr) == (1, True)
+
+    answered = await asyncio.to_thread(cli.ok, "webhooks", "test", "shop")
+    assert "status 200, taken" in answered
+    assert receiver.taken[0].is_signed_with(added["secret"])
+    assert receiver.taken[0].event["type"] == "booking.confirmed"
+    receiver.answer = lambda _: (500, {})
+    refused = await asyncio.to_thread(cli.run, "webhooks", "test", receiver.url, "--json")
+    assert (refused.returncode, json.loads(refused.stdout)["status"]) == (2, 500)
+
+    rotated = await asyncio.to_thread(cli.json, "webhooks", "rotate", "shop")
+    assert rotated["secret"] != added["secret"]
+    (listed,) = await asyncio.to_thread(cli.json, "webhooks", "list")
+    assert (listed["name"], listed["secrets"], listed["types"]) == ("shop", 2, ["booking.*"])
+    assert added["secret"] not in json.dumps(listed)
+    assert "two secrets" in await asyncio.to_thread(cli.ok, "webhooks", "list")
+    await asyncio.to_thread(cli.ok, "webhooks", "rotate", "shop", "--finish")
+    await asyncio.to_thread(cli.ok, "webhooks", "disable", "shop")
+    assert "disabled: by hand" in await asyncio.to_thread(cli.ok, "webhooks", "list")
+    await asyncio.to_thread(cli.ok, "webhooks", "enable", "shop")
+    await asyncio.to_thread(cli.ok, "webhooks", "remove", "shop")
+    gone = await asyncio.to_thread(cli.run, "webhooks", "test", "shop")
+    assert (gone.returncode, "there is no webhook 'shop'" in gone.stderr) == (1, True)
+
+
+async def test_command_refuses_a_private_target_unless_allowed(shop: Installation, cli: CommandLine) -> None:
+    cli.environment["HOLDFAST_WEBHOOKS_ALLOW_PRIVATE"] = "off"
+    for url in ("http://shop.example/", "https://127.0.0.1/"):
+        refused = await asyncio.to_thread(cli.run, "webhooks", "add", "shop", url)
+        assert (refused.returncode, "HOLDFAST_WEBHOOKS_ALLOW_PRIVATE=on" in refused.stderr) == (1, True)
+
+
+async def test_command_replays_and_retries_dead_letters(
+    shop: Installation, cli: CommandLine, receiver: Receiver, settings: Settings
+) -> None:
+    await shop.parts.sinks.add("shop", receiver.url)
+    await shop.open_event("gig")
+    booking_id = await shop.book("gig")
+    async with reconciling(settings):
+        await until(lambda: len(receiver.taken) == 2)
+    replayed = await asyncio.to_thread(cli.json, "webhooks", "replay", "shop", "--booking", booking_id)
+    assert replayed == {"sinks": {"shop": 2}}
+    one = await asyncio.to_thread(
+        cli.json, "webhooks", "replay", "shop", "--type", "booking.confirmed", "--from", "2026-01-01"
+    )
+    assert one == {"sinks": {"shop": 1}}
+
+    await shop.postgres(DEAD)
+    dead = await asyncio.to_thread(cli.json, "webhooks", "dead", "shop")
+    assert [(letter["type"], letter["attempts"]) for letter in dead] == [
+        ("booking.created", 9),
+        ("booking.confirmed", 9),
+    ]
+    assert "status 503" in await asyncio.to_thread(cli.ok, "webhooks", "dead")
+    assert await asyncio.to_thread(cli.json, "webhooks", "retry", "shop", str(dead[0]["id"])) == {"sinks": {"shop": 1}}
+    assert "1 tried again" in await asyncio.to_thread(cli.ok, "webhooks", "retry", "shop", "--all")
+
+    receiver.taken.clear()
+    receiver.answer = lambda _: OK
+    cron = await asyncio.to_thread(cli.run, "reconcile", "--once", "--json")
+    assert msgspec.json.decode(cron.stdout)["verdict"] in ("clean", "repaired")
+    assert [one.event["type"] for one in receiver.taken] == ["booking.created", "booking.confirmed"]

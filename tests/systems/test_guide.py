@@ -1,0 +1,34 @@
+"""The guide's commands run as they stand, and its picture is the table's."""
+
+from pathlib import Path
+
+import pytest
+from processes_under_test import ROOT
+from running import Installation
+
+from engine.lifecycle import state_diagram
+
+SYSTEM = "rides"  # any will do: the guide's events are its own
+PAGES = sorted((ROOT / "docs" / "guide").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "README.md"], ids=lambda page: page.stem)
+def test_commands_of_the_page_run_as_they_stand(installation: Installation, page: Path) -> None:
+    printed = installation.run_page(page)
+
+    if page.stem == "transactions-and-locking":
+        assert printed.split()[-4:] == ["1", "201", "9", "409"]
+    if page.stem == "idempotency":
+        ids = [line for line in printed.splitlines() if line.endswith("~once")]
+        assert (len(ids), len(set(ids))) == (3, 1)
+        assert '"free":2' in printed
+
+
+def test_picture_of_the_state_machine_is_made_from_the_table() -> None:
+    page = (ROOT / "docs" / "guide" / "state-machine.md").read_text()
+    assert f"```mermaid\n{state_diagram()}\n```" in page
+
+
+def test_guide_lists_all_of_its_pages() -> None:
+    index = (ROOT / "docs" / "guide" / "README.md").read_text()
+    assert all(f"({page.name})" in index for page in PAGES if page.name != "README.md")
