@@ -17,6 +17,7 @@ from engine import figures
 from engine.bookings import Booking, BookingDetails
 from engine.errors import HoldExpired, HoldfastError, InvalidRequest, LedgerUnavailable, PaymentDeclined, Unavailable
 from engine.ids import BookingId
+from engine.lifecycle import SYSTEM
 from engine.once import Once
 from engine.payments import Charge, Notice, PaymentProvider
 from engine.ports import Sealer
@@ -125,6 +126,17 @@ class Checkout:
         if name not in self.providers:
             known = ", ".join(sorted(self.providers)) or "none"
             raise InvalidRequest("$.payment.provider", f"no such provider; there are: {known}")
+
+    async def give_up(self, hold_id: str) -> None:
+        """The customer has given the hold back: a booking that waited for another payment of it is over.
+
+        One whose payment is still open ends when that is known, and its money is let go. If Postgres does not answer
+        now, the booking ends at the hold's deadline.
+        """
+        try:
+            await self.store.give_up(hold_id, SYSTEM)
+        except LedgerUnavailable as error:
+            logger.warning("booking left to lapse", booking_id=hold_id, reason=str(error))
 
     async def receive(self, provider: str, notice: Notice) -> None:
         """Write a webhook down, and go on with what it says. One that comes again does nothing."""

@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from engine.definition import Policy
+from engine.errors import BookingNotFound
 from engine.ids import claim_id, parse_claim_id
 from engine.payment_steps import Case, End, OpenRefund, PaymentView, RefundView, Say
 from engine.payments import Charge, Notice, PaymentState, Said
@@ -102,6 +103,28 @@ class PaymentsStore:
                 return False
             changes = {"payment_status": "failed"}
             await take_step(connection, row, Step(to_status=step.to_status, reason=reason, changes=changes), actor)
+            return True
+
+        return await in_transaction(self._engine, work)
+
+    async def give_up(self, booking_id: str, actor: Any) -> bool:
+        """End a booking whose hold was given back, unless a payment of it is open or has been made."""
+
+        async def work(connection: AsyncConnection) -> bool:
+            try:
+                row = await lock_booking(connection, booking_id)
+            except BookingNotFound:
+                return False
+            query = sa.select(payments.c.state).where(payments.c.booking_id == row["id"]).order_by(payments.c.attempt)
+            states = list((await connection.execute(query)).scalars())
+            if row["status"] != "payment_initiated" or not set(states) <= {"declined", "voided"}:
+                return False
+            step = Step(
+                to_status="failed" if states else "cancelled",
+                reason="its hold was given back",
+                changes={"payment_status": "failed"},
+            )
+            await take_step(connection, row, step, actor)
             return True
 
         return await in_transaction(self._engine, work)

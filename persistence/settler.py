@@ -197,6 +197,8 @@ class PaymentSettler:
         who = {"customer_id": row["customer_id"], "attempt": payment_id.encode()}
         try:
             await self._reservations.confirm(case.booking_id, details, **who)
+        except HoldReleased:
+            raise  # the customer does not want it any more
         except _GONE:
             if not case.view.waits_for_late:
                 raise

@@ -212,7 +212,10 @@ async def test_an_offer_that_lapses_goes_to_the_next_in_line(installation: Insta
         await offer_to(wei, first)
         await offer_to(xia, second)
 
-        assert (await wei.get(f"/v1/waitlist/{first['id']}"))["status"] == "expired"
+        async def has_lapsed() -> bool:
+            return bool((await wei.get(f"/v1/waitlist/{first['id']}"))["status"] == "expired")
+
+        await until(has_lapsed)
 
 
 async def test_nobody_overtakes_the_line(installation: Installation) -> None:

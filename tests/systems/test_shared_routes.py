@@ -122,7 +122,7 @@ async def test_a_hold_is_extended_while_its_payment_is_under_way(installation: I
         chi = rider(people)
         held = await hold(chi, route, ttl=3)
 
-        body = {"hold_id": held["id"], "payment": payment("sim_slow_4500")}
+        body = {"hold_id": held["id"], "payment": payment("sim_slow_7000")}
         waiting = await chi.post("/v1/bookings", body, 202)
         assert waiting["status"] == "payment_initiated"
         await until(lambda: has_status(people, waiting, "confirmed"), within_s=30)
@@ -149,7 +149,7 @@ async def test_a_booking_is_confirmed_by_the_payments_webhook(installation: Inst
 
         waiting = await book(chi, route, method="sim_redirect", status=202)
         assert waiting["status"] == "payment_initiated"
-        await people.visit(waiting["redirect_url"])
+        await people.pay_at(waiting["redirect_url"])
         await until(lambda: has_status(people, waiting, "confirmed"))
         await until(lambda: has_payment_status(people, waiting, "completed"))
 

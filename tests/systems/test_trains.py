@@ -187,7 +187,7 @@ async def test_a_slow_payment_is_waited_for_and_a_very_slow_one_is_told_of(
         slow, slower = list(await run.seat_map())[:2]
 
         assert (await run.buy(tom, await run.hold(tom, slow), method="sim_slow_300"))["status"] == "confirmed"
-        waiting = await run.buy(tom, await run.hold(tom, slower), method="sim_slow_4000", status=202)
+        waiting = await run.buy(tom, await run.hold(tom, slower), method="sim_slow_7000", status=202)
         assert waiting["status"] == "payment_initiated"
         assert (await run.seat_map())[slower] == "held"
 
