@@ -64,6 +64,7 @@ class Checkout:
         self._bookings = bookings
         self._confirm_timeout_s = confirm_timeout_s
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._in_hand: set[str] = set()  # bookings whose payment this process carries out: it reads what webhooks write
 
     async def find_replay(self, once: Once) -> Paid | None:
         """What the idempotency key *once* was answered, and what has become of it since.
@@ -142,7 +143,7 @@ class Checkout:
         """Write a webhook down, and go on with what it says. One that comes again does nothing."""
         figures.PAYMENT_NOTICES.add(provider, notice.said.outcome)
         booking_id = await self.store.receive(provider, notice)
-        if booking_id is not None:
+        if booking_id is not None and booking_id not in self._in_hand:
             self._keep_going(self.settler.settle(booking_id))
 
     async def settle_booking(self, booking: Booking) -> None:
@@ -177,6 +178,15 @@ class Checkout:
         return task.result() if task.done() else None
 
     async def _carry_out(
+        self, booking_id: str, provider: str, charge: Charge, decided: asyncio.Event
+    ) -> HoldfastError | None:
+        self._in_hand.add(booking_id)
+        try:
+            return await self._ask_and_settle(booking_id, provider, charge, decided)
+        finally:
+            self._in_hand.discard(booking_id)
+
+    async def _ask_and_settle(
         self, booking_id: str, provider: str, charge: Charge, decided: asyncio.Event
     ) -> HoldfastError | None:
         began = time.perf_counter()

@@ -48,7 +48,7 @@ class PaymentsStore:
 
     async def read_case(self, booking_id: str) -> tuple[Case, dict[str, Row], Row] | None:
         """The booking's case, its payments' rows by id, and its own row; ``None`` where there is no payment."""
-        return await in_transaction(self._engine, lambda connection: _read_case(connection, booking_id))
+        return await outside_transaction(self._engine, lambda connection: _read_case(connection, booking_id))
 
     async def note(self, booking_id: str, payment_id: str, said: Said) -> bool:
         """Write down what a provider has said; whether it was news. The first money there is becomes the chosen one."""
