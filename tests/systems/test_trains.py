@@ -22,6 +22,8 @@ def train(installation: Installation) -> dict[str, Any]:
             "events",
             "import",
             EXAMPLES / SYSTEM / "timetable",
+            "--id-prefix",
+            "timetable-",
             "--date",
             DAY,
             "--trip",
