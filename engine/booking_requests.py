@@ -13,7 +13,6 @@ from engine.refusals import moment
 # Of the sealed details of one booking: 500 attendees with a name and a seat each are 30 kB. The scripts rely on it when
 # they judge by the number of entries whether the journal may be full (lua/include/book.lua).
 DETAILS_BYTES_MAX = 65_536
-JOURNAL_BYTES_MAX = 64 << 20  # of a partition's journal: about 200 000 bookings, written in less than a minute
 
 
 class BookingRequest(msgspec.Struct, frozen=True):

@@ -1,12 +1,15 @@
 """How many requests a caller may make: a bucket that fills at a steady rate, shared by all processes."""
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
 from engine.errors import RateLimited, StoreUnavailable
-from engine.kernel import Kernel
+
+if TYPE_CHECKING:  # commands that only read settings need not wait for Redis's client
+    from engine.kernel import Kernel
 
 SLOTS = 1 << 15  # of each partition's table, as many as in `ended`; some 2 MB when all are in use
 
@@ -29,7 +32,7 @@ class RateLimit(msgspec.Struct, frozen=True):
 class RateLimiter:
     """Asks Redis for every request: what a caller did at another process counts too."""
 
-    def __init__(self, kernel: Kernel, limit: RateLimit) -> None:
+    def __init__(self, kernel: "Kernel", limit: RateLimit) -> None:
         self.limit = limit
         self._kernel = kernel
         self._shape = (b"%d" % limit.interval_us, b"%d" % limit.burst)

@@ -8,7 +8,6 @@ import msgspec
 import structlog
 
 from engine.booking_requests import (
-    JOURNAL_BYTES_MAX,
     BookingRequest,
     accepted_booking,
     booking_args,
@@ -36,6 +35,7 @@ from engine.errors import (
 from engine.events import Event, SellableEvent
 from engine.holds import Hold
 from engine.ids import BookingId, ClaimKey, HoldId, claim_id_of, new_claim_id, parse_claim_id
+from engine.journal_bound import JOURNAL_BYTES_MAX
 from engine.kernel import Kernel
 from engine.keys import once_key
 from engine.loader import EventLoader

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from engine.booking_requests import JOURNAL_BYTES_MAX
+from engine.journal_bound import JOURNAL_BYTES_MAX
 from engine.rate_limits import RateLimit
 from persistence.publishing.event_types import (
     ALL_OF_BOOKINGS,

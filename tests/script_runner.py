@@ -16,10 +16,10 @@ from redis.exceptions import NoScriptError
 
 import lua
 from engine.booking_batches import BookingBatches
-from engine.booking_requests import JOURNAL_BYTES_MAX
 from engine.definition import EventDefinition
 from engine.events import Event, SellableEvent
 from engine.ids import claim_id, parse_claim_id
+from engine.journal_bound import JOURNAL_BYTES_MAX
 from engine.keys import KeyRing, event_key, partition_key, partition_of
 from engine.layout import compile_layout
 from engine.loading import pack_rows, state_fields

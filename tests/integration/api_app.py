@@ -20,10 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.app import create_app
 from api.identity import SharedSecret, TokenVerifier
 from api.services import Info, ReadinessCheck, Services
-from engine.booking_requests import JOURNAL_BYTES_MAX
 from engine.catalog import Catalog
 from engine.draining import Drained, Drainer
 from engine.inventory import InventoryProvider
+from engine.journal_bound import JOURNAL_BYTES_MAX
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.once import OnceStore

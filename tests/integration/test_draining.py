@@ -10,7 +10,7 @@ from ledger_lab import Lab
 from postgres_outage import postgres_away
 from shops import Shop, claim, open_shops
 
-from engine.booking_requests import JOURNAL_BYTES_MAX, BookingRequest, booking_args
+from engine.booking_requests import BookingRequest, booking_args
 from engine.bookings import Booking, BookingDetails, JournalEntry
 from engine.catalog import Catalog
 from engine.dead_letters import DeadLetter, scan_letters
@@ -19,6 +19,7 @@ from engine.draining import PAGE, PAGES_AHEAD, Drained, Drainer
 from engine.errors import BookingRefused, LedgerUnavailable
 from engine.events import SellableEvent
 from engine.ids import BookingId, new_claim_id, parse_claim_id
+from engine.journal_bound import JOURNAL_BYTES_MAX
 from engine.keys import event_key, partition_key
 from engine.mending import Discarded, Retried, give_up, retry
 from engine.once import Once

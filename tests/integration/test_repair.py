@@ -9,10 +9,10 @@ import pytest
 from drift_scene import Scene, claim, open_event
 from invariants import assert_consistent
 
-from engine.booking_requests import JOURNAL_BYTES_MAX
 from engine.bookings import BookingDetails
 from engine.errors import HoldConfirmed
 from engine.ids import new_claim_id
+from engine.journal_bound import JOURNAL_BYTES_MAX
 from engine.keys import partition_key
 from persistence import audit_picture, repair
 from persistence.repair import repair_event, repair_events
