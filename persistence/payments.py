@@ -81,6 +81,16 @@ class PaymentsStore:
 
         await in_transaction(self._engine, work)
 
+    async def give_up(self, booking_id: str, payment_id: str) -> None:
+        """Write down that no change will choose the payment, unless one has."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await lock_booking(connection, booking_id)
+            mine = payments.c.id == uuid.UUID(payment_id)
+            await connection.execute(sa.update(payments).where(mine, ~payments.c.chosen).values(given_up=True))
+
+        await in_transaction(self._engine, work)
+
     async def finish_refund(self, refund_id: str, state: str) -> None:
         """The provider has given it back, or will not."""
         change = (
@@ -170,10 +180,14 @@ class PaymentsStore:
         return count
 
     async def find_last(self, booking_id: str, once: bytes | None = None) -> Row | None:
-        """The booking's latest payment; the latest that a request with the idempotency key *once* has begun."""
+        """The latest payment for the booking; the latest that a request with the idempotency key *once* has begun.
+
+        Those for its changes are not among them.
+        """
         key = parse_claim_id(booking_id)
         assert key is not None, booking_id
-        query = sa.select(payments).where(payments.c.booking_id == key.uuid).order_by(payments.c.attempt.desc())
+        query = sa.select(payments).where(payments.c.booking_id == key.uuid, ~payments.c.for_change)
+        query = query.order_by(payments.c.attempt.desc())
         if once is not None:
             query = query.where(payments.c.once == once)
         rows = await fetch_rows(self._engine, query.limit(1))
@@ -289,8 +303,10 @@ def _case(row: Row, payment_rows: Sequence[Row], refund_rows: Sequence[Row]) -> 
                 id=str(one["id"]),
                 state=one["state"],
                 chosen=one["chosen"],
+                amount=one["amount"],
                 captured=one["captured"],
                 created_at=one["created_at"],
+                awaits_change=one["for_change"] and not one["chosen"] and not one["given_up"],
             )
             for one in payment_rows
         ),
