@@ -81,7 +81,7 @@ class PaymentsStore:
 
         await in_transaction(self._engine, work)
 
-    async def give_up(self, booking_id: str, payment_id: str) -> None:
+    async def give_up_payment(self, booking_id: str, payment_id: str) -> None:
         """Write down that no change will choose the payment, unless one has."""
 
         async def work(connection: AsyncConnection) -> None:

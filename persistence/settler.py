@@ -131,7 +131,7 @@ class PaymentSettler:
             case Capture(payment_id, amount):
                 return await self._ask(case, payment_id, "capture", lambda p, charge: p.capture(charge, amount))
             case GiveUp(payment_id):
-                await self._store.give_up(case.booking_id, payment_id)
+                await self._store.give_up_payment(case.booking_id, payment_id)
             case OpenRefund():
                 await self._store.open_refund(case.booking_id, step, case.view)
             case Refund(refund_id):

@@ -1,6 +1,7 @@
 """Changes of bookings that are paid for, with a real simulator: what is dearer is charged, what is cheaper refunded."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -374,10 +375,8 @@ async def test_change_that_is_cut_short_is_made_and_paid_for_or_neither(till: Ti
     booking = await till.paid("A-1")
     with pytest.MonkeyPatch.context() as monkeypatch:
         crashing(POINTS[name](till), name, when, monkeypatch)
-        try:
+        with contextlib.suppress(Crash):
             await till.change(booking, "A-1", "A-2")
-        except Crash:
-            pass
 
     is_made = seats_of(await till.show(booking)) == ["A-1", "A-2"]
     assert is_made == ((name, when) == ("_decide", "after") or name in ("capture", "say"))
