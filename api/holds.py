@@ -11,11 +11,13 @@ from api.call import Call
 from api.decoding import decode_body
 from api.errors import Forbidden
 from api.idempotency import REPLAYED, part_of
+from api.payments import is_sold_against_payment
 from api.problems import problem_document
 from engine.claims import ItemRequest
 from engine.definition import EventId, PlaceName
 from engine.errors import HoldfastError
 from engine.holds import Hold
+from engine.ids import parse_claim_id
 from engine.reservations import GROUP_MAX, ITEMS_MAX, ClaimRequest, Held, TtlSeconds
 
 BATCH_MAX = 100
@@ -133,7 +135,11 @@ async def extend_hold(call: Call) -> Answer:
 
 async def release_hold(call: Call) -> Answer:
     """``DELETE /v1/holds/{hold_id}`` → 204."""
-    await call.services.reservations.release(call.params["hold_id"], customer_id=call.caller.owner, once=call.once)
+    hold_id = call.params["hold_id"]
+    await call.services.reservations.release(hold_id, customer_id=call.caller.owner, once=call.once)
+    key = parse_claim_id(hold_id)
+    if key is not None and await is_sold_against_payment(call, key.event_id):
+        await call.services.checkout.give_up(hold_id)
     return Answer(204)
 
 

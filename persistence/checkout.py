@@ -17,6 +17,7 @@ from engine import figures
 from engine.bookings import Booking, BookingDetails
 from engine.errors import HoldExpired, HoldfastError, InvalidRequest, LedgerUnavailable, PaymentDeclined, Unavailable
 from engine.ids import BookingId
+from engine.lifecycle import SYSTEM
 from engine.once import Once
 from engine.payments import Charge, Notice, PaymentProvider
 from engine.ports import Sealer
@@ -65,6 +66,7 @@ class Checkout:
         self._bookings = bookings
         self._confirm_timeout_s = confirm_timeout_s
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._in_hand: set[str] = set()  # bookings whose payment this process carries out: it reads what webhooks write
 
     async def find_replay(self, once: Once) -> Paid | None:
         """What the idempotency key *once* was answered, and what has become of it since.
@@ -128,11 +130,22 @@ class Checkout:
             known = ", ".join(sorted(self.providers)) or "none"
             raise InvalidRequest("$.payment.provider", f"no such provider; there are: {known}")
 
+    async def give_up(self, hold_id: str) -> None:
+        """The customer has given the hold back: a booking that waited for another payment of it is over.
+
+        One whose payment is still open ends when that is known, and its money is let go. If Postgres does not answer
+        now, the booking ends at the hold's deadline.
+        """
+        try:
+            await self.store.give_up(hold_id, SYSTEM)
+        except LedgerUnavailable as error:
+            logger.warning("booking left to lapse", booking_id=hold_id, reason=str(error))
+
     async def receive(self, provider: str, notice: Notice) -> None:
         """Write a webhook down, and go on with what it says. One that comes again does nothing."""
         figures.PAYMENT_NOTICES.add(provider, notice.said.outcome)
         booking_id = await self.store.receive(provider, notice)
-        if booking_id is not None:
+        if booking_id is not None and booking_id not in self._in_hand:
             self.keep_going(self.settler.settle(booking_id))
 
     async def settle_booking(self, booking: Booking) -> None:
@@ -174,6 +187,15 @@ class Checkout:
         return task.result() if task.done() else None
 
     async def _carry_out(
+        self, booking_id: str, provider: str, charge: Charge, decided: asyncio.Event
+    ) -> HoldfastError | None:
+        self._in_hand.add(booking_id)
+        try:
+            return await self._ask_and_settle(booking_id, provider, charge, decided)
+        finally:
+            self._in_hand.discard(booking_id)
+
+    async def _ask_and_settle(
         self, booking_id: str, provider: str, charge: Charge, decided: asyncio.Event
     ) -> HoldfastError | None:
         began = time.perf_counter()

@@ -99,7 +99,7 @@ async def in_transaction(engine: AsyncEngine, work: Callable[[AsyncConnection], 
 
 
 async def outside_transaction(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    """Run *work*, which makes one statement, without the round trips of a transaction.
+    """Run *work*, whose statements need not fit together, without the round trips of a transaction.
 
     Raises:
         LedgerUnavailable: Postgres does not answer.

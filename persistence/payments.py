@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from engine.definition import Policy
+from engine.errors import BookingNotFound
 from engine.ids import claim_id, parse_claim_id
 from engine.payment_steps import Case, End, OpenRefund, PaymentView, RefundView, Say
 from engine.payments import Charge, Notice, PaymentState, Said
@@ -36,6 +37,7 @@ _FROM: dict[str, tuple[PaymentState, ...]] = {
     "captured": ("initiated", "pending", "declined", "authorized", "voided"),
     "voided": ("initiated", "pending", "authorized"),
 }
+_OF_PAYMENT = "of_payment_"  # before the names of a payment's columns, where they are read with its booking's
 _LATE_PAYMENT = events.c.definition["policy"]["late_payment"].astext
 
 
@@ -47,7 +49,7 @@ class PaymentsStore:
 
     async def read_case(self, booking_id: str) -> tuple[Case, dict[str, Row], Row] | None:
         """The booking's case, its payments' rows by id, and its own row; ``None`` where there is no payment."""
-        return await in_transaction(self._engine, lambda connection: _read_case(connection, booking_id))
+        return await outside_transaction(self._engine, lambda connection: _read_case(connection, booking_id))
 
     async def note(self, booking_id: str, payment_id: str, said: Said) -> bool:
         """Write down what a provider has said; whether it was news. The first money there is becomes the chosen one."""
@@ -65,7 +67,7 @@ class PaymentsStore:
         async def work(connection: AsyncConnection) -> None:
             await lock_booking(connection, booking_id)
             found = await _read_case(connection, booking_id)
-            if found is None or found[0].refunds != seen.refunds or found[0].refunded != seen.refunded:
+            if found is None or _owed(found[0]) != _owed(seen):
                 return
             await connection.execute(
                 sa.insert(refunds).values(
@@ -112,6 +114,28 @@ class PaymentsStore:
                 return False
             changes = {"payment_status": "failed"}
             await take_step(connection, row, Step(to_status=step.to_status, reason=reason, changes=changes), actor)
+            return True
+
+        return await in_transaction(self._engine, work)
+
+    async def give_up(self, booking_id: str, actor: Any) -> bool:
+        """End a booking whose hold was given back, unless a payment of it is open or has been made."""
+
+        async def work(connection: AsyncConnection) -> bool:
+            try:
+                row = await lock_booking(connection, booking_id)
+            except BookingNotFound:
+                return False
+            query = sa.select(payments.c.state).where(payments.c.booking_id == row["id"]).order_by(payments.c.attempt)
+            states = list((await connection.execute(query)).scalars())
+            if row["status"] != "payment_initiated" or not set(states) <= {"declined", "voided"}:
+                return False
+            step = Step(
+                to_status="failed" if states else "cancelled",
+                reason="its hold was given back",
+                changes={"payment_status": "failed"},
+            )
+            await take_step(connection, row, step, actor)
             return True
 
         return await in_transaction(self._engine, work)
@@ -194,6 +218,11 @@ class PaymentsStore:
         return rows[0] if rows else None
 
 
+def _owed(case: Case) -> tuple[object, ...]:
+    """What decides how much goes back. The amount too: a change may have made of use what was to be refunded."""
+    return case.status, case.amount, case.refunded, case.refunds
+
+
 def charge_of(row: Row) -> Charge:
     """A payment's row as its provider is told of it."""
     return Charge(
@@ -270,19 +299,22 @@ async def _read_case(connection: AsyncConnection, booking_id: str) -> tuple[Case
     key = parse_claim_id(booking_id)
     if key is None:
         return None
-    # The booking first: what is decided from an older booking and newer payments is looked at again before it is done.
+    # Booking and payments in one statement, as of one moment: an older booking with the payment that a change has chosen
+    # since would seem to have no use for it. Refunds that are newer than both only make less seem to be at hand.
     query = (
         sa.select(bookings, sa.func.clock_timestamp().label("now"), _LATE_PAYMENT.label("late_payment"))
+        .add_columns(*(column.label(_OF_PAYMENT + column.name) for column in payments.c))
         .join(events, events.c.id == bookings.c.event_id)
+        .join(payments, payments.c.booking_id == bookings.c.id)
         .where(bookings.c.id == key.uuid, bookings.c.event_id == key.event_id)
+        .order_by(payments.c.attempt)
     )
-    row = (await connection.execute(query)).mappings().one_or_none()
-    if row is None:
+    rows = (await connection.execute(query)).mappings().all()
+    if not rows:
         return None
-    ours = sa.select(payments).where(payments.c.booking_id == row["id"]).order_by(payments.c.attempt)
-    payment_rows: dict[str, Row] = {str(one["id"]): one for one in (await connection.execute(ours)).mappings()}
-    if not payment_rows:
-        return None
+    row = rows[0]
+    ours = ({column.name: one[_OF_PAYMENT + column.name] for column in payments.c} for one in rows)
+    payment_rows: dict[str, Row] = {str(one["id"]): one for one in ours}
     back = sa.select(refunds).where(refunds.c.booking_id == row["id"]).order_by(refunds.c.id)
     refund_rows = (await connection.execute(back)).mappings().all()
     return _case(row, list(payment_rows.values()), refund_rows), dict(payment_rows), row

@@ -90,13 +90,15 @@ class PaymentSettler:
         refusal: HoldfastError | None = None
         try:
             looked_up: set[str] = set()
+            has_confirmed = False
             for _ in range(STEPS_MAX):
                 found = await self._store.read_case(booking_id)
                 if found is None:
                     return refusal
                 case = _Case(booking_id, *found)
                 step = next_step(case.view, frozenset(looked_up))
-                if step is None:
+                # What was confirmed and still waits is in the journal, and will be in the ledger.
+                if step is None or (has_confirmed and isinstance(step, Confirm)):
                     await self._schedule(case)
                     return refusal
                 if isinstance(step, LookUp):
@@ -106,20 +108,19 @@ class PaymentSettler:
                     refusal = await self._confirm(case, step)
                     if on_confirmed is not None and (refusal is None or not isinstance(refusal, Unavailable)):
                         on_confirmed()
-                    if isinstance(refusal, Unavailable) or (refusal is None and not await self._has_advanced(case)):
+                    if isinstance(refusal, Unavailable):
                         return None  # later
+                    has_confirmed = True
                 elif not await self._take(case, step):
                     await self._store.schedule(list(case.rows.values()), at=None, backs_off=True)
+                    return refusal
+                elif isinstance(step, Say):  # which comes last; who has changed the booking meanwhile has made it due
+                    await self._schedule(case)
                     return refusal
             logger.error("payment does not come to an end", booking_id=booking_id)
         except Unavailable as error:
             logger.warning("payment left for later", booking_id=booking_id, reason=str(error))
         return refusal
-
-    async def _has_advanced(self, case: _Case) -> bool:
-        """Whether the ledger has the confirmed booking: otherwise it is in the journal, and will be."""
-        found = await self._store.read_case(case.booking_id)
-        return found is not None and found[0].status != "payment_initiated"
 
     async def _take(self, case: _Case, step: Step) -> bool:
         """Take a step; ``False`` when its outcome is not known."""
@@ -200,6 +201,8 @@ class PaymentSettler:
         who = {"customer_id": row["customer_id"], "attempt": payment_id.encode()}
         try:
             await self._reservations.confirm(case.booking_id, details, **who)
+        except HoldReleased:
+            raise  # the customer does not want it any more
         except _GONE:
             if not case.view.waits_for_late:
                 raise

@@ -106,10 +106,11 @@ class People:
         """A request as it stands in a file."""
         return await self._client.request(method, url, headers=dict(headers), content=body.encode())
 
-    async def visit(self, url: str) -> None:
-        """Open a page, as a browser that was sent there does."""
-        response = await self._client.get(url, follow_redirects=False)
-        assert response.status_code < 400, response.text
+    async def pay_at(self, url: str) -> None:
+        """Open the page of a payment, as a browser that was sent there does, and agree."""
+        for method in ("GET", "POST"):
+            response = await self._client.request(method, url, follow_redirects=False)
+            assert response.status_code < 400, response.text
 
     def nobody(self) -> "Person":
         return Person(self._client, "", None)
