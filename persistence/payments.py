@@ -299,8 +299,8 @@ async def _read_case(connection: AsyncConnection, booking_id: str) -> tuple[Case
     key = parse_claim_id(booking_id)
     if key is None:
         return None
-    # Booking and payments in one statement, as of one moment: an older booking with the payment that a change has chosen
-    # since would seem to have no use for it. Refunds that are newer than both only make less seem to be at hand.
+    # Booking and payments in one statement, as of one moment: an older booking, with the payment that a change has
+    # chosen since, would seem to have no use for it. Refunds that are newer only make less seem to be at hand.
     query = (
         sa.select(bookings, sa.func.clock_timestamp().label("now"), _LATE_PAYMENT.label("late_payment"))
         .add_columns(*(column.label(_OF_PAYMENT + column.name) for column in payments.c))
