@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 
 from api.answers import Answer, json_answer
-from api.bookings import Attendee, CustomerId, Guest, require_visible
+from api.bookings import Attendee, CustomerId, Guest, PaymentRequest, require_visible
 from api.call import Call
 from api.decoding import check_free_form, check_moment, decode_body, decode_query
 from api.errors import Forbidden
@@ -26,6 +26,7 @@ from engine.errors import BookingNotFound, EventNotFound, InvalidRequest
 from engine.events import Event
 from engine.ids import parse_claim_id
 from engine.lifecycle import Actor, Role
+from engine.payments import Means
 from persistence.booking_desk import Amendment, Order, Stepped
 from persistence.booking_history import HistoryLine
 from persistence.place_desk import PlaceWish
@@ -86,6 +87,7 @@ class BookingPatch(StepRequest, frozen=True, forbid_unknown_fields=True):
     items: Items | msgspec.UnsetType = msgspec.UNSET
     from_: PlaceName | None | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="from")
     to: PlaceName | None | msgspec.UnsetType = msgspec.UNSET
+    payment: PaymentRequest | None = None
 
     def amendment(self) -> Amendment | None:
         """What is said beside the places, for the desk; ``None`` where nothing is.
@@ -99,9 +101,19 @@ class BookingPatch(StepRequest, frozen=True, forbid_unknown_fields=True):
         return Amendment(**{name: msgspec.to_builtins(value) for name, value in said.items()}) if said else None
 
     def wish(self) -> PlaceWish | None:
-        """What is said of the places; ``None`` where nothing is."""
+        """What is said of the places; ``None`` where nothing is.
+
+        Raises:
+            InvalidRequest: A payment is, and no places.
+        """
         said = self._said(PlaceWish.__struct_fields__)
+        if self.payment is not None and not said:
+            raise InvalidRequest("$.payment", "pays for places: say items, from or to with it")
         return PlaceWish(**said) if said else None
+
+    def means(self) -> Means | None:
+        """What a difference in price is to be paid with; ``None``: what the booking was paid with."""
+        return None if self.payment is None else Means(self.payment.provider, self.payment.method)
 
     def _said(self, names: Iterable[str]) -> dict[str, Any]:
         return {name: value for name in names if (value := getattr(self, name)) is not msgspec.UNSET}
@@ -206,13 +218,17 @@ async def refund_booking(call: Call) -> Answer:
 
 
 async def patch_booking(call: Call) -> Answer:
-    """``PATCH /v1/bookings/{booking_id}`` → 200; while it is pending or confirmed. Its places: all or none."""
+    """``PATCH /v1/bookings/{booking_id}`` → 200; while it is pending or confirmed. Its places: all or none.
+
+    402 and 503 where a paid booking would become dearer, and the difference is not to be had, or not yet.
+    """
     request = decode_body(_patch, call.body)
     amendment, wish = request.amendment(), request.wish()
     booking_id, order = call.params["booking_id"], order_of(call, request, await _event_of(call))
     if wish is not None:
         now = dt.datetime.now(dt.UTC)
-        return answer_step(call, await call.services.places.change(booking_id, order, wish, amendment, now=now))
+        changed = await call.services.places.change(booking_id, order, wish, amendment, means=request.means(), now=now)
+        return answer_step(call, changed)
     if amendment is None:
         raise InvalidRequest("$", "say at least one of items, from, to, guest, attendees, notes and metadata")
     return answer_step(call, await call.services.desk.amend(booking_id, order, amendment))

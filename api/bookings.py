@@ -53,7 +53,7 @@ class Attendee(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
 
 class PaymentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to pay; looked at only where the event's policy requires a payment."""
+    """How to pay; looked at only where something is to be paid."""
 
     provider: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     method: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]

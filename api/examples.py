@@ -51,6 +51,7 @@ BOOKING_PATCH: Final[dict[str, Any]] = {
     "guest": {"name": "Ana Ruiz", "email": "ana.ruiz@example.org"},
     "notes": "One of us uses a wheelchair.",
     "items": [{"section": "stalls", "seats": ["A-3", "A-4"]}],
+    "payment": {"provider": "simulator", "method": "sim_ok"},
     "expected_version": 1,
 }
 APPROVAL: Final[dict[str, Any]] = {

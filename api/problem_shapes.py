@@ -92,6 +92,12 @@ class PaymentDeclinedProblem(BookingProblem, frozen=True):
     reason: str | None
 
 
+class PaymentOpenProblem(BookingProblem, frozen=True):
+    """The booking that keeps its places, and where its customer has to go to pay for the change, if anywhere."""
+
+    redirect_url: str | None
+
+
 class PayloadTooLargeProblem(Problem, frozen=True):
     """The most bytes that a body may have here."""
 

@@ -247,7 +247,7 @@ KINDS: dict[type, Kind] = {
         code="payment-declined",
         title="Payment declined",
         meaning="The provider has declined the payment, for its `reason`. The hold lives on until its deadline, and "
-        "may be paid for otherwise.",
+        "may be paid for otherwise; a booking that was to become dearer keeps what it has.",
         shape=shapes.PaymentDeclinedProblem,
         members=lambda error: {"booking_id": error.booking_id, "reason": error.reason},
     ),
@@ -285,6 +285,17 @@ KINDS: dict[type, Kind] = {
         title="Journal full",
         meaning="As many bookings wait for Postgres as may wait; nothing was changed, and a hold lives on until its "
         "deadline.",
+        headers=_retry_after,
+    ),
+    engine.PaymentOpen: Kind(
+        status=503,
+        code="payment-open",
+        title="Payment open",
+        meaning="Whether the difference in price of a change can be had is not known yet: the payment's provider has "
+        "not answered, or the customer has to go to `redirect_url`. The booking keeps its places. For ten minutes the "
+        "same request goes on with the same payment; what is set aside and not used by then is let go.",
+        shape=shapes.PaymentOpenProblem,
+        members=lambda error: {"booking_id": error.booking_id, "redirect_url": error.redirect_url},
         headers=_retry_after,
     ),
     engine.InventoryUnavailable: Kind(

@@ -16,6 +16,8 @@ from engine.errors import (
     InvalidRequest,
     InvalidTransition,
     LimitExceeded,
+    PaymentDeclined,
+    PaymentOpen,
     PlacesUnavailable,
     VersionConflict,
 )
@@ -51,7 +53,7 @@ BOOKING_STEP_ROUTES: tuple[Route, ...] = (
         roles=ROLES,
         body_required=True,
         body_example=examples.BOOKING_PATCH,
-        refusals=(*_REFUSALS, EventNotOpen, PlacesUnavailable, LimitExceeded),
+        refusals=(*_REFUSALS, EventNotOpen, PlacesUnavailable, LimitExceeded, PaymentDeclined, PaymentOpen),
     ),
     _step(
         "/transfer",

@@ -19,7 +19,7 @@
     │   ├── HoldReleased            it was given back
     │   ├── HoldConfirmed           it is a booking already
     │   ├── BookingNotFound         unknown, or somebody else's
-    │   ├── PaymentDeclined         the provider has declined the payment; the hold lives on
+    │   ├── PaymentDeclined         the provider has declined it; the hold, or the booking as it was, lives on
     │   ├── BookingRefused          it was accepted, and then the ledger knew better; it is undone
     │   ├── NoWaitlist              the event's policy has no line to stand in
     │   ├── PlacesAvailable         there is nothing to wait for: they can be held at once
@@ -31,6 +31,7 @@
         ├── StoreUnavailable        Redis cannot be reached, or did not answer: the outcome may be unknown
         ├── LedgerUnavailable       Postgres cannot be reached
         ├── JournalFull             as many bookings wait for Postgres as may wait
+        ├── PaymentOpen             the payment of a change has not been answered; the booking keeps its places
         ├── InventoryUnavailable    the inventory service cannot be asked, and nothing is booked without it
         └── Overloaded              more is under way than this process will take
 
@@ -252,7 +253,10 @@ class EntryNotFound(Refusal):
 
 
 class PaymentDeclined(Refusal):
-    """The payment was declined, for the provider's *reason* if it gave one. The hold may be paid for otherwise."""
+    """The payment was declined, for the provider's *reason* if it gave one.
+
+    The hold may be paid for otherwise; a booking that was to become dearer keeps what it has.
+    """
 
     def __init__(self, booking_id: str, reason: str | None) -> None:
         super().__init__(reason or "declined")
@@ -288,6 +292,21 @@ class JournalFull(Unavailable):
     """As many bookings wait for Postgres as the journal may keep; nothing was changed, a hold lives on."""
 
     retry_after_s = 5
+
+
+class PaymentOpen(Unavailable):
+    """What a change costs more is neither set aside nor declined: its provider has not answered, or waits for somebody.
+
+    Nothing was changed. The same request goes on with the same payment; ``redirect_url`` is where its customer has to
+    go before that, if anywhere.
+    """
+
+    retry_after_s = 5
+
+    def __init__(self, booking_id: str, redirect_url: str | None = None) -> None:
+        super().__init__(booking_id)
+        self.booking_id = booking_id
+        self.redirect_url = redirect_url
 
 
 class InventoryUnavailable(Unavailable):

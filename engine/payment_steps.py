@@ -2,6 +2,9 @@
 
 The booking's status decides, the money follows. Nothing is captured before the booking is certain, and nothing voided
 before the booking has ended: so whoever is interrupted anywhere leaves a case from which the next one goes on.
+
+A booking is bought with one payment, and with one more for every change that made it dearer. Those are the chosen ones.
+What is ours of them for good is taken from the oldest first, so that what goes back comes from the newest.
 """
 
 import datetime as dt
@@ -20,18 +23,30 @@ OVER_MARGIN = dt.timedelta(seconds=2)
 # How long after its hold's deadline a payment may arrive and still be booked; what comes later is given back.
 LATE_MAX = dt.timedelta(hours=1)
 
+# How long money that was set aside for a change waits for it: a change that was cut short may be asked for again, and a
+# customer who has to go to a page of their bank comes back within the usual ``payment_ttl``.
+CHANGE_GRACE = dt.timedelta(minutes=10)
+
 _KEPT = ("confirmed", "checked_in", "completed", "no_show")
+_CHANGEABLE = ("pending", "confirmed")
 _OPEN: tuple[PaymentState, ...] = ("initiated", "pending")
+_LIVE: tuple[PaymentState, ...] = (*_OPEN, "authorized", "captured")
 
 
 class PaymentView(msgspec.Struct, frozen=True, kw_only=True):
-    """One payment; ``chosen`` is the one that the booking is bought with, of which there is one at most."""
+    """One payment over *amount*; ``chosen``: the booking is bought with it.
+
+    ``awaits_change``: it was asked for by a change of places, which may still be made, and chooses it then. Once it is
+    given up no change can.
+    """
 
     id: str
     state: PaymentState
     chosen: bool
+    amount: int
     captured: int
     created_at: dt.datetime
+    awaits_change: bool = False
 
 
 class RefundView(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,9 +76,9 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     refunds: Sequence[RefundView]
 
     @property
-    def chosen(self) -> PaymentView | None:
-        """The payment that the booking is bought with."""
-        return next((payment for payment in self.payments if payment.chosen), None)
+    def chosen(self) -> list[PaymentView]:
+        """The payments that the booking is bought with, the oldest first."""
+        return [payment for payment in self.payments if payment.chosen]
 
     @property
     def ends_at(self) -> dt.datetime | None:
@@ -72,6 +87,17 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
             return None
         is_open = any(payment.state in _OPEN for payment in self.payments)
         return self.expires_at + (LATE_MAX if is_open and self.waits_for_late else OVER_MARGIN)
+
+    @property
+    def turns_at(self) -> dt.datetime | None:
+        """When there will be something to do though nothing happens; ``None``: never."""
+        lapses = [payment.created_at + CHANGE_GRACE for payment in self.payments if self.is_spared(payment)]
+        return min(lapses, default=self.ends_at)
+
+    def is_spared(self, payment: PaymentView) -> bool:
+        """Whether it is left alone, because the change that asked for it may still be made."""
+        is_in_time = self.now - payment.created_at <= CHANGE_GRACE
+        return payment.awaits_change and payment.state in _LIVE and is_in_time and self.status in _CHANGEABLE
 
 
 class LookUp(msgspec.Struct, frozen=True):
@@ -95,6 +121,12 @@ class Capture(msgspec.Struct, frozen=True):
 
 class Void(msgspec.Struct, frozen=True):
     """Let go of the money."""
+
+    payment_id: str
+
+
+class GiveUp(msgspec.Struct, frozen=True):
+    """Write down that no change will choose it. It is let go only then, or one could choose it meanwhile."""
 
     payment_id: str
 
@@ -125,7 +157,7 @@ class Say(msgspec.Struct, frozen=True):
     payment_status: PaymentStatus
 
 
-Step = LookUp | Confirm | Capture | Void | OpenRefund | Refund | End | Say
+Step = LookUp | Confirm | Capture | Void | GiveUp | OpenRefund | Refund | End | Say
 
 
 def next_step(case: Case, looked_up: frozenset[str]) -> Step | None:
@@ -134,11 +166,16 @@ def next_step(case: Case, looked_up: frozenset[str]) -> Step | None:
     for payment in opened:
         if payment.id not in looked_up:
             return LookUp(payment.id)
+    for payment in case.payments:
+        if payment.awaits_change and payment.state in _LIVE and not case.is_spared(payment):
+            return GiveUp(payment.id)
     step = _while_unpaid(case) if case.status == "payment_initiated" else _about_the_money(case)
     if step is not None:
         return step
     # What nobody has heard of for long enough is not waited for, nor is what its booking does not wait for.
     for payment in opened:
+        if case.is_spared(payment):
+            continue
         is_abandoned = payment.state == "initiated" and case.now - payment.created_at > ABANDONED_AFTER
         if is_abandoned or case.status != "payment_initiated":
             return Void(payment.id)
@@ -149,24 +186,27 @@ def next_step(case: Case, looked_up: frozenset[str]) -> Step | None:
 def payment_status_of(case: Case) -> PaymentStatus:
     """What is true of the booking's payment."""
     chosen = case.chosen
-    if chosen is None:
+    if not chosen:
         is_open = case.status == "payment_initiated" and any(payment.state in _OPEN for payment in case.payments)
         return "pending" if is_open else "failed"
-    match chosen.state:
-        case "captured":
-            given_back = _given_back(case, chosen)
-            kept = chosen.captured - given_back
-            if kept == 0:
-                return "refunded"
-            return "completed" if kept >= case.amount else "partially_refunded"
-        case "voided":
-            return "failed" if case.status in _KEPT else "refunded"
-    return "held"
+    if any(payment.state == "authorized" for payment in chosen):
+        return "held"
+    kept = sum(_at_hand(case, payment) for payment in chosen)
+    if case.status in _KEPT and kept < case.amount - case.refunded and _any_voided(chosen):
+        return "failed"  # what was set aside has lapsed before it was taken
+    if kept == 0:
+        return "refunded"
+    return "completed" if kept >= case.amount else "partially_refunded"
+
+
+def _any_voided(payments: Sequence[PaymentView]) -> bool:
+    return any(payment.state == "voided" for payment in payments)
 
 
 def _while_unpaid(case: Case) -> Step | None:
-    if (chosen := case.chosen) is not None and chosen.state in ("authorized", "captured"):
-        return Confirm(chosen.id)
+    for payment in case.chosen:
+        if payment.state in ("authorized", "captured"):
+            return Confirm(payment.id)
     if (ends_at := case.ends_at) is None or case.now <= ends_at:
         return None
     was_refused = bool(case.payments) and case.payments[-1].state in ("declined", "voided")
@@ -177,21 +217,23 @@ def _about_the_money(case: Case) -> Step | None:
     for refund in case.refunds:
         if refund.state == "due":
             return Refund(refund.id)
+    left = _wanted(case)
     for payment in case.payments:
-        wanted = _wanted(case, payment)
-        if payment.state == "authorized" and wanted is not None:
-            return Capture(payment.id, wanted) if wanted > 0 else Void(payment.id)
-        if payment.state == "captured" and wanted is not None:
-            excess = payment.captured - _given_back(case, payment) - wanted
-            if excess > 0:
-                return OpenRefund(payment.id, excess)
+        if case.is_spared(payment) or (payment.chosen and left is None):
+            continue
+        at_hand = _at_hand(case, payment)
+        ours = min(at_hand, left or 0) if payment.chosen else 0
+        if payment.chosen and left is not None:
+            left -= ours
+        if payment.state == "authorized":
+            return Capture(payment.id, ours) if ours > 0 else Void(payment.id)
+        if payment.state == "captured" and at_hand > ours:
+            return OpenRefund(payment.id, at_hand - ours)
     return None
 
 
-def _wanted(case: Case, payment: PaymentView) -> int | None:
-    """How much of a payment is ours for good; ``None`` while that is open."""
-    if not payment.chosen:
-        return 0
+def _wanted(case: Case) -> int | None:
+    """How much of the chosen payments is ours for good, in all; ``None`` while that is open."""
     if case.status in ("pending", "paid", "payment_initiated"):
         return None
     if case.status in _KEPT or (case.status == "cancelled" and case.was_confirmed):
@@ -199,6 +241,13 @@ def _wanted(case: Case, payment: PaymentView) -> int | None:
     return 0
 
 
-def _given_back(case: Case, payment: PaymentView) -> int:
-    """What is on its way back, or was to be: what a provider refuses once is not asked for again."""
-    return sum(refund.amount for refund in case.refunds if refund.payment_id == payment.id)
+def _at_hand(case: Case, payment: PaymentView) -> int:
+    """What can be had of a payment, or is kept of it: never what is on its way back, nor what was to be.
+
+    What a provider has refused to give back once is not asked for again.
+    """
+    if payment.state == "authorized":
+        return payment.amount
+    if payment.state != "captured":
+        return 0
+    return payment.captured - sum(refund.amount for refund in case.refunds if refund.payment_id == payment.id)

@@ -36,6 +36,13 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
     provider_ref: str | None = None
 
 
+class Means(msgspec.Struct, frozen=True):
+    """What somebody pays with: a provider's name, and the provider's token of the method."""
+
+    provider: str
+    method: str
+
+
 class Said(msgspec.Struct, frozen=True, kw_only=True):
     """A provider's word on a payment. ``captured`` is the sum taken; ``redirect_url`` where the customer has to go."""
 

@@ -9,6 +9,8 @@ import msgspec
 from engine.bookings import Booking, BookingDetails, JournalEntry
 from engine.events import Event, SellableEvent
 from engine.ids import BookingId
+from engine.once import Once
+from engine.payments import Means
 from engine.places import Places
 
 
@@ -186,12 +188,22 @@ class Sealer(Protocol):
 
 
 class DifferenceCharger(Protocol):
-    """Takes what a change of a paid booking costs beyond what was paid."""
+    """Sets aside what a change of a paid booking costs beyond what was paid."""
 
-    async def charge_difference(self, booking: Booking, amount: int) -> bool:
-        """Charge *amount* minor units more for *booking*, which is at the version that the change is made of.
+    async def charge_difference(self, booking: Booking, amount: int, means: Means | None, once: Once | None) -> str:
+        """Set *amount* minor units aside for *booking*, which is at the version that the change is made of.
 
-        Whether it could be had. Comes before the change is in the ledger, which may refuse it yet: what was charged
-        for a version that never came is for the settlement to give back.
+        Without *means* the booking's own are tried. Comes before the change is in the ledger, which chooses the payment
+        by the id that this returns, or refuses the change: a payment that no change chooses is let go. Safe to repeat:
+        while a payment of the same amount by the same means waits for its change there is no second one.
+
+        Raises:
+            PaymentDeclined: It is not to be had.
+            PaymentOpen: Whether it is to be had is not known yet.
+            InvalidRequest: There are no such means, or none that the booking was paid by.
+            LimitExceeded: As many payments as a booking may have were asked for.
+            IdempotencyKeyReused: The key was used for another change.
+            Overtaken: The booking has changed.
+            LedgerUnavailable: Postgres does not answer.
         """
         ...

@@ -44,6 +44,7 @@ from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
 from persistence.checkout import Checkout
 from persistence.database import open_database
+from persistence.difference_charges import DifferenceCharges
 from persistence.erasure import Eraser
 from persistence.events import Events
 from persistence.installation import ensure_partitions
@@ -225,7 +226,15 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             terms=terms,
             eraser=Eraser(database, sealer),
             desk=desk,
-            places=PlaceDesk(database, sealer, desk, catalog, PlaceChanges(front, verification), price=terms.reprice),
+            places=PlaceDesk(
+                database,
+                sealer,
+                desk,
+                catalog,
+                PlaceChanges(front, verification),
+                price=terms.reprice,
+                charger=DifferenceCharges(database, checkout, time_limit_s=settings.confirm_timeout_s),
+            ),
             aftercare=aftercare,
             sinks=Sinks(database, sealer),
         )

@@ -7,7 +7,7 @@ was begun is broken off.
 import asyncio
 import time
 from collections.abc import Coroutine, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -30,6 +30,8 @@ from persistence.settler import PaymentSettler
 SETTLE_WAIT_S = 1.0  # for which a step's answer waits for its money to follow
 CLOSE_WAIT_S = 2.0  # an end that waited for a provider's time limit would be cut short by whoever asked for it
 CAPTURE_WAIT_S = 0.3  # for which an answer waits for the money to be taken, once the booking is certain
+
+T = TypeVar("T")
 
 logger = structlog.get_logger("holdfast.payments")
 
@@ -144,12 +146,19 @@ class Checkout:
         figures.PAYMENT_NOTICES.add(provider, notice.said.outcome)
         booking_id = await self.store.receive(provider, notice)
         if booking_id is not None and booking_id not in self._in_hand:
-            self._keep_going(self.settler.settle(booking_id))
+            self.keep_going(self.settler.settle(booking_id))
 
     async def settle_booking(self, booking: Booking) -> None:
         """Bring the provider into line with a booking that has just been changed, and wait for that a moment."""
-        task = self._keep_going(self.settler.settle(booking.id))
+        task = self.keep_going(self.settler.settle(booking.id))
         await asyncio.wait((task,), timeout=SETTLE_WAIT_S)
+
+    def keep_going(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Run *work* whether or not anybody waits for it, and finish it before :meth:`close` returns."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
 
     async def close(self) -> None:
         """Give what is under way a moment; what waits for a provider then is left as a crash would leave it.
@@ -167,7 +176,7 @@ class Checkout:
         if begun.charge is None:
             return None  # somebody else has it in hand
         decided = asyncio.Event()
-        task = self._keep_going(self._carry_out(begun.booking_id, provider, begun.charge, decided))
+        task = self.keep_going(self._carry_out(begun.booking_id, provider, begun.charge, decided))
         waiting = asyncio.create_task(decided.wait())
         try:
             await asyncio.wait((task, waiting), timeout=self._confirm_timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -217,13 +226,6 @@ class Checkout:
             raise HoldExpired(booking_id)  # what became of a 202: it never was a booking
         is_open = booking.status == "payment_initiated"
         return Paid(booking, payment["redirect_url"] if is_open else None, replayed)
-
-    def _keep_going(self, work: Coroutine[Any, Any, HoldfastError | None]) -> "asyncio.Task[HoldfastError | None]":
-        """Run *work* whether or not anybody waits for it, and finish it before :meth:`close` returns."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
 
     def _finished(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)

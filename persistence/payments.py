@@ -37,6 +37,7 @@ _FROM: dict[str, tuple[PaymentState, ...]] = {
     "captured": ("initiated", "pending", "declined", "authorized", "voided"),
     "voided": ("initiated", "pending", "authorized"),
 }
+_OF_PAYMENT = "of_payment_"  # before the names of a payment's columns, where they are read with its booking's
 _LATE_PAYMENT = events.c.definition["policy"]["late_payment"].astext
 
 
@@ -66,7 +67,7 @@ class PaymentsStore:
         async def work(connection: AsyncConnection) -> None:
             await lock_booking(connection, booking_id)
             found = await _read_case(connection, booking_id)
-            if found is None or found[0].refunds != seen.refunds or found[0].refunded != seen.refunded:
+            if found is None or _owed(found[0]) != _owed(seen):
                 return
             await connection.execute(
                 sa.insert(refunds).values(
@@ -79,6 +80,16 @@ class PaymentsStore:
                     updated_at=sa.func.now(),
                 )
             )
+
+        await in_transaction(self._engine, work)
+
+    async def give_up_payment(self, booking_id: str, payment_id: str) -> None:
+        """Write down that no change will choose the payment, unless one has."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await lock_booking(connection, booking_id)
+            mine = payments.c.id == uuid.UUID(payment_id)
+            await connection.execute(sa.update(payments).where(mine, ~payments.c.chosen).values(given_up=True))
 
         await in_transaction(self._engine, work)
 
@@ -193,14 +204,23 @@ class PaymentsStore:
         return count
 
     async def find_last(self, booking_id: str, once: bytes | None = None) -> Row | None:
-        """The booking's latest payment; the latest that a request with the idempotency key *once* has begun."""
+        """The latest payment for the booking; the latest that a request with the idempotency key *once* has begun.
+
+        Those for its changes are not among them.
+        """
         key = parse_claim_id(booking_id)
         assert key is not None, booking_id
-        query = sa.select(payments).where(payments.c.booking_id == key.uuid).order_by(payments.c.attempt.desc())
+        query = sa.select(payments).where(payments.c.booking_id == key.uuid, ~payments.c.for_change)
+        query = query.order_by(payments.c.attempt.desc())
         if once is not None:
             query = query.where(payments.c.once == once)
         rows = await fetch_rows(self._engine, query.limit(1))
         return rows[0] if rows else None
+
+
+def _owed(case: Case) -> tuple[object, ...]:
+    """What decides how much goes back. The amount too: a change may have made of use what was to be refunded."""
+    return case.status, case.amount, case.refunded, case.refunds
 
 
 def charge_of(row: Row) -> Charge:
@@ -279,19 +299,22 @@ async def _read_case(connection: AsyncConnection, booking_id: str) -> tuple[Case
     key = parse_claim_id(booking_id)
     if key is None:
         return None
-    # The booking first: what is decided from an older booking and newer payments is looked at again before it is done.
+    # Booking and payments in one statement, as of one moment: an older booking, with the payment that a change has
+    # chosen since, would seem to have no use for it. Refunds that are newer only make less seem to be at hand.
     query = (
         sa.select(bookings, sa.func.clock_timestamp().label("now"), _LATE_PAYMENT.label("late_payment"))
+        .add_columns(*(column.label(_OF_PAYMENT + column.name) for column in payments.c))
         .join(events, events.c.id == bookings.c.event_id)
+        .join(payments, payments.c.booking_id == bookings.c.id)
         .where(bookings.c.id == key.uuid, bookings.c.event_id == key.event_id)
+        .order_by(payments.c.attempt)
     )
-    row = (await connection.execute(query)).mappings().one_or_none()
-    if row is None:
+    rows = (await connection.execute(query)).mappings().all()
+    if not rows:
         return None
-    ours = sa.select(payments).where(payments.c.booking_id == row["id"]).order_by(payments.c.attempt)
-    payment_rows: dict[str, Row] = {str(one["id"]): one for one in (await connection.execute(ours)).mappings()}
-    if not payment_rows:
-        return None
+    row = rows[0]
+    ours = ({column.name: one[_OF_PAYMENT + column.name] for column in payments.c} for one in rows)
+    payment_rows: dict[str, Row] = {str(one["id"]): one for one in ours}
     back = sa.select(refunds).where(refunds.c.booking_id == row["id"]).order_by(refunds.c.id)
     refund_rows = (await connection.execute(back)).mappings().all()
     return _case(row, list(payment_rows.values()), refund_rows), dict(payment_rows), row
@@ -312,8 +335,10 @@ def _case(row: Row, payment_rows: Sequence[Row], refund_rows: Sequence[Row]) -> 
                 id=str(one["id"]),
                 state=one["state"],
                 chosen=one["chosen"],
+                amount=one["amount"],
                 captured=one["captured"],
                 created_at=one["created_at"],
+                awaits_change=one["for_change"] and not one["chosen"] and not one["given_up"],
             )
             for one in payment_rows
         ),

@@ -5,8 +5,9 @@ undone in Redis. A change step by step, and what a crash after it leaves:
 
 1. look      the booking as the ledger has it                    nothing
 2. reserve   what is gained is held in Redis                     the old booking; the holds lapse
-3. commit    claims, counters, row, history, outbox              the new booking; the audit brings Redis to it
-4. apply     held becomes sold, what is given up is free         the new booking
+3. charge    what a paid booking costs more is set aside         the same; what was set aside is let go
+4. commit    claims, counters, row, payment, history, outbox     the new booking; the audit brings Redis to it
+5. apply     held becomes sold, what is given up is free         the new booking
 
 A transfer is the same without holds: Redis says whose the booking is, then the ledger does.
 """
@@ -37,6 +38,7 @@ from engine.errors import (
 from engine.events import SellableEvent
 from engine.layout import Layout
 from engine.lifecycle import Actor
+from engine.payments import Means
 from engine.place_changes import Overtaken, Owned, PlaceChanges, Reserved
 from engine.place_differences import difference_of
 from engine.places import Places, format_places, parse_places
@@ -45,6 +47,7 @@ from engine.price_changes import CHARGED, Money, Priced, PriceOf, money_after, p
 from persistence.booking_desk import AMENDABLE, Amendment, BookingDesk, Order, Stepped, quote_of, require_status
 from persistence.bookings import open_booking
 from persistence.database import Row, in_transaction, sqlstate
+from persistence.difference_charges import choose_payment
 from persistence.place_exchange import exchange_places
 from persistence.schema import events
 from persistence.steps import Step, find_repetition, lock_booking, take_step
@@ -88,6 +91,14 @@ class _Seen(msgspec.Struct, frozen=True):
     replayed: bool
 
 
+class _Agreed(msgspec.Struct, frozen=True):
+    """What the places cost, what the booking comes to, and the payment that is to be chosen for the difference."""
+
+    priced: Priced
+    money: Money
+    payment_id: str | None
+
+
 class PlaceDesk:
     """Changes and transfers. Both raise what a step does, and ``StoreUnavailable``."""
 
@@ -117,16 +128,20 @@ class PlaceDesk:
         wish: PlaceWish,
         amendment: Amendment | None = None,
         *,
+        means: Means | None = None,
         now: dt.datetime,
     ) -> Stepped:
         """Give a booking the places of *wish* in place of its own, all or nothing, with whatever else is said anew.
 
+        What a paid booking costs more is charged to *means*; without, to what it was paid with last.
+
         Raises:
+            PaymentDeclined, PaymentOpen: What they cost more is not to be had, or not yet; it keeps what it has.
             PlacesUnavailable, LimitExceeded, EventNotOpen: It keeps what it has. After the end of the sale a customer
                 may still give places up, and whoever organizes the event may do everything.
             InvalidRequest: There are no such places; or they cost more than was paid, and nobody can charge it.
         """
-        return await self._insist(lambda: self._change(booking_id, order, wish, amendment, now))
+        return await self._insist(lambda: self._change(booking_id, order, wish, amendment, means, now))
 
     async def transfer(self, booking_id: str, order: Order, customer_id: str) -> Stepped:
         """Make a booking *customer_id*'s.
@@ -150,7 +165,13 @@ class PlaceDesk:
             raise StoreUnavailable(str(error)) from error
 
     async def _change(
-        self, booking_id: str, order: Order, wish: PlaceWish, amendment: Amendment | None, now: dt.datetime
+        self,
+        booking_id: str,
+        order: Order,
+        wish: PlaceWish,
+        amendment: Amendment | None,
+        means: Means | None,
+        now: dt.datetime,
     ) -> Stepped:
         seen = await self._look(booking_id, order)
         if seen.actor is None:
@@ -168,11 +189,12 @@ class PlaceDesk:
 
         try:
             priced = await self._price(seen.event, reserved.places, seen.owned.customer_id)
-            money = await self._settle_difference(seen, priced, now)
-        except (Refusal, Unavailable):
+            money = self._money_of(seen, priced, now)
+            payment_id = await self._charge(seen, order, money, means) if money.charge else None
+        except (Refusal, Unavailable, Overtaken):
             await _quietly(undo, booking_id)
             raise
-        commit = self._commit_of_change(seen, order, reserved, priced, money, amendment)
+        commit = self._commit_of_change(seen, order, reserved, _Agreed(priced, money, payment_id), amendment)
         row = await self._decide(booking_id, commit, undo, lambda row: row["places"] == format_places(reserved.places))
         await _quietly(lambda: self._changes.apply(seen.event, reserved), booking_id)
         return Stepped(await self._desk.follow_up(booking_id, row))
@@ -218,16 +240,12 @@ class PlaceDesk:
         owned = Owned(booking_id, row["customer_id"], parse_places(row["places"]))
         return _Seen(row, actor, event, owned, replayed=actor is None)
 
-    async def _settle_difference(self, seen: _Seen, priced: Priced, now: dt.datetime) -> Money:
-        """What the booking comes to; what it costs beyond what was paid has been charged when this returns.
-
-        Raises:
-            InvalidRequest: It cannot be charged.
-        """
+    def _money_of(self, seen: _Seen, priced: Priced, now: dt.datetime) -> Money:
+        """What the booking comes to."""
         row, actor = seen.row, seen.actor
         assert actor is not None
         was = msgspec.json.decode(row["price"], type=Price).total if row["price"] else row["amount"]
-        money = money_after(
+        return money_after(
             amount=row["amount"],
             refunded=row["refunded"],
             was=was,
@@ -235,36 +253,43 @@ class PlaceDesk:
             is_charged=row["payment_status"] in CHARGED,
             percent=quote_of(row, actor, seen.event.definition, now).percent,
         )
-        if money.charge:
-            booking = open_booking(row, self._sealer)
-            if self._charger is None or not await self._charger.charge_difference(booking, money.charge):
-                raise InvalidRequest("$.items", f"costs {money.charge} more than was paid, which cannot be charged")
-        return money
+
+    async def _charge(self, seen: _Seen, order: Order, money: Money, means: Means | None) -> str:
+        """Have what the booking costs beyond what was paid set aside; the payment's id.
+
+        Raises:
+            InvalidRequest: Nobody can charge it.
+        """
+        if self._charger is None:
+            raise InvalidRequest("$.items", f"costs {money.charge} more than was paid, which cannot be charged")
+        booking = open_booking(seen.row, self._sealer)
+        return await self._charger.charge_difference(booking, money.charge, means, order.once)
 
     def _commit_of_change(
         self,
         seen: _Seen,
         order: Order,
         reserved: Reserved,
-        priced: Priced,
-        money: Money,
+        agreed: _Agreed,
         amendment: Amendment | None,
     ) -> Commit:
-        places, layout = reserved.places, seen.event.layout
+        places, layout, money = reserved.places, seen.event.layout, agreed.money
         changes: dict[str, Any] = {
             "places": format_places(places),
             "first_leg": places.first_leg,
             "last_leg": places.last_leg,
             "from_stop": layout.stop_name(places.first_leg),
             "to_stop": layout.stop_name(places.last_leg),
-            "items": msgspec.json.encode(priced.items).decode(),
-            "price": msgspec.json.encode(priced.price).decode(),
+            "items": msgspec.json.encode(agreed.priced.items).decode(),
+            "price": msgspec.json.encode(agreed.priced.price).decode(),
             "amount": money.amount,
             "refunded": money.refunded,
         }
 
         async def commit(connection: AsyncConnection) -> Row:
             row, actor = await self._lock(connection, seen, order, reserved.epoch)
+            if agreed.payment_id is not None:
+                await choose_payment(connection, agreed.payment_id)
             said = {} if amendment is None else {"sealed": self._desk.seal_anew(row, amendment)}
             step = Step(reason="places changed", changes=changes | said)
             changed = await take_step(connection, row, step, actor, once=order.once)

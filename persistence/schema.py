@@ -286,6 +286,14 @@ payments = sa.Table(
     sa.Column("currency", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False, comment="initiated, pending, authorized, captured, declined, voided"),
     sa.Column("chosen", sa.Boolean, nullable=False, server_default="false", comment="Its booking is bought with it."),
+    sa.Column(
+        "for_change",
+        sa.Boolean,
+        nullable=False,
+        server_default="false",
+        comment="Asked for by a change that makes its booking dearer, which chooses it.",
+    ),
+    sa.Column("given_up", sa.Boolean, nullable=False, server_default="false", comment="No change will choose it."),
     sa.Column("captured", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("provider_ref", sa.Text, comment="The provider's own name of it."),
     sa.Column("redirect_url", sa.Text, comment="Where the customer has to go."),
@@ -301,7 +309,8 @@ payments = sa.Table(
         "state IN ('initiated', 'pending', 'authorized', 'captured', 'declined', 'voided')", name="state"
     ),
     sa.CheckConstraint("captured >= 0 AND captured <= amount", name="captured_within_amount"),
-    sa.Index("ix_payments_chosen", "booking_id", unique=True, postgresql_where=sa.text("chosen")),
+    sa.CheckConstraint("NOT (chosen AND given_up)", name="chosen_or_given_up"),
+    sa.Index("ix_payments_chosen", "booking_id", unique=True, postgresql_where=sa.text("chosen AND NOT for_change")),
     sa.Index("ix_payments_due", "check_at", postgresql_where=sa.text("check_at IS NOT NULL")),
     comment="Every payment asked for; written before its provider is. A trigger on bookings sets check_at.",
 )

@@ -32,6 +32,7 @@ from engine.payment_steps import (
     Case,
     Confirm,
     End,
+    GiveUp,
     LookUp,
     OpenRefund,
     Refund,
@@ -47,7 +48,7 @@ from engine.reservations import Reservations
 from persistence.database import Row
 from persistence.payments import CHECK_FIRST, PaymentsStore, charge_of
 
-STEPS_MAX = 20  # of one call: look up, confirm, capture and a word, for a handful of attempts
+STEPS_MAX = 100  # of one call: four for each of the twenty payments that a booking may have, and some for the booking
 _GONE = (HoldExpired, HoldReleased, HoldNotFound)
 _TAKEN = (PlacesUnavailable, LimitExceeded, EventNotOpen, BookingRefused)
 
@@ -130,6 +131,8 @@ class PaymentSettler:
                 return await self._ask(case, payment_id, "void", lambda p, charge: p.void(charge))
             case Capture(payment_id, amount):
                 return await self._ask(case, payment_id, "capture", lambda p, charge: p.capture(charge, amount))
+            case GiveUp(payment_id):
+                await self._store.give_up_payment(case.booking_id, payment_id)
             case OpenRefund():
                 await self._store.open_refund(case.booking_id, step, case.view)
             case Refund(refund_id):
@@ -210,7 +213,7 @@ class PaymentSettler:
         waits = case.view.status == "payment_initiated" or any(
             payment.state in ("initiated", "pending") for payment in case.view.payments
         )
-        at = case.view.ends_at
+        at = case.view.turns_at
         if at is not None:
             at = max(at, case.view.now) + CHECK_FIRST / 10
         await self._store.schedule(list(case.rows.values()), at=at, backs_off=waits)

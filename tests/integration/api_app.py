@@ -44,6 +44,7 @@ from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
 from persistence.checkout import Checkout
 from persistence.database import in_transaction, open_database
+from persistence.difference_charges import DifferenceCharges
 from persistence.erasure import Eraser
 from persistence.events import Events
 from persistence.ledger import PostgresLedger
@@ -125,7 +126,15 @@ async def composed(
             waitlist=Waitlist(database, Line(kernel, catalog)),
             checkout=checkout,
             desk=desk,
-            places=PlaceDesk(database, sealer, desk, catalog, PlaceChanges(kernel, verification), price=terms.reprice),
+            places=PlaceDesk(
+                database,
+                sealer,
+                desk,
+                catalog,
+                PlaceChanges(kernel, verification),
+                price=terms.reprice,
+                charger=DifferenceCharges(database, checkout, time_limit_s=confirm_timeout_s),
+            ),
             aftercare=aftercare,
             oversight=oversight,
             terms=terms,

@@ -246,11 +246,11 @@ async def test_cheaper_places_of_a_paid_booking_are_granted_back_by_the_tiers(wo
     assert ok(await world.olga.patch(path_of(booking), claim(floor=1)))["refunded"] == 4500 + 4500
 
 
-async def test_dearer_places_of_a_paid_booking_need_somebody_to_charge_them(world: World) -> None:
+async def test_dearer_places_of_a_booking_that_no_provider_knows_of_need_to_be_paid_for(world: World) -> None:
     booking = await world.booked("A-1")
     await world.pay_for(booking)
     refused = await world.ana.patch(path_of(booking), claim("A-1", "A-2"))
-    assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, "$.items")
+    assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, "$.payment")
     await world.assert_no_drift(booking["event_id"])
     await world.book(world.ben, booking["event_id"], "A-2")
 

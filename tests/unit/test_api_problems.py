@@ -47,6 +47,7 @@ EXAMPLES: list[Exception] = [
     engine.StoreUnavailable("redis://user:secret@host"),
     engine.LedgerUnavailable("postgresql://user:secret@host"),
     engine.JournalFull(),
+    engine.PaymentOpen("x", "https://bank.test/pay"),
     engine.InventoryUnavailable("timeout"),
     engine.Overloaded(),
     http.Unauthenticated("The token has expired."),

@@ -9,12 +9,14 @@ import pytest
 from engine.lifecycle import STORED_STATUSES
 from engine.payment_steps import (
     ABANDONED_AFTER,
+    CHANGE_GRACE,
     LATE_MAX,
     OVER_MARGIN,
     Capture,
     Case,
     Confirm,
     End,
+    GiveUp,
     LookUp,
     OpenRefund,
     PaymentView,
@@ -32,8 +34,9 @@ SECOND = dt.timedelta(seconds=1)
 
 def payment(state: Any, **members: Any) -> PaymentView:
     is_money = state in ("authorized", "captured")
-    defaults = {"id": "p1", "chosen": is_money, "captured": 100 if state == "captured" else 0, "created_at": NOW}
-    return PaymentView(state=state, **(defaults | members))
+    defaults = {"id": "p1", "chosen": is_money, "amount": 100, "created_at": NOW}
+    given = defaults | {"captured": members.get("amount", 100) if state == "captured" else 0} | members
+    return PaymentView(state=state, **given)
 
 
 def case(*payments: PaymentView, **members: Any) -> Case:
@@ -51,8 +54,14 @@ def case(*payments: PaymentView, **members: Any) -> Case:
     return Case(payments=payments, **(defaults | members))
 
 
-def refund(amount: int, state: Any = "done") -> RefundView:
-    return RefundView(id="r1", payment_id="p1", amount=amount, state=state)
+def refund(amount: int, state: Any = "done", of: str = "p1") -> RefundView:
+    return RefundView(id="r1", payment_id=of, amount=amount, state=state)
+
+
+# A second payment, of fifty, for a change: in the ledger; taken; and one whose change may yet be made.
+FOR_CHANGE = payment("authorized", id="p2", amount=50)
+TAKEN_FOR_CHANGE = payment("captured", id="p2", amount=50)
+AWAITED = payment("authorized", id="p2", amount=50, chosen=False, awaits_change=True)
 
 
 @pytest.mark.parametrize("state", ["initiated", "pending"])
@@ -146,7 +155,98 @@ def test_money_taken_for_a_booking_that_never_was_certain_goes_back_whole() -> N
         (case(payment("voided", chosen=True), status="rejected"), "refunded"),
         (case(payment("voided", chosen=True), status="confirmed"), "failed"),
         (case(payment("voided"), status="expired"), "failed"),
+        (case(payment("captured"), FOR_CHANGE, status="confirmed", amount=150), "held"),
+        (case(payment("authorized"), FOR_CHANGE, status="pending", amount=150), "held"),
+        (case(payment("captured"), TAKEN_FOR_CHANGE, status="confirmed", amount=150), "completed"),
+        (
+            case(payment("captured"), TAKEN_FOR_CHANGE, status="confirmed", amount=150, refunds=(refund(20),)),
+            "partially_refunded",
+        ),
+        (case(payment("captured"), payment("voided", id="p2", chosen=True), status="confirmed", amount=150), "failed"),
+        (
+            case(
+                payment("captured"),
+                payment("voided", id="p2", chosen=True),
+                status="confirmed",
+                amount=150,
+                refunded=50,
+            ),
+            "partially_refunded",
+        ),
+        (case(payment("captured"), AWAITED, status="confirmed"), "completed"),
     ],
 )
 def test_booking_says_what_is_true_of_its_payment(one: Case, said: str) -> None:
     assert payment_status_of(one) == said
+
+
+@pytest.mark.parametrize("status", STORED_STATUSES)
+def test_payment_that_awaits_its_change_is_spared_while_the_booking_can_be_changed(status: str) -> None:
+    if status == "payment_initiated":
+        return  # what is not paid for is not charged for changes
+    said = {"pending": "held", "confirmed": "completed"}
+    first = payment("authorized" if status == "pending" else "captured")
+    waiting = case(first, AWAITED, status=status, was_confirmed=True, payment_status=said.get(status, "completed"))
+    expected = None if status in ("pending", "confirmed") else GiveUp("p2")
+    assert next_step(waiting, frozenset()) == expected
+
+
+@pytest.mark.parametrize("state", ["initiated", "pending", "authorized", "captured"])
+def test_payment_whose_change_never_came_is_given_up_before_it_is_let_go(state: Any) -> None:
+    asked = frozenset({"p2"})
+    awaited = payment(state, id="p2", amount=50, chosen=False, awaits_change=True, created_at=NOW - CHANGE_GRACE)
+    waiting = case(payment("captured"), awaited, status="confirmed", was_confirmed=True, payment_status="completed")
+    assert next_step(waiting, asked) is None
+    assert waiting.turns_at == NOW
+    late = msgspec.structs.replace(waiting, now=NOW + SECOND)
+    assert next_step(late, asked) == GiveUp("p2")
+    given_up = msgspec.structs.replace(awaited, awaits_change=False)
+    let_go = OpenRefund("p2", 50) if state == "captured" else Void("p2")
+    assert next_step(msgspec.structs.replace(late, payments=(payment("captured"), given_up)), asked) == let_go
+
+
+@pytest.mark.parametrize("state", ["declined", "voided"])
+def test_payment_for_a_change_that_came_to_nothing_is_left_alone(state: Any) -> None:
+    over = payment(state, id="p2", chosen=False, awaits_change=True, created_at=NOW - 2 * CHANGE_GRACE)
+    booked = case(payment("captured"), over, status="confirmed", was_confirmed=True, payment_status="completed")
+    assert next_step(booked, frozenset()) is None
+    assert booked.turns_at is None
+
+
+def test_approval_takes_both_payments() -> None:
+    approved = case(payment("authorized"), FOR_CHANGE, status="confirmed", was_confirmed=True, amount=150)
+    assert next_step(approved, frozenset()) == Capture("p1", 100)
+    first_taken = msgspec.structs.replace(approved, payments=(payment("captured"), FOR_CHANGE))
+    assert next_step(first_taken, frozenset()) == Capture("p2", 50)
+
+
+@pytest.mark.parametrize(
+    ("refunded", "step"),
+    [(20, OpenRefund("p2", 20)), (50, OpenRefund("p2", 50)), (70, OpenRefund("p1", 20)), (150, OpenRefund("p1", 100))],
+)
+def test_what_is_granted_back_comes_from_the_newest_payment_first(refunded: int, step: OpenRefund) -> None:
+    booked = case(
+        payment("captured"), TAKEN_FOR_CHANGE, status="confirmed", was_confirmed=True, amount=150, refunded=refunded
+    )
+    assert next_step(booked, frozenset()) == step
+
+
+def test_change_after_a_refund_takes_all_of_its_own_payment() -> None:
+    """Of the first hundred thirty are given back, then fifty are added: what is taken of the fifty is fifty."""
+    booked = case(
+        payment("captured"),
+        FOR_CHANGE,
+        status="confirmed",
+        was_confirmed=True,
+        amount=150,
+        refunded=30,
+        refunds=(refund(30),),
+    )
+    assert next_step(booked, frozenset()) == Capture("p2", 50)
+
+
+def test_what_was_set_aside_for_a_change_and_is_granted_back_before_it_was_taken_is_let_go() -> None:
+    booked = case(payment("captured"), FOR_CHANGE, status="cancelled", was_confirmed=True, amount=150, refunded=75)
+    assert next_step(booked, frozenset()) == OpenRefund("p1", 25)
+    half = msgspec.structs.replace(booked, refunds=(refund(25),))
+    assert next_step(half, frozenset()) == Void("p2")
