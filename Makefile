@@ -11,7 +11,7 @@ SCRIPTS := $(VENV)/lua-expanded
 SUITS := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 
 # Who has run out of tests takes some of the other's: slow ones stand together in their modules, and once left one
-# process alone for the last five minutes. More processes by ARGS="-n 3", on a machine that does nothing else.
+# process alone for the last five minutes. Three processes on two cores, because they wait as often as they work.
 IN_PARALLEL := -n 3 --dist worksteal
 
 # Tests start Holdfast a hundred times over, and should not compile it as often, whatever the caller's environment says.

@@ -1,8 +1,8 @@
 """A change that charges, and the settlement beside it, in every order, cut short anywhere: nobody pays for nothing.
 
 The model has a booking of 100 that is paid for, of which some may be granted back, a change that makes it dearer by
-50, one settler that goes on from what it has read before, and a customer who may cancel. Each step of each is atomic, as
-a transaction or a provider's answer is; between any two all may stop, and then somebody else settles what is there.
+50, one settler that goes on from what it has read before, and a customer who may cancel. Each step of each is atomic,
+as a transaction or a provider's answer is; between any two all may stop, and then somebody else settles what is there.
 """
 
 import datetime as dt
