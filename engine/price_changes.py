@@ -9,7 +9,8 @@ from engine.claims import ClaimedItem, describe_places
 from engine.events import SellableEvent
 from engine.places import Places
 
-CHARGED = ("held", "completed", "partially_refunded")  # payment statuses of a booking whose amount was paid
+# Payment statuses of a booking whose amount was paid, also where all of it was given back: more is to be charged.
+CHARGED = ("held", "completed", "partially_refunded", "refunded")
 
 
 class Priced(msgspec.Struct, frozen=True):
