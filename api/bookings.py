@@ -19,7 +19,7 @@ from api.patterns import EMAIL_PATTERN, SOURCE_PATTERN
 from api.payments import answer_paid, is_sold_against_payment
 from api.versions import versioned_answer
 from engine.bookings import Booking, BookingDetails, BookingStatus
-from engine.definition import PLACES_PER_HOLD_MAX, EventId, Metadata, PlaceName
+from engine.definition import PLACES_PER_HOLD_MAX, PRINTABLE_PATTERN, EventId, Metadata, PlaceName
 from engine.errors import BookingNotFound, InvalidRequest
 from engine.ids import parse_claim_id
 from engine.reservations import Booked, ClaimRequest
@@ -29,7 +29,8 @@ SOURCE_DEFAULT: Final = "api"
 _BUYING_ROLES = (CUSTOMER, SERVICE, ADMIN)  # who has several acts with the least of them
 AGE_MAX = 150  # nobody has been older than 122
 
-CustomerId = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+# As the subject of a token can be: nobody else could ever be that customer.
+CustomerId = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=PRINTABLE_PATTERN)]
 _Line = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 

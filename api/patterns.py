@@ -2,9 +2,9 @@
 
 from engine.definition import CLOCK_PATTERN, CURRENCY_PATTERN, EVENT_ID_PATTERN, PRINTABLE_PATTERN
 
-EMAIL_PATTERN = r"^[^@\s]+@[^@\s]+$"
+EMAIL_PATTERN = r"^[^@\s]+@[^@\s]+\Z"
 NOT_BLANK_PATTERN = r"\S"
-SOURCE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$"
+SOURCE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}\Z"
 
 # A test walks through the types of all routes: a pattern that is not here would be told as a regular expression.
 WORDS: dict[str, str] = {

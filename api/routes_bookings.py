@@ -35,7 +35,7 @@ BOOKING_ROUTES: tuple[Route, ...] = (
                 headers=("Location", "ETag", "Retry-After", *REPLAYABLE),
             ),
         ),
-        refusals=(*CLAIMS, *ENDED, PaymentDeclined, JournalFull, InventoryUnavailable),
+        refusals=(*CLAIMS, *ENDED, BookingNotFound, PaymentDeclined, JournalFull, InventoryUnavailable),
     ),
     Route(
         method="GET",

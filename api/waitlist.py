@@ -12,6 +12,7 @@ from api.errors import Forbidden
 from api.holds import Items
 from api.identity import SERVICE
 from api.paging import PageQuery, page_answer
+from api.patterns import SOURCE_PATTERN
 from engine.definition import PLACES_PER_HOLD_MAX, EventId, Metadata, PlaceName
 from engine.errors import EntryNotFound, InvalidRequest
 from engine.waitlist import PRIORITY_MAX, EntryStatus, WaitlistEntry
@@ -38,7 +39,7 @@ class AcceptRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attendees: Annotated[list[Attendee], msgspec.Meta(max_length=PLACES_PER_HOLD_MAX)] = []
     payment: PaymentRequest | None = None
     notes: Annotated[str, msgspec.Meta(max_length=2000)] | None = None
-    source: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")] = "waitlist"
+    source: Annotated[str, msgspec.Meta(pattern=SOURCE_PATTERN)] = "waitlist"
     metadata: Metadata = {}
 
     def of_hold(self, hold_id: str) -> BookingRequest:

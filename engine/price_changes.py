@@ -9,7 +9,7 @@ from engine.claims import ClaimedItem, describe_places
 from engine.events import SellableEvent
 from engine.places import Places
 
-# Payment statuses of a booking whose amount was paid, though it may have been given back since.
+# Payment statuses of a booking whose amount was paid, also where all of it was given back: more is to be charged.
 CHARGED = ("held", "completed", "partially_refunded", "refunded")
 
 

@@ -25,6 +25,7 @@ from engine.claim_requests import TtlSeconds as TtlSeconds
 from engine.claim_requests import check_group, resolve_claim
 from engine.claims import describe_places, resolve_places
 from engine.errors import (
+    BookingNotFound,
     EventNotFound,
     HoldNotFound,
     IdempotencyKeyReused,
@@ -207,7 +208,11 @@ class Reservations(Views):
             JournalFull: As many bookings wait for the ledger as may wait; the hold lives on.
         """
         key, event = await self._find_event_of(hold_id)
-        if once is not None and not leaves_it_to_redis(event) and (booked := await self._find_replay(once)) is not None:
+        if (
+            once is not None
+            and not leaves_it_to_redis(event)
+            and (booked := await self._find_replay(once, customer_id)) is not None
+        ):
             return booked
         request = self._booking_request(key, details, customer_id, once, attempt)
         reply = await self._run_booking("confirm_hold", event, request)
@@ -263,7 +268,7 @@ class Reservations(Views):
         event = await self._catalog.get(event_id)
         kept = await self._kernel.command("GET", once_key(self._kernel.partition_of(event), once.scope))
         if kept is None:
-            return await self._find_replay(once)
+            return await self._find_replay(once, customer_id)
         body, _, key = bytes(kept).partition(b"|")
         if body != once.body:
             raise IdempotencyKeyReused
@@ -350,17 +355,18 @@ class Reservations(Views):
         epoch, repairs = await self._kernel.event_command(event, "HMGET", "state", "epoch", "repairs")
         return epoch != b"1" or (repairs or b"0") != b"0"
 
-    async def _find_replay(self, once: Once) -> Booked | None:
+    async def _find_replay(self, once: Once, customer_id: str) -> Booked | None:
         """The booking that the key made, where all events meet: a script sees but the keys of its own partition.
 
         Raises:
             IdempotencyKeyReused: It made a booking of another body.
+            BookingNotFound: The booking is somebody else's by now.
         """
         try:
             booking = await self._ledger.find_replay(once.scope, once.body)
         except LedgerUnavailable:
             return None  # the commit looks again, and so far nothing is lost
-        return None if booking is None else Booked(booking, replayed=True)
+        return None if booking is None else _theirs(Booked(booking, replayed=True), customer_id)
 
     def _booking_request(
         self, key: ClaimKey, details: BookingDetails, customer_id: str, once: Once | None, attempt: bytes | None = None
@@ -389,7 +395,7 @@ class Reservations(Views):
             if (
                 request.once is not None
                 and await self._may_have_forgotten(event)
-                and (booked := await self._find_replay(request.once)) is not None
+                and (booked := await self._find_replay(request.once, request.customer_id)) is not None
             ):
                 return booked
             raise booking_refusal(reply, event, request.booking_id)
@@ -407,7 +413,7 @@ class Reservations(Views):
             once=request.once.scope if request.once else b"",
             body_digest=request.once.body if request.once else b"",
         )
-        return await self._settle(entry, event, request.details)
+        return _theirs(await self._settle(entry, event, request.details), request.customer_id)
 
     async def _resume(self, booking_id: str, customer_id: str) -> Booked:
         """The booking that an earlier request with the same key made; its answer may have been lost half-way.
@@ -421,8 +427,9 @@ class Reservations(Views):
             if found.is_buried or leaves_it_to_redis(found.event):
                 return Booked(accepted_booking(found.entry, found.event, details), replayed=True)
             settled = await self._settle(found.entry, found.event, details)
-            return Booked(settled.booking, replayed=True)
-        return Booked(await self.find_booking(booking_id, customer_id=customer_id), replayed=True)
+            return _theirs(Booked(settled.booking, replayed=True), customer_id)
+        booking = await self.find_booking(booking_id, customer_id=customer_id)
+        return _theirs(Booked(booking, replayed=True), customer_id)
 
     async def _settle(self, entry: JournalEntry, event: SellableEvent, details: BookingDetails) -> Booked:
         settling = self._settlement.start(entry, event)
@@ -434,6 +441,17 @@ class Reservations(Views):
         except (TimeoutError, LedgerUnavailable, Overloaded, UnwritableEntry):
             return Booked(accepted_booking(entry, event, details))  # the last one is for a person to look into
         return Booked(settled.booking, replayed=settled.replayed)
+
+
+def _theirs(booked: Booked, customer_id: str) -> Booked:
+    """The booking of a repetition, unless it was given away: then what is said of it now is not for them to read.
+
+    Raises:
+        BookingNotFound: It is another customer's by now.
+    """
+    if booked.booking.customer_id != customer_id:
+        raise BookingNotFound(booked.booking.id, is_foreign=True)
+    return booked
 
 
 def _owner(customer_id: str | None) -> bytes:

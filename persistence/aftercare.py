@@ -118,7 +118,7 @@ class Aftercare:
         if (row := await self._lease(event_id)) is None:
             return 0
         event = event_from_row(row)
-        care = care_for(event)
+        care, lease = care_for(event), row["aftercare_at"]
         ended, after, stop_at = 0, -1, time.monotonic() + at_most_s
         while care is not None:
             query = sa.select(bookings.c.id, bookings.c.event_id, bookings.c.number, bookings.c.status).where(
@@ -131,10 +131,10 @@ class Aftercare:
             ENDED.add(care.kind, count=count)
             ended, after = ended + count, page[-1]["number"]
             is_interrupted = time.monotonic() > stop_at
-            await self._put_off(event_id, 0.0 if is_interrupted else LEASE_S)
-            if is_interrupted:
+            lease = await self._put_off(event_id, lease, 0.0 if is_interrupted else LEASE_S)
+            if is_interrupted or lease is None:
                 return ended
-        await self._put_off(event_id, _pause_after(event, care))
+        await self._put_off(event_id, lease, _pause_after(event, care))
         if ended:
             logger.info("bookings of an event ended", event_id=event_id, bookings=ended)
         return ended
@@ -157,10 +157,20 @@ class Aftercare:
 
         return await in_transaction(self._database, work)
 
-    async def _put_off(self, event_id: str, seconds: float | None) -> None:
+    async def _put_off(self, event_id: str, lease: dt.datetime, seconds: float | None) -> dt.datetime | None:
+        """Until when the event is put off now; ``None`` if for good, or if the *lease* is not ours any more.
+
+        The event may have been cancelled meanwhile, which makes it due at once: that must not be overwritten.
+        """
         at = None if seconds is None else _in_seconds(seconds)
-        later = sa.update(events).where(events.c.id == event_id).values(aftercare_at=at)
-        await in_transaction(self._database, lambda connection: connection.execute(later))
+        held = (events.c.id == event_id, events.c.aftercare_at == lease)
+        later = sa.update(events).where(*held).values(aftercare_at=at).returning(events.c.aftercare_at)
+
+        async def work(connection: AsyncConnection) -> dt.datetime | None:
+            until: dt.datetime | None = (await connection.execute(later)).scalar_one_or_none()
+            return until
+
+        return await in_transaction(self._database, work)
 
 
 def _pause_after(event: Event, care: Care | None) -> float | None:

@@ -252,7 +252,7 @@ class BookingDesk:
         async def work(connection: AsyncConnection) -> tuple[Row, bool]:
             row = await lock_booking(connection, booking_id)
             actor = order.admit(row["customer_id"])
-            if order.once is not None and await find_repetition(connection, row, order.once):
+            if order.once is not None and await find_repetition(connection, row, order.once) is not None:
                 return row, True
             order.expect(row["version"])
             return await take_step(connection, row, decide(row, actor), actor, once=order.once), False

@@ -48,14 +48,19 @@ class Eraser:
             page = await fetch_rows(self._engine, query)
             if page:
                 ids = [row["id"] for row in page]
-                await in_transaction(self._engine, partial(self._erase_page, ids=ids, actor=actor))
+                await in_transaction(self._engine, partial(self._erase_page, customer_id, ids=ids, actor=actor))
                 last, count = page[-1]["number"], count + len(page)
             if len(page) < PAGE:
                 return count
 
-    async def _erase_page(self, connection: AsyncConnection, *, ids: Sequence[Any], actor: Actor) -> None:
-        locked = sa.select(bookings).where(bookings.c.id.in_(ids)).order_by(bookings.c.id)
-        rows = (await connection.execute(locked.with_for_update(key_share=True))).mappings().all()
+    async def _erase_page(
+        self, customer_id: str, connection: AsyncConnection, *, ids: Sequence[Any], actor: Actor
+    ) -> None:
+        # What was given away since the page was read is another customer's, and theirs to keep.
+        theirs = sa.select(bookings).where(bookings.c.id.in_(ids), bookings.c.customer_id == customer_id)
+        locked = theirs.order_by(bookings.c.id).with_for_update(key_share=True)
+        rows = (await connection.execute(locked)).mappings().all()
+        ids = [row["id"] for row in rows]
         said = (
             sa.update(history)
             .where(history.c.booking_id.in_(ids), history.c.role != SYSTEM.role, history.c.reason != ERASED)

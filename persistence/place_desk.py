@@ -224,13 +224,19 @@ class PlaceDesk:
         return Stepped(await self._desk.follow_up(booking_id, row))
 
     async def _look(self, booking_id: str, order: Order) -> _Seen:
-        """The booking as it is now. A key that has changed it before is looked at first: it may be another's since."""
+        """The booking as it is now. A key that has changed it before is looked at first: it may be another's since.
+
+        Whose it is no more is told what their own step has made of it, and nothing that was said of it since.
+        """
 
         async def work(connection: AsyncConnection) -> tuple[Row, Actor | None]:
             row = await lock_booking(connection, booking_id)
-            if order.once is not None and await find_repetition(connection, row, order.once):
+            repeated = None if order.once is None else await find_repetition(connection, row, order.once)
+            if repeated == row["version"]:
                 return row, None
             actor = order.admit(row["customer_id"])
+            if repeated is not None:
+                return row, None
             order.expect(row["version"])
             require_status(row, AMENDABLE)
             return row, actor

@@ -113,21 +113,26 @@ async def record_creation(connection: AsyncConnection, row: Row, actor: Actor) -
     await _tell(connection, {"status": None}, row, type_="booking.created")
 
 
-async def find_repetition(connection: AsyncConnection, row: Row, once: Once) -> bool:
-    """Whether a step of the locked booking was taken with the key of *once* before, within the time keys are kept.
+async def find_repetition(connection: AsyncConnection, row: Row, once: Once) -> int | None:
+    """The version that a step of the locked booking led to which was taken with the key of *once* before, if any was.
+
+    Keys are kept for a time; ``None`` says that none is known.
 
     Raises:
         IdempotencyKeyReused: It was, for a request with another body.
     """
-    query = sa.select(history.c.once).where(
+    query = sa.select(history.c.once, history.c.version).where(
         history.c.booking_id == row["id"],
         sa.func.substring(history.c.once, 1, len(once.scope)) == once.scope,
         history.c.at > sa.func.now() - IDEMPOTENCY_TIME,
     )
-    kept: bytes | None = (await connection.execute(query.limit(1))).scalar_one_or_none()
-    if kept is not None and kept != once.scope + once.body:
+    kept = (await connection.execute(query.limit(1))).mappings().one_or_none()
+    if kept is None:
+        return None
+    if kept["once"] != once.scope + once.body:
         raise IdempotencyKeyReused
-    return kept is not None
+    version: int = kept["version"]
+    return version
 
 
 async def _record(

@@ -255,6 +255,15 @@ async def test_dearer_places_of_a_booking_that_no_provider_knows_of_need_to_be_p
     await world.book(world.ben, booking["event_id"], "A-2")
 
 
+async def test_booking_that_was_refunded_in_full_is_not_upgraded_for_nothing(world: World) -> None:
+    booking = await world.booked("A-1")
+    await world.postgres(
+        "UPDATE bookings SET payment_status = 'refunded', refunded = amount WHERE event_id = $1", booking["event_id"]
+    )
+    refused = await world.ana.patch(path_of(booking), claim("A-1", "A-2"))
+    assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, "$.items")
+
+
 async def test_two_who_want_each_other_s_seats_both_keep_their_own(world: World) -> None:
     booking = await world.booked("A-1")
     other = await world.book(world.ben, booking["event_id"], "A-2")
@@ -317,3 +326,36 @@ async def test_of_two_transfers_at_once_one_is_made(world: World) -> None:
     )
     assert sorted(answer.status_code for answer in answers) == [200, 404, 404]
     await world.assert_no_drift(booking["event_id"])
+
+
+async def test_old_keys_do_not_show_what_the_receiver_says_of_a_booking_that_was_given_away(world: World) -> None:
+    event_id = await open_event(world.olga)
+    hold = ok(await world.ana.post(f"/v1/events/{event_id}/holds", claim("A-1")), 201)
+    asked = ("/v1/bookings", {"hold_id": hold["id"]})
+    at_once = ("/v1/bookings", {"event_id": event_id} | claim("A-3"))
+    booking = ok(await world.ana.post(*asked, idempotency_key="book"), 201)
+    other = ok(await world.ana.post(*at_once, idempotency_key="at once"), 201)
+    ok(await world.ana.patch(path_of(booking), claim("A-2"), idempotency_key="change"))
+    give = (path_of(booking, "/transfer"), {"customer_id": "ben"})
+    ok(await world.ana.post(*give, idempotency_key="give"))
+    ok(await world.ana.post(path_of(other, "/transfer"), {"customer_id": "ben"}))
+    for each in (booking, other):
+        ok(await world.ben.patch(path_of(each), {"guest": {"name": "Ben's child"}}))
+
+    answers = [
+        await world.ana.post(*asked, idempotency_key="book"),
+        await world.ana.post(*at_once, idempotency_key="at once"),
+        await world.ana.patch(path_of(booking), claim("A-2"), idempotency_key="change"),
+        await world.ana.post(*give, idempotency_key="give"),
+    ]
+
+    assert [(answer.status_code, "child" in answer.text) for answer in answers] == [(404, False)] * 4
+
+
+@pytest.mark.parametrize("name", ["ben\n", "ben\x7f", "\t"])
+async def test_nobody_is_given_a_booking_whom_no_token_could_name(world: World, name: str) -> None:
+    booking = await world.booked("A-1")
+    refused = await world.ana.post(path_of(booking, "/transfer"), {"customer_id": name})
+    assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, "$.customer_id")
+    refused = await world.ana.patch(path_of(booking), {"guest": {"email": "ben@example.org\n"}})
+    assert refused.status_code == 422

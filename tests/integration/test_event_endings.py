@@ -240,3 +240,20 @@ async def test_one_booking_that_cannot_be_ended_holds_up_no_other(world: World) 
     assert {row["status"] for row in rows} == {"cancelled"}
     audit = await ok(await world.root.get(f"/v1/admin/audit?event_id={event_id}"))
     assert audit["drift"] == 0
+
+
+async def test_event_that_is_cancelled_while_it_is_looked_through_stays_due(world: World) -> None:
+    event_id = await world.event()
+    await world.rows("UPDATE events SET aftercare_at = now() WHERE id = $1 RETURNING 1", event_id)
+    aftercare = world.services.aftercare
+    aftercare.begin = lambda _: None  # type: ignore[method-assign]
+    put_off = aftercare._put_off
+
+    async def cancelled_first(*arguments: Any) -> Any:
+        await ok(await world.olga.post(f"/v1/events/{event_id}/cancel"))
+        return await put_off(*arguments)
+
+    aftercare._put_off = cancelled_first  # type: ignore[method-assign]
+    await aftercare.take_care(event_id)
+
+    assert await aftercare.find_due(limit=10) == [event_id]
