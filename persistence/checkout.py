@@ -15,7 +15,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from engine import figures
 from engine.bookings import Booking, BookingDetails
-from engine.errors import HoldExpired, HoldfastError, InvalidRequest, LedgerUnavailable, PaymentDeclined, Unavailable
+from engine.errors import (
+    HoldConfirmed,
+    HoldExpired,
+    HoldfastError,
+    InvalidRequest,
+    LedgerUnavailable,
+    PaymentDeclined,
+    Unavailable,
+)
 from engine.ids import BookingId
 from engine.lifecycle import SYSTEM
 from engine.once import Once
@@ -113,7 +121,12 @@ class Checkout:
         self.require_provider(provider)
         if once is not None and (replayed := await self.find_replay(once)) is not None:
             return replayed
-        hold = await self._reservations.begin_payment(hold_id, customer_id=customer_id)
+        try:
+            hold = await self._reservations.begin_payment(hold_id, customer_id=customer_id)
+        except HoldConfirmed:  # by a request with the same key, it may be, since that was asked for
+            if once is not None and (replayed := await self.find_replay(once)) is not None:
+                return replayed
+            raise
         details = msgspec.structs.replace(details, payment_id=new_payment_id())
         order = Order(
             hold_id=hold_id,
@@ -218,8 +231,8 @@ class Checkout:
             took_s = time.perf_counter() - began
             figures.PAYMENTS.observe(took_s, provider, "authorize", said.outcome)
             # After longer than it may take the payment may be in somebody else's hands.
-            is_straight = order is not None and said.outcome == "authorized" and took_s < PROVIDER_TIMEOUT_S
-            if is_straight and await self._go_straight(order, said, charge, decided):
+            may_go = said.outcome == "authorized" and took_s < PROVIDER_TIMEOUT_S
+            if order is not None and may_go and await self._go_straight(order, said, charge, decided):
                 return None
             return await self._note_and_settle(booking_id, charge, said, decided)
         finally:

@@ -27,7 +27,8 @@ _WRITE_DOWN = f"""
         SELECT set_config('synchronous_commit', 'off', true)
     ), mine AS MATERIALIZED (
         SELECT id, check_at, {_IS_NEWS} AS is_news,
-               state IN ('initiated', 'authorized') AND updated_at > now() - interval '{IN_HAND_S} seconds' AS is_in_hand
+               state IN ('initiated', 'authorized')
+               AND updated_at > now() - interval '{IN_HAND_S} seconds' AS is_in_hand
           FROM payments, soon WHERE id = $1 AND provider = $2
     ), due AS (
         UPDATE payments SET check_at = now() + $7::interval, tries = 0
