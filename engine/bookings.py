@@ -45,7 +45,8 @@ class BookingDetails(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
 
     Guests, attendees and notes are personal data: they are sealed (encrypted) before they leave the process, and only
     the ledger's readers open them. With them, so that Redis can neither read nor change it, goes what was agreed:
-    ``price`` where it is not the sections' own, ``payment_id`` where the booking was paid for, and who asked for it.
+    ``price`` where it is not the sections' own, ``payment_id`` where the booking was paid for, with its provider's name
+    of it (``payment_ref``) where that was known, and who asked for it.
     """
 
     guest: dict[str, Any] | None = None
@@ -55,6 +56,7 @@ class BookingDetails(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     metadata: dict[str, Any] = {}
     price: Price | None = None
     payment_id: str | None = None
+    payment_ref: str | None = None
     role: str = "customer"
     request_id: str | None = None
 

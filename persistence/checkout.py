@@ -15,17 +15,27 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from engine import figures
 from engine.bookings import Booking, BookingDetails
-from engine.errors import HoldExpired, HoldfastError, InvalidRequest, LedgerUnavailable, PaymentDeclined, Unavailable
+from engine.errors import (
+    HoldConfirmed,
+    HoldExpired,
+    HoldfastError,
+    InvalidRequest,
+    LedgerUnavailable,
+    PaymentDeclined,
+    Unavailable,
+)
 from engine.ids import BookingId
 from engine.lifecycle import SYSTEM
 from engine.once import Once
-from engine.payments import Charge, Notice, PaymentProvider
+from engine.payments import PROVIDER_TIMEOUT_S, Charge, Notice, PaymentProvider, Said
 from engine.ports import Sealer
 from engine.reservations import Reservations
 from persistence.bookings import Bookings
 from persistence.payment_beginning import Begun, Order, begin_payment, new_payment_id
+from persistence.payment_notices import EARLY_WAIT_S, Notices
 from persistence.payments import PaymentsStore
 from persistence.settler import PaymentSettler
+from persistence.straight_way import StraightWay
 
 SETTLE_WAIT_S = 1.0  # for which a step's answer waits for its money to follow
 CLOSE_WAIT_S = 2.0  # an end that waited for a provider's time limit would be cut short by whoever asked for it
@@ -42,6 +52,12 @@ class Paid(msgspec.Struct, frozen=True):
     booking: Booking
     redirect_url: str | None = None
     replayed: bool = False
+
+
+class Decided(asyncio.Event):
+    """Set once the booking is as certain as it will be; ``booking`` is the latest word on it, where that is known."""
+
+    booking: Booking | None = None
 
 
 class Checkout:
@@ -65,6 +81,9 @@ class Checkout:
         self._reservations = reservations
         self._bookings = bookings
         self._confirm_timeout_s = confirm_timeout_s
+        self._straight = StraightWay(database, reservations)
+        self._notices = Notices(database)
+        self._early: list[Notice] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._in_hand: set[str] = set()  # bookings whose payment this process carries out: it reads what webhooks write
 
@@ -104,7 +123,12 @@ class Checkout:
         self.require_provider(provider)
         if once is not None and (replayed := await self.find_replay(once)) is not None:
             return replayed
-        hold = await self._reservations.begin_payment(hold_id, customer_id=customer_id)
+        try:
+            hold = await self._reservations.begin_payment(hold_id, customer_id=customer_id)
+        except HoldConfirmed:  # by a request with the same key, it may be, since that was asked for
+            if once is not None and (replayed := await self.find_replay(once)) is not None:
+                return replayed
+            raise
         details = msgspec.structs.replace(details, payment_id=new_payment_id())
         order = Order(
             hold_id=hold_id,
@@ -116,8 +140,11 @@ class Checkout:
             once=once,
         )
         begun = await begin_payment(self._database, self._sealer, order)
-        if (refusal := await self._wait_for(begun, provider)) is not None:
+        decided = Decided()
+        if (refusal := await self._wait_for(begun, order, decided)) is not None:
             raise refusal
+        if decided.booking is not None:
+            return Paid(decided.booking)
         return await self._answer(begun.booking_id, once=once, replayed=begun.how == "replayed")
 
     def require_provider(self, name: str) -> None:
@@ -144,9 +171,15 @@ class Checkout:
     async def receive(self, provider: str, notice: Notice) -> None:
         """Write a webhook down, and go on with what it says. One that comes again does nothing."""
         figures.PAYMENT_NOTICES.add(provider, notice.said.outcome)
-        booking_id = await self.store.receive(provider, notice)
-        if booking_id is not None and booking_id not in self._in_hand:
-            self.keep_going(self.settler.settle(booking_id))
+        match await self._notices.write_down(provider, notice):
+            case "early":
+                self._early.append(notice)
+                if len(self._early) == 1:
+                    self.keep_going(self._look_at_early())
+            case "news":
+                booking_id = await self.store.receive(provider, notice)
+                if booking_id is not None and booking_id not in self._in_hand:
+                    self.keep_going(self.settler.settle(booking_id))
 
     async def settle_booking(self, booking: Booking) -> None:
         """Bring the provider into line with a booking that has just been changed, and wait for that a moment."""
@@ -171,12 +204,22 @@ class Checkout:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _wait_for(self, begun: Begun, provider: str) -> HoldfastError | None:
+    async def _look_at_early(self) -> None:
+        """Go on with notices that were early, where whoever had the payment in hand does not know by now."""
+        await asyncio.sleep(EARLY_WAIT_S)
+        early, self._early = self._early, []
+        try:
+            for booking_id, notice in await self._notices.find_news(early):
+                if await self.store.note(booking_id, notice.key, notice.said) and booking_id not in self._in_hand:
+                    self.keep_going(self.settler.settle(booking_id))
+        except LedgerUnavailable as error:
+            logger.warning("payment notices left for later", count=len(early), reason=str(error))
+
+    async def _wait_for(self, begun: Begun, order: Order, decided: Decided) -> HoldfastError | None:
         """Have the payment done, and wait for as long as an answer may take; the refusal, if it came to one."""
         if begun.charge is None:
             return None  # somebody else has it in hand
-        decided = asyncio.Event()
-        task = self.keep_going(self._carry_out(begun.booking_id, provider, begun.charge, decided))
+        task = self.keep_going(self._carry_out(begun.booking_id, order.provider, begun.charge, decided, order))
         waiting = asyncio.create_task(decided.wait())
         try:
             await asyncio.wait((task, waiting), timeout=self._confirm_timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -187,20 +230,46 @@ class Checkout:
         return task.result() if task.done() else None
 
     async def _carry_out(
-        self, booking_id: str, provider: str, charge: Charge, decided: asyncio.Event
+        self, booking_id: str, provider: str, charge: Charge, decided: Decided, order: Order | None = None
     ) -> HoldfastError | None:
+        """Ask for the money and see to the rest; with an *order*, which is a booking's first, straight where it can."""
         self._in_hand.add(booking_id)
         try:
-            return await self._ask_and_settle(booking_id, provider, charge, decided)
+            began = time.perf_counter()
+            said = await self.providers[provider].authorize(charge)
+            took_s = time.perf_counter() - began
+            figures.PAYMENTS.observe(took_s, provider, "authorize", said.outcome)
+            # After longer than it may take the payment may be in somebody else's hands.
+            may_go = said.outcome == "authorized" and took_s < PROVIDER_TIMEOUT_S
+            if order is not None and may_go and await self._go_straight(order, said, charge, decided):
+                return None
+            return await self._note_and_settle(booking_id, charge, said, decided)
         finally:
             self._in_hand.discard(booking_id)
 
-    async def _ask_and_settle(
-        self, booking_id: str, provider: str, charge: Charge, decided: asyncio.Event
+    async def _go_straight(self, order: Order, said: Said, charge: Charge, decided: Decided) -> bool:
+        """Book and take what *said* has set aside; whether nothing is left to be done now."""
+        if (booking := await self._straight.book(order, said)) is None:
+            return False
+        decided.booking = booking
+        decided.set()
+        if booking.status != "confirmed" or booking.amount == 0:
+            return False
+        charge = msgspec.structs.replace(charge, provider_ref=said.provider_ref)
+        try:
+            taken, paid = await self._straight.take(booking, charge, self.providers[order.provider])
+        except LedgerUnavailable as error:
+            logger.warning("payment left for later", booking_id=booking.id, reason=str(error))
+            return True
+        if paid is None:
+            decided.booking = None  # whoever answers reads what has become of it
+            return taken.outcome == "unknown"  # it is due in a moment
+        decided.booking = paid
+        return True
+
+    async def _note_and_settle(
+        self, booking_id: str, charge: Charge, said: Said, decided: Decided
     ) -> HoldfastError | None:
-        began = time.perf_counter()
-        said = await self.providers[provider].authorize(charge)
-        figures.PAYMENTS.observe(time.perf_counter() - began, provider, "authorize", said.outcome)
         if said.outcome != "unknown":
             try:
                 await self.store.note(booking_id, charge.key, said)

@@ -18,7 +18,9 @@ The verdict on a place is written down with that batch, and stands: the booking 
 before the loser is undone, and a second process that drains the same entry must not find its places free by then.
 
 A booking that was paid for is there before its entry is, as ``payment_initiated``, without places. It is advanced
-instead of inserted, through ``paid``; what has become of it meanwhile decides.
+instead of inserted, through ``paid``; what has become of it meanwhile decides. That its entry is there says that the
+money was set aside: so the payment is advanced with it, and nobody needs to have written that down before. It is locked
+with its booking (whoever changes payments locks their booking first), and looked at only then.
 """
 
 import uuid
@@ -94,21 +96,34 @@ _INSERT_BOOKINGS = f"""
     )
     SELECT id, number FROM made
 """  # noqa: S608 - made of the constants above
+# A statement of its own: what the next one sees of their payments is as it is now that nobody else changes them.
+_LOCK_INITIATED = """
+    SELECT id FROM bookings WHERE id = ANY($1::uuid[]) AND status = 'payment_initiated' ORDER BY id FOR NO KEY UPDATE
+"""
 _ADVANCE_BOOKINGS = f"""
     WITH given AS (
         SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[], $5::timestamptz[],
-                             $6::timestamptz[], $7::text[], $8::text[])
-                   AS said(id, status, epoch, updated_at, confirmed_at, expires_at, role, request_id)
+                             $6::timestamptz[], $7::text[], $8::text[], $9::uuid[], $10::text[])
+                   AS said(id, status, epoch, updated_at, confirmed_at, expires_at, role, request_id,
+                           payment_id, payment_ref)
          WHERE {_NOT_REFUSED}
-    ), locked AS MATERIALIZED (
-        SELECT id FROM bookings WHERE id IN (SELECT id FROM given) AND status = 'payment_initiated'
-         ORDER BY id FOR NO KEY UPDATE
+           AND NOT EXISTS (SELECT FROM payments WHERE payments.id = said.payment_id AND payments.state = 'voided')
+    ), authorized AS (
+        UPDATE payments
+           SET state = CASE payments.state WHEN 'captured' THEN 'captured' ELSE 'authorized' END,
+               chosen = payments.chosen OR NOT EXISTS (
+                   SELECT FROM payments AS other WHERE other.booking_id = payments.booking_id AND other.chosen
+               ),
+               provider_ref = COALESCE(given.payment_ref, payments.provider_ref), reason = NULL, tries = 0,
+               updated_at = now()
+          FROM given
+         WHERE payments.id = given.payment_id AND payments.booking_id = given.id
     ), made AS (
         UPDATE bookings
            SET (status, epoch, updated_at, confirmed_at, expires_at)
              = (given.status, given.epoch, given.updated_at, given.confirmed_at, given.expires_at),
                payment_status = 'held', version = bookings.version + 2
-          FROM given JOIN locked USING (id)
+          FROM given
          WHERE bookings.id = given.id
         RETURNING bookings.*
     ), recorded AS (
@@ -268,6 +283,9 @@ async def _explain(connection: Any, entries: Sequence[ReadyEntry], sealer: Seale
     if missing:
         reasons = await connection.fetch(_FIND_REFUSALS, [one.id for one in missing])
         outcomes |= {row["id"]: Refused(row["reason"]) for row in reasons}
+    for one in missing:
+        if one.is_paid and one.id not in outcomes:  # its payment was let go meanwhile; the booking waits for another
+            outcomes[one.id] = Refused("ended")
     # What is neither there nor refused met another constraint: its customer has a live booking, and may have but one.
     if rivals := {one.id: Refused("one_booking") for one in missing if one.id not in outcomes}:
         raise _Lost(rivals)
@@ -294,12 +312,18 @@ async def _advance_bookings(connection: Any, entries: Sequence[ReadyEntry]) -> d
     """The rows of the bookings that were paid for and have their places now."""
     if not entries:
         return {}
-    ordered = sorted(entries, key=lambda one: one.id)
+    locked = {row["id"] for row in await connection.fetch(_LOCK_INITIATED, [one.id for one in entries])}
+    ordered = sorted((one for one in entries if one.id in locked), key=lambda one: one.id)
     columns = [
         [one.row[name] for one in ordered]
         for name in ("id", "status", "epoch", "updated_at", "confirmed_at", "expires_at")
     ]
-    said = ([one.details.role for one in ordered], [one.details.request_id for one in ordered])
+    said = (
+        [one.details.role for one in ordered],
+        [one.details.request_id for one in ordered],
+        [one.payment_id for one in ordered],
+        [one.details.payment_ref for one in ordered],
+    )
     return {row["id"]: row for row in await connection.fetch(_ADVANCE_BOOKINGS, *columns, *said)}
 
 

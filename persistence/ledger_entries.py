@@ -64,6 +64,14 @@ class ReadyEntry(msgspec.Struct, frozen=True, eq=False):
         """Whether a payment came first: then its row is there, as ``payment_initiated``, before its entry is."""
         return self.details.payment_id is not None
 
+    @property
+    def payment_id(self) -> uuid.UUID | None:
+        """The payment's id as Postgres has it, if it can be one."""
+        try:
+            return uuid.UUID(self.details.payment_id or "")
+        except ValueError:
+            return None
+
 
 def ready_entry(entry: JournalEntry, sellable: SellableEvent, sealer: Sealer) -> ReadyEntry:
     """Everything that can be done without Postgres.

@@ -1,8 +1,13 @@
-"""Beginning a payment: booking, payment and idempotency key in one transaction, before any provider hears of it."""
+"""Beginning a payment: booking, payment and idempotency key in one transaction, before any provider hears of it.
+
+Mostly all of them are new, and one statement writes them. Where any of them is there already it writes nothing, and the
+transaction that looks at what there is begins.
+"""
 
 import uuid
 from typing import Any, Literal, NoReturn
 
+import asyncpg
 import msgspec
 import sqlalchemy as sa
 import uuid_utils.compat
@@ -19,13 +24,67 @@ from engine.ports import Sealer
 from engine.refusals import moment
 from engine.reservations import PayingHold
 from persistence.bookings import IDEMPOTENCY_TIME
-from persistence.database import Row, in_transaction
+from persistence.database import Row, driver_connection, in_transaction, retrying
 from persistence.ledger_entries import ready_entry
 from persistence.payments import CHECK_FIRST, charge_of
 from persistence.schema import bookings, events, idempotency, payments
-from persistence.steps import Step, lock_booking, record_creation, take_step
+from persistence.steps import TOLD, Step, lock_booking, record_creation, take_step
 
 ATTEMPTS_MAX = 20  # of one booking: cards that somebody tries one after the other on one hold
+
+_GIVEN = {
+    "id": "uuid",
+    "event_id": "text",
+    "customer_id": "text",
+    "epoch": "bigint",
+    "first_leg": "smallint",
+    "last_leg": "smallint",
+    "places": "text",
+    "items": "text::jsonb",
+    "from_stop": "text",
+    "to_stop": "text",
+    "price": "text::jsonb",
+    "amount": "bigint",
+    "currency": "text",
+    "exclusive": "boolean",
+    "sealed": "bytea",
+    "status": "text",
+    "payment_status": "text",
+    "version": "integer",
+    "created_at": "timestamptz",
+    "expires_at": "timestamptz",
+}
+_REST = [f"${len(_GIVEN) + number}" for number in range(1, 10)]
+_ROLE, _REQUEST_ID, _PAYMENT_ID, _PROVIDER, _METHOD, _ONCE, _BODY, _STATE, _CHECK = _REST
+# Locks in the order of everybody: the event, as the group commit does (whoever raises the epoch or changes the event
+# comes before us, or after), the booking, its payment, its key.
+_BEGIN = f"""
+    WITH sold AS MATERIALIZED (
+        SELECT id FROM events WHERE id = $2 FOR KEY SHARE
+    ), made AS (
+        INSERT INTO bookings (updated_at, {", ".join(_GIVEN)})
+        SELECT now(), {", ".join(f"${number}::{kind}" for number, kind in enumerate(_GIVEN.values(), start=1))}
+          FROM sold
+        RETURNING *
+    ), initiated AS (
+        INSERT INTO payments (id, booking_id, event_id, attempt, provider, method, amount, currency, state, once,
+                              expires_at, created_at, updated_at, check_at)
+        SELECT {_PAYMENT_ID}::uuid, id, event_id, 1, {_PROVIDER}::text, {_METHOD}::text, amount, currency,
+               {_STATE}::text, {_ONCE}::bytea, expires_at, now(), now(), now() + {_CHECK}::interval
+          FROM made
+        RETURNING booking_id
+    ), kept AS (
+        INSERT INTO idempotency (scope, body_digest, booking_id, created_at)
+        SELECT {_ONCE}::bytea, {_BODY}::bytea, booking_id, now() FROM initiated WHERE {_ONCE}::bytea IS NOT NULL
+    ), recorded AS (
+        INSERT INTO history (booking_id, version, to_status, actor, role, at, request_id)
+        SELECT id, version, status, customer_id, {_ROLE}::text, updated_at, {_REQUEST_ID}::text FROM made
+    ), published AS (
+        INSERT INTO outbox (booking_id, number, event_id, type, payload, created_at)
+        SELECT id, number, event_id, 'booking.created', {TOLD}, updated_at FROM made
+    )
+    SELECT id FROM made
+"""  # noqa: S608 - made of the constants above
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +127,8 @@ async def begin_payment(engine: AsyncEngine, sealer: Sealer, order: Order) -> Be
         LedgerUnavailable: Postgres does not answer; with the same key it is safe to repeat.
     """
     row = _booking_row(order, sealer)
+    if (charge := await _begin_anew(engine, order, row)) is not None:
+        return Begun("new", order.hold_id, charge)
     try:
         return await in_transaction(engine, lambda connection: _begin(connection, order, row))
     except _KeyInUse as error:
@@ -96,6 +157,33 @@ def _booking_row(order: Order, sealer: Sealer) -> dict[str, Any]:
         "updated_at": sa.func.now(),
         "expires_at": moment(hold.deadline_ms),
     }
+
+
+async def _begin_anew(engine: AsyncEngine, order: Order, row: dict[str, Any]) -> Charge | None:
+    """Begin the first payment of a booking that is not there yet; ``None`` where something is in the way."""
+    details, once = order.details, order.once
+    assert details.payment_id is not None  # it is sealed with the details
+    said = (details.role, details.request_id, uuid.UUID(details.payment_id), order.provider, order.method)
+    key = (None, None) if once is None else (once.scope, once.body)
+    values = [*(row[name] for name in _GIVEN), *said, *key, "initiated", CHECK_FIRST]
+
+    async def attempt() -> bool:
+        async with driver_connection(engine) as connection:
+            try:
+                return bool(await connection.fetch(_BEGIN, *values))
+            except asyncpg.UniqueViolationError:
+                return False
+
+    if not await retrying(attempt):
+        return None
+    return Charge(
+        key=details.payment_id,
+        booking_id=order.hold_id,
+        method=order.method,
+        amount=row["amount"],
+        currency=row["currency"],
+        expires_at=row["expires_at"],
+    )
 
 
 async def _begin(connection: AsyncConnection, order: Order, row: dict[str, Any]) -> Begun:

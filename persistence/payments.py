@@ -30,7 +30,7 @@ _DOUBLINGS_MAX = 5  # of ten seconds: past five minutes
 METHOD_REASON_MAX = 200  # characters of a provider's words that are kept
 
 # From which states a payment may come to which: what a provider says may arrive twice, late, or out of order.
-_FROM: dict[str, tuple[PaymentState, ...]] = {
+FROM: dict[str, tuple[PaymentState, ...]] = {
     "pending": ("initiated",),
     "declined": ("initiated", "pending"),
     "authorized": ("initiated", "pending", "declined"),
@@ -242,7 +242,7 @@ async def note_said(connection: AsyncConnection, booking_id: str, payment_id: st
     mine = payments.c.id == uuid.UUID(payment_id)
     row = (await connection.execute(sa.select(payments).where(mine).with_for_update())).mappings().one()
     is_more = said.outcome == "captured" == row["state"] and said.captured > row["captured"]
-    if not is_more and row["state"] not in _FROM.get(said.outcome, ()):
+    if not is_more and row["state"] not in FROM.get(said.outcome, ()):
         return False
     is_money = said.outcome in ("authorized", "captured")
     chosen = row["chosen"] or (
