@@ -156,7 +156,7 @@ def payment_status_of(case: Case) -> PaymentStatus:
         case "captured":
             given_back = _given_back(case, chosen)
             kept = chosen.captured - given_back
-            if kept == 0:
+            if kept == 0 and case.amount > 0:  # what was free is paid for
                 return "refunded"
             return "completed" if kept >= case.amount else "partially_refunded"
         case "voided":

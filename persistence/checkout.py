@@ -19,7 +19,7 @@ from engine.errors import HoldExpired, HoldfastError, InvalidRequest, LedgerUnav
 from engine.ids import BookingId
 from engine.lifecycle import SYSTEM
 from engine.once import Once
-from engine.payments import Charge, Notice, PaymentProvider
+from engine.payments import Charge, Notice, PaymentProvider, Said
 from engine.ports import Sealer
 from engine.reservations import Reservations
 from persistence.bookings import Bookings
@@ -189,9 +189,7 @@ class Checkout:
     async def _ask_and_settle(
         self, booking_id: str, provider: str, charge: Charge, decided: asyncio.Event
     ) -> HoldfastError | None:
-        began = time.perf_counter()
-        said = await self.providers[provider].authorize(charge)
-        figures.PAYMENTS.observe(time.perf_counter() - began, provider, "authorize", said.outcome)
+        said = await self._authorize(provider, charge)
         if said.outcome != "unknown":
             try:
                 await self.store.note(booking_id, charge.key, said)
@@ -202,6 +200,14 @@ class Checkout:
             return None  # to ask at once would tell nothing new; a webhook or the reconciler goes on with it
         refusal = await self.settler.settle(booking_id, on_confirmed=decided.set)
         return None if isinstance(refusal, Unavailable) else refusal
+
+    async def _authorize(self, provider: str, charge: Charge) -> Said:
+        if charge.amount == 0:
+            return Said(outcome="captured")  # as it was written down: there is nothing to ask for
+        began = time.perf_counter()
+        said = await self.providers[provider].authorize(charge)
+        figures.PAYMENTS.observe(time.perf_counter() - began, provider, "authorize", said.outcome)
+        return said
 
     async def _answer(self, booking_id: str, *, once: Once | None, replayed: bool) -> Paid:
         booking = await self._bookings.find_booking(BookingId(booking_id))
