@@ -27,6 +27,7 @@ SAMPLE_CALLS = tuple(
             "SADD K m",
             "SET K v",
             "SETBIT K 0 1",
+            "SETRANGE K 0 x",
         ),
         *("SREM K m", "SSCAN K 0", "UNLINK K", "XADD K * f v", "XDEL K 0-1", "XINFO STREAM K", "XLEN K"),
         *("XRANGE K - +", "XTRIM K MAXLEN 1", "ZADD K 1 m", "ZRANGE K 0 1"),

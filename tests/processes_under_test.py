@@ -64,11 +64,18 @@ def program(source: str, *arguments: str | Path) -> Iterator[Program]:
 def seconds_until(condition: Callable[[], object], *, within_s: float) -> float:
     """Wait for something to be true; return how long it took."""
     began = time.monotonic()
-    while not condition():
+    while not _holds(condition):
         waited_s = time.monotonic() - began
         assert waited_s < within_s, f"not so after {within_s} s"
         time.sleep(0.01)
     return time.monotonic() - began
+
+
+def _holds(condition: Callable[[], object]) -> bool:
+    try:
+        return bool(condition())
+    except psutil.NoSuchProcess:  # one of those looked at has just ended: look again
+        return False
 
 
 def are_gone(processes: list[psutil.Process]) -> bool:

@@ -19,6 +19,8 @@ OWNER = """
     import asyncpg
     from holdfast.embedded.servers import embedded_servers
 
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it, and that is inherited
+
     async def main():
         stop = asyncio.Event()
         if sys.argv[2] == "graceful":

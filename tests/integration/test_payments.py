@@ -18,6 +18,8 @@ from persistence.database import driver_connection, in_transaction
 from persistence.steps import Step, lock_booking, take_step
 
 PAID = {"payment": "required"}
+HELD_S = 1
+SHORT = PAID | {"hold_ttl": HELD_S, "hold_ttl_max": HELD_S, "payment_ttl": HELD_S}  # over before a slow payment is
 
 
 @pytest.fixture(scope="module")
@@ -379,10 +381,10 @@ async def test_booking_whose_payment_never_came_expires_and_the_payment_is_void(
 async def test_payment_that_comes_when_the_hold_is_gone_is_booked_or_let_go_as_the_policy_says(
     late_payment: str, ana: Person, olga: Person, services: Services, simulator: RunningSimulator
 ) -> None:
-    event_id = await open_event(olga, policy=PAID | {"late_payment": late_payment})
+    event_id = await open_event(olga, policy=SHORT | {"late_payment": late_payment})
     hold_id = await hold_of(ana, event_id, "A-1")
     url = (await ana.post("/v1/bookings", order("sim_redirect", hold_id=hold_id))).json()["redirect_url"]
-    assert (await ana.delete(f"/v1/holds/{hold_id}")).status_code == 204
+    await asyncio.sleep(HELD_S + 0.2)
     httpx2.post(url)
 
     await services.checkout.settler.settle(hold_id)
@@ -400,10 +402,10 @@ async def test_payment_that_comes_when_the_hold_is_gone_is_booked_or_let_go_as_t
 async def test_late_payment_whose_places_are_sold_is_let_go(
     ana: Person, olga: Person, client: httpx2.AsyncClient, services: Services, simulator: RunningSimulator
 ) -> None:
-    event_id = await open_event(olga, policy=PAID)
+    event_id = await open_event(olga, policy=SHORT)
     hold_id = await hold_of(ana, event_id, "A-1")
     url = (await ana.post("/v1/bookings", order("sim_redirect", hold_id=hold_id))).json()["redirect_url"]
-    await ana.delete(f"/v1/holds/{hold_id}")
+    await asyncio.sleep(HELD_S + 0.2)
     ben = Person(client, "ben", "customer")
     assert (await ben.post("/v1/bookings", order("sim_ok", event_id=event_id, **claim("A-1")))).status_code == 201
     httpx2.post(url)
@@ -413,6 +415,35 @@ async def test_late_payment_whose_places_are_sold_is_let_go(
     assert await status_of(ana, hold_id) == ("failed", "refunded")
     assert simulator.of(hold_id)[0]["status"] == "voided"
     await check_money(services.bookings.engine, simulator)
+
+
+async def test_payment_of_a_hold_that_was_given_back_meanwhile_is_let_go(
+    ana: Person, olga: Person, services: Services, simulator: RunningSimulator
+) -> None:
+    event_id = await open_event(olga, policy=PAID | {"late_payment": "book"})
+    hold_id = await hold_of(ana, event_id, "A-1")
+    url = (await ana.post("/v1/bookings", order("sim_redirect", hold_id=hold_id))).json()["redirect_url"]
+    assert (await ana.delete(f"/v1/holds/{hold_id}")).status_code == 204
+    httpx2.post(url)
+
+    await services.checkout.settler.settle(hold_id)
+
+    assert await status_of(ana, hold_id) == ("expired", "refunded")
+    assert (simulator.of(hold_id)[0]["status"], await free_seats(olga, event_id)) == ("voided", 6)
+    await check_money(services.bookings.engine, simulator)
+
+
+async def test_hold_that_is_given_back_after_a_declined_payment_ends_its_booking(
+    ana: Person, olga: Person, services: Services, simulator: RunningSimulator
+) -> None:
+    event_id = await open_event(olga, policy=PAID)
+    hold_id = await hold_of(ana, event_id, "A-1")
+    assert (await ana.post("/v1/bookings", order("sim_declined", hold_id=hold_id))).status_code == 402
+
+    assert (await ana.delete(f"/v1/holds/{hold_id}")).status_code == 204
+
+    assert await status_of(ana, hold_id) == ("failed", "failed")
+    assert await free_seats(olga, event_id) == 6
 
 
 async def test_payment_that_is_authorized_after_its_booking_has_ended_is_let_go(

@@ -1,7 +1,7 @@
 """Redis has lost something that was promised, and the ledger still knows it: what clients are told then."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -93,8 +93,8 @@ async def test_event_closed_while_its_state_is_built_anew_is_closed_afterwards(
     await shops[0].reservations.hold(event.event.id, seat, customer_id="ana")
     begin = PostgresTurn.begin
 
-    async def begin_and_be_overtaken(turn: PostgresTurn) -> Any:
-        loaded = await begin(turn)
+    async def begin_and_be_overtaken(turn: PostgresTurn, event_ids: Sequence[str]) -> Any:
+        loaded = await begin(turn, event_ids)
         closed = await lab.events.transition(event.event.id, "closed")
         await shops[1].reservations.publish(closed)
         return loaded

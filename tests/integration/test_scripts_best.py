@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from invariants import StoredState, assert_best_choice, assert_consistent, cells_of, free_runs
-from script_runner import PARTITIONS, Runner, Venue
+from script_runner import PARTITIONS, Runner, Venue, new_id
 
 from engine.places import parse_places
 
@@ -171,7 +171,7 @@ def sold_out_but(venue: Venue, free: set[int]) -> None:
     """Every seat is sold but these, as the loader would put it: the index still believes that all is free."""
     seats = [seat for seat in range(len(venue.layout.seats)) if seat not in free]
     bookings = [
-        (f"b{start}", "0:1;0#" + ",".join(map(str, seats[start : start + 400])), "bea")
+        (new_id(), "0:1;0#" + ",".join(map(str, seats[start : start + 400])), "bea")
         for start in range(0, len(seats), 400)
     ]
     venue.load(epoch=2, bookings=bookings)

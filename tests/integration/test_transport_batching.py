@@ -63,7 +63,8 @@ async def test_error_reply_is_raised_to_its_caller_only(transport: Any) -> None:
     failed = [n for n, reply in enumerate(replies) if isinstance(reply, Exception)]
     assert failed == [n for n in range(CALLERS) if n % 50 == 7]
     assert all(isinstance(replies[n], ResponseError) and f"caller-{n}" in str(replies[n]) for n in failed)
-    assert [reply for reply in replies if isinstance(reply, int)] == list(range(1, CALLERS - len(failed) + 1))
+    # What met a server without the script is sent again, behind the others.
+    assert sorted(reply for reply in replies if isinstance(reply, int)) == list(range(1, CALLERS - len(failed) + 1))
 
 
 async def test_error_reply_that_resembles_a_redirection_is_raised_as_it_came(transport: Any) -> None:

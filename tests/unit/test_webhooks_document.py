@@ -3,10 +3,11 @@
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from engine.waitlist import EntryStatus
 from persistence.publishing.signing import new_secret, signature_header
 from persistence.steps import _TYPES
 
@@ -61,6 +62,8 @@ def test_receiver_applies_an_event_once(shown: dict[str, Any]) -> None:
 
 def test_every_type_that_a_booking_can_be_told_as_is_in_the_table() -> None:
     told = {*_TYPES.values(), "booking.created", "booking.status_changed", "booking.updated", "hold.expired"}
+    told |= {"waitlist.joined", "waitlist.passed_over"}
+    told |= {f"waitlist.{status}" for status in get_args(EntryStatus) if status != "waiting"}
 
     assert {name for line in re.findall(r"^\| (`.*?) \|", DOCUMENT, re.MULTILINE) for name in _names(line)} == told
 
