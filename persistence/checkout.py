@@ -29,6 +29,7 @@ from persistence.settler import PaymentSettler
 
 SETTLE_WAIT_S = 1.0  # for which a step's answer waits for its money to follow
 CLOSE_WAIT_S = 2.0  # an end that waited for a provider's time limit would be cut short by whoever asked for it
+ANSWER_WAIT_S = 0.5  # from a webhook to the answer of the call that it is about, which most often comes first
 CAPTURE_WAIT_S = 0.3  # for which an answer waits for the money to be taken, once the booking is certain
 
 logger = structlog.get_logger("holdfast.payments")
@@ -64,6 +65,7 @@ class Checkout:
         self._bookings = bookings
         self._confirm_timeout_s = confirm_timeout_s
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._heard: set[str] = set()  # those of them that a webhook has come of
         self._in_hand: set[str] = set()  # bookings whose payment this process carries out: it reads what webhooks write
 
     async def find_replay(self, once: Once) -> Paid | None:
@@ -143,7 +145,12 @@ class Checkout:
         """Write a webhook down, and go on with what it says. One that comes again does nothing."""
         figures.PAYMENT_NOTICES.add(provider, notice.said.outcome)
         booking_id = await self.store.receive(provider, notice)
-        if booking_id is not None and booking_id not in self._in_hand:
+        if booking_id is None:
+            return
+        if booking_id in self._in_hand:
+            self._heard.add(booking_id)
+            self._keep_going(self._settle_if_slow(booking_id))
+        else:
             self._keep_going(self.settler.settle(booking_id))
 
     async def settle_booking(self, booking: Booking) -> None:
@@ -185,6 +192,7 @@ class Checkout:
             return await self._ask_and_settle(booking_id, provider, charge, decided)
         finally:
             self._in_hand.discard(booking_id)
+            self._heard.discard(booking_id)
 
     async def _ask_and_settle(
         self, booking_id: str, provider: str, charge: Charge, decided: asyncio.Event
@@ -196,10 +204,15 @@ class Checkout:
             except LedgerUnavailable as error:
                 logger.warning("payment left for later", booking_id=booking_id, reason=str(error))
                 return None
-        if said.outcome in ("unknown", "pending"):
+        if said.outcome in ("unknown", "pending") and booking_id not in self._heard:
             return None  # to ask at once would tell nothing new; a webhook or the reconciler goes on with it
         refusal = await self.settler.settle(booking_id, on_confirmed=decided.set)
         return None if isinstance(refusal, Unavailable) else refusal
+
+    async def _settle_if_slow(self, booking_id: str) -> HoldfastError | None:
+        """The provider's notice came before its answer, which may be lost: it is waited for no longer than this."""
+        await asyncio.sleep(ANSWER_WAIT_S)
+        return await self.settler.settle(booking_id) if booking_id in self._in_hand else None
 
     async def _authorize(self, provider: str, charge: Charge) -> Said:
         if charge.amount == 0:

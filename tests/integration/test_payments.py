@@ -587,8 +587,8 @@ async def test_look_that_saw_the_booking_before_it_was_changed_leaves_the_next_l
 ) -> None:
     """The case is read while the booking is cancelled, whose process dies then::
 
-        look    reads the booking: confirmed          reads the payment    all is done: never look again
-        cancel                               commit: due in ten seconds    (dies)
+    look    reads the booking: confirmed          reads the payment    all is done: never look again
+    cancel                               commit: due in ten seconds    (dies)
     """
     event_id = await open_event(olga, policy=PAID)
     response = await ana.post("/v1/bookings", order("sim_ok", event_id=event_id, **claim("A-1")))
