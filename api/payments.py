@@ -1,5 +1,6 @@
 """Handlers of payments: bookings that are sold against payment, and the webhooks of those who take it."""
 
+import contextlib
 import datetime as dt
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from api.errors import NoticeUnsigned, RouteNotFound
 from api.idempotency import REPLAYED
 from api.versions import versioned_answer
 from engine.bookings import Booking, BookingDetails
-from engine.errors import InvalidRequest
+from engine.errors import HoldConfirmed, InvalidRequest
 from engine.payments import NoticeRefused
 from engine.reservations import ClaimRequest
 from persistence.checkout import Paid
@@ -57,7 +58,7 @@ async def answer_paid(
     checkout, once, sub = call.services.checkout, call.once, call.caller.sub
     checkout.require_provider(order.provider)
     # A repetition must not be told that the places are gone, which it has itself, nor agree on a price once more.
-    if once is not None and (paid := await checkout.find_replay(once)) is not None:
+    if once is not None and (paid := await checkout.find_replay(once, sub)) is not None:
         return _answer(call, paid)
     terms, hold_id = call.services.terms, request.hold_id
     if hold_id is None:
@@ -66,7 +67,10 @@ async def answer_paid(
         hold, details = await terms.hold_and_agree(request.event_id, claim, details, customer_id=sub, once=once)
         hold_id = hold.id
     else:
-        details = await terms.agree_on_hold(hold_id, details, customer_id=sub)
+        with contextlib.suppress(
+            HoldConfirmed
+        ):  # what an earlier request with the same key made of it, the checkout knows
+            details = await terms.agree_on_hold(hold_id, details, customer_id=sub)
     return _answer(
         call,
         await checkout.pay(hold_id, details, customer_id=sub, provider=order.provider, method=order.method, once=once),

@@ -194,7 +194,7 @@ def payment_status_of(case: Case) -> PaymentStatus:
     kept = sum(_at_hand(case, payment) for payment in chosen)
     if case.status in _KEPT and kept < case.amount - case.refunded and _any_voided(chosen):
         return "failed"  # what was set aside has lapsed before it was taken
-    if kept == 0:
+    if kept == 0 and case.amount > 0:  # what was free is paid for
         return "refunded"
     return "completed" if kept >= case.amount else "partially_refunded"
 

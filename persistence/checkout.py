@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from engine import figures
 from engine.bookings import Booking, BookingDetails
 from engine.errors import (
+    BookingNotFound,
     HoldConfirmed,
     HoldExpired,
     HoldfastError,
@@ -39,6 +40,7 @@ from persistence.straight_way import StraightWay
 
 SETTLE_WAIT_S = 1.0  # for which a step's answer waits for its money to follow
 CLOSE_WAIT_S = 2.0  # an end that waited for a provider's time limit would be cut short by whoever asked for it
+ANSWER_WAIT_S = 0.5  # from a webhook to the answer of the call that it is about, which most often comes first
 CAPTURE_WAIT_S = 0.3  # for which an answer waits for the money to be taken, once the booking is certain
 
 T = TypeVar("T")
@@ -85,18 +87,24 @@ class Checkout:
         self._notices = Notices(database)
         self._early: list[Notice] = []
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._heard: set[str] = set()  # those of them that a webhook has come of
         self._in_hand: set[str] = set()  # bookings whose payment this process carries out: it reads what webhooks write
 
-    async def find_replay(self, once: Once) -> Paid | None:
+    async def find_replay(self, once: Once, customer_id: str) -> Paid | None:
         """What the idempotency key *once* was answered, and what has become of it since.
 
         Raises:
             IdempotencyKeyReused: It was used for another request.
+            BookingNotFound: The booking is another customer's by now.
             PaymentDeclined: The payment that it began was declined.
             HoldExpired: It was not paid for in time.
         """
         booking = await self._bookings.find_replay(once.scope, once.body)
-        return None if booking is None else await self._answer(booking.id, once=once, replayed=True)
+        if booking is None:
+            return None
+        if booking.customer_id != customer_id:  # it was given to somebody else since
+            raise BookingNotFound(booking.id)
+        return await self._answer(booking.id, once=once, replayed=True)
 
     async def pay(
         self,
@@ -121,12 +129,12 @@ class Checkout:
             IdempotencyKeyReused: The key was used for another request.
         """
         self.require_provider(provider)
-        if once is not None and (replayed := await self.find_replay(once)) is not None:
+        if once is not None and (replayed := await self.find_replay(once, customer_id)) is not None:
             return replayed
         try:
             hold = await self._reservations.begin_payment(hold_id, customer_id=customer_id)
         except HoldConfirmed:  # by a request with the same key, it may be, since that was asked for
-            if once is not None and (replayed := await self.find_replay(once)) is not None:
+            if once is not None and (replayed := await self.find_replay(once, customer_id)) is not None:
                 return replayed
             raise
         details = msgspec.structs.replace(details, payment_id=new_payment_id())
@@ -177,9 +185,8 @@ class Checkout:
                 if len(self._early) == 1:
                     self.keep_going(self._look_at_early())
             case "news":
-                booking_id = await self.store.receive(provider, notice)
-                if booking_id is not None and booking_id not in self._in_hand:
-                    self.keep_going(self.settler.settle(booking_id))
+                if (booking_id := await self.store.receive(provider, notice)) is not None:
+                    self._go_on(booking_id)
 
     async def settle_booking(self, booking: Booking) -> None:
         """Bring the provider into line with a booking that has just been changed, and wait for that a moment."""
@@ -210,8 +217,8 @@ class Checkout:
         early, self._early = self._early, []
         try:
             for booking_id, notice in await self._notices.find_news(early):
-                if await self.store.note(booking_id, notice.key, notice.said) and booking_id not in self._in_hand:
-                    self.keep_going(self.settler.settle(booking_id))
+                if await self.store.note(booking_id, notice.key, notice.said):
+                    self._go_on(booking_id)
         except LedgerUnavailable as error:
             logger.warning("payment notices left for later", count=len(early), reason=str(error))
 
@@ -236,16 +243,15 @@ class Checkout:
         self._in_hand.add(booking_id)
         try:
             began = time.perf_counter()
-            said = await self.providers[provider].authorize(charge)
-            took_s = time.perf_counter() - began
-            figures.PAYMENTS.observe(took_s, provider, "authorize", said.outcome)
+            said = await self._authorize(provider, charge)
             # After longer than it may take the payment may be in somebody else's hands.
-            may_go = said.outcome == "authorized" and took_s < PROVIDER_TIMEOUT_S
+            may_go = said.outcome == "authorized" and time.perf_counter() - began < PROVIDER_TIMEOUT_S
             if order is not None and may_go and await self._go_straight(order, said, charge, decided):
                 return None
             return await self._note_and_settle(booking_id, charge, said, decided)
         finally:
             self._in_hand.discard(booking_id)
+            self._heard.discard(booking_id)
 
     async def _go_straight(self, order: Order, said: Said, charge: Charge, decided: Decided) -> bool:
         """Book and take what *said* has set aside; whether nothing is left to be done now."""
@@ -276,10 +282,31 @@ class Checkout:
             except LedgerUnavailable as error:
                 logger.warning("payment left for later", booking_id=booking_id, reason=str(error))
                 return None
-        if said.outcome in ("unknown", "pending"):
+        if said.outcome in ("unknown", "pending") and booking_id not in self._heard:
             return None  # to ask at once would tell nothing new; a webhook or the reconciler goes on with it
         refusal = await self.settler.settle(booking_id, on_confirmed=decided.set)
         return None if isinstance(refusal, Unavailable) else refusal
+
+    def _go_on(self, booking_id: str) -> None:
+        """Go on with what a webhook has said of a booking's payment."""
+        if booking_id in self._in_hand:
+            self._heard.add(booking_id)
+            self.keep_going(self._settle_if_slow(booking_id))
+        else:
+            self.keep_going(self.settler.settle(booking_id))
+
+    async def _settle_if_slow(self, booking_id: str) -> HoldfastError | None:
+        """The provider's notice came before its answer, which may be lost: it is waited for no longer than this."""
+        await asyncio.sleep(ANSWER_WAIT_S)
+        return await self.settler.settle(booking_id) if booking_id in self._in_hand else None
+
+    async def _authorize(self, provider: str, charge: Charge) -> Said:
+        if charge.amount == 0:
+            return Said(outcome="captured")  # as it was written down: there is nothing to ask for
+        began = time.perf_counter()
+        said = await self.providers[provider].authorize(charge)
+        figures.PAYMENTS.observe(time.perf_counter() - began, provider, "authorize", said.outcome)
+        return said
 
     async def _answer(self, booking_id: str, *, once: Once | None, replayed: bool) -> Paid:
         booking = await self._bookings.find_booking(BookingId(booking_id))

@@ -76,6 +76,7 @@ def open_database(
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=CONNECT_TIMEOUT_S,
+        hide_parameters=True,  # errors are logged, and what people have said is among the parameters
         json_serializer=_as_it_is,
         json_deserializer=_as_it_is,
     )

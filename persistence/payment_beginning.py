@@ -233,6 +233,7 @@ async def _retry(connection: AsyncConnection, order: Order, row: dict[str, Any],
 async def _insert_payment(connection: AsyncConnection, order: Order, booking: Row, *, attempt: int) -> Charge:
     payment_id = order.details.payment_id
     assert payment_id is not None  # it is sealed with the details
+    is_free = booking["amount"] == 0
     values = {
         "id": uuid.UUID(payment_id),
         "booking_id": booking["id"],
@@ -242,7 +243,9 @@ async def _insert_payment(connection: AsyncConnection, order: Order, booking: Ro
         "method": order.method,
         "amount": booking["amount"],
         "currency": booking["currency"],
-        "state": "initiated",
+        # Nothing to be paid is paid: a provider would refuse to take it, and its word is not needed.
+        "state": "captured" if is_free else "initiated",
+        "chosen": is_free,
         "once": None if order.once is None else order.once.scope,
         "expires_at": moment(order.hold.deadline_ms),
         "created_at": sa.func.now(),

@@ -154,11 +154,16 @@ class PaymentsStore:
 
         await in_transaction(self._engine, work)
 
-    async def schedule(self, rows: Sequence[Row], *, at: dt.datetime | None, backs_off: bool) -> None:
+    async def schedule(self, rows: Sequence[Row], *, version: int, at: dt.datetime | None, backs_off: bool) -> None:
         """Set when the payments are due for the next look, unless somebody else has set it meanwhile.
 
         With *backs_off* that is later every time, and *at* is the latest; otherwise it is *at*: never, for ``None``.
+        *version* is the booking's that was looked at, which may be older than *rows*::
+
+            look    reads the booking                    reads the payments    never again?
+            cancel                      commit: due soon                       (dies)
         """
+        is_as_seen = sa.exists().where(bookings.c.id == payments.c.booking_id, bookings.c.version == version)
 
         async def work(connection: AsyncConnection) -> None:
             for row in rows:
@@ -169,6 +174,7 @@ class PaymentsStore:
                 await connection.execute(
                     sa.update(payments)
                     .where(payments.c.id == row["id"], payments.c.check_at.is_not_distinct_from(row["check_at"]))
+                    .where(is_as_seen)
                     .values(check_at=due, tries=row["tries"] + 1 if backs_off else 0)
                 )
 
@@ -244,10 +250,10 @@ async def note_said(connection: AsyncConnection, booking_id: str, payment_id: st
     is_more = said.outcome == "captured" == row["state"] and said.captured > row["captured"]
     if not is_more and row["state"] not in FROM.get(said.outcome, ()):
         return False
-    is_money = said.outcome in ("authorized", "captured")
-    chosen = row["chosen"] or (
-        is_money and booking["status"] == "payment_initiated" and not await _has_chosen(connection, row["booking_id"])
-    )
+    chosen = row["chosen"]
+    if booking["status"] == "payment_initiated":  # what is let go before it has bought anything makes room for another
+        is_money = said.outcome in ("authorized", "captured")
+        chosen = is_money and (chosen or not await _has_chosen(connection, row["booking_id"]))
     await connection.execute(
         sa.update(payments)
         .where(mine)

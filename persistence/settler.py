@@ -6,6 +6,7 @@ booking's life do, and so does the reconciler. Whoever it is reads the case, doe
 same, under the same idempotency key.
 """
 
+import datetime as dt
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -112,7 +113,7 @@ class PaymentSettler:
                         return None  # later
                     has_confirmed = True
                 elif not await self._take(case, step):
-                    await self._store.schedule(list(case.rows.values()), at=None, backs_off=True)
+                    await self._put_off(case, at=None, backs_off=True)
                     return refusal
                 elif isinstance(step, Say):  # which comes last; who has changed the booking meanwhile has made it due
                     await self._schedule(case)
@@ -216,4 +217,8 @@ class PaymentSettler:
         at = case.view.turns_at
         if at is not None:
             at = max(at, case.view.now) + CHECK_FIRST / 10
-        await self._store.schedule(list(case.rows.values()), at=at, backs_off=waits)
+        await self._put_off(case, at=at, backs_off=waits)
+
+    async def _put_off(self, case: _Case, *, at: dt.datetime | None, backs_off: bool) -> None:
+        version = case.booking["version"]
+        await self._store.schedule(list(case.rows.values()), version=version, at=at, backs_off=backs_off)

@@ -32,6 +32,7 @@ class StripeStandIn:
         self.requests: list[tuple[str, dict[str, str], dict[str, str]]] = []
         self.failing = 0
         self._answers: dict[str, tuple[int, Any]] = {}
+        self._forms: dict[str, dict[str, str]] = {}
         self._numbers = itertools.count(1)
 
     def app(self) -> Starlette:
@@ -109,9 +110,14 @@ class StripeStandIn:
         key = request.headers["idempotency-key"]
         if key not in self._answers:
             self._answers[key] = act(form)
+            self._forms[key] = form
         if self.failing:
             self.failing -= 1
             return Response("a proxy on the way", status_code=502)
+        if self._forms[key] != form:
+            return JSONResponse(
+                {"error": {"type": "idempotency_error", "message": "other parameters"}}, status_code=400
+            )
         status, body = self._answers[key]
         return JSONResponse(body, status_code=status)
 

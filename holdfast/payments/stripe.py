@@ -54,6 +54,7 @@ class _Intent(msgspec.Struct, frozen=True):
 
 
 class _Error(msgspec.Struct, frozen=True):
+    type: str | None = None
     code: str | None = None
     decline_code: str | None = None
     payment_intent: _Intent | None = None
@@ -154,7 +155,8 @@ class StripeProvider:
         require_signature(headers.get(b"stripe-signature"), body, self._secrets, now=now)
         try:
             event = _event.decode(body)
-            if not event.type.startswith("payment_intent."):
+            # One that has just been created has no method yet, which says nothing of the one that it is given next.
+            if not event.type.startswith("payment_intent.") or event.type == "payment_intent.created":
                 return None
             intent = _object.decode(event.data).object
         except msgspec.DecodeError as error:
@@ -186,6 +188,8 @@ class StripeProvider:
             return None
 
 
+# Its key was used with other parameters (by an older version, or another return URL): that may have set money aside.
+_KEY_IN_USE = "idempotency_error"
 _TRY_AGAIN = (401, 403, 409, 429)  # a key that was withdrawn, a call under way, too many: nothing is decided
 
 
@@ -199,6 +203,8 @@ def _read(response: httpx2.Response | None) -> Said:
             return Said(outcome="absent")
         if response.status_code in (400, 402):
             error = _failure.decode(response.content).error
+            if error.type == _KEY_IN_USE:
+                return UNKNOWN
             if error.payment_intent is not None:
                 said = _said(error.payment_intent)
                 return msgspec.structs.replace(said, reason=error.decline_code or error.code or said.reason)

@@ -113,7 +113,11 @@ _FOLLOW = """
 """
 _PURGE = """
     WITH page AS MATERIALIZED (
-        SELECT id FROM outbox WHERE published_at IS NOT NULL AND created_at < $1 ORDER BY id LIMIT $2
+        SELECT id FROM outbox
+         WHERE published_at IS NOT NULL AND created_at < $1
+           AND NOT EXISTS (SELECT FROM sinks JOIN deliveries ON deliveries.sink_id = sinks.id
+                            WHERE deliveries.outbox_id = outbox.id AND dead_at IS NULL AND disabled_at IS NULL)
+         ORDER BY id LIMIT $2
     ), undelivered AS (
         DELETE FROM deliveries USING page, sinks
          WHERE deliveries.sink_id = sinks.id AND deliveries.outbox_id = page.id
@@ -198,7 +202,8 @@ class Queue:
     async def purge(self, older_than: dt.timedelta) -> int:
         """Delete the rows of the outbox that were published and are older; returns how many.
 
-        With them goes what was never told of them: of dead letters, and of sinks that are disabled.
+        What is still tried is kept, however old it is: it will be taken, or dead. With the others goes what was never
+        told of them: of dead letters, and of sinks that are disabled.
         """
         cutoff, total = dt.datetime.now(dt.UTC) - older_than, 0
         while True:

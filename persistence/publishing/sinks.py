@@ -39,6 +39,10 @@ class Sink(msgspec.Struct, frozen=True, kw_only=True):
     disabled_at: dt.datetime | None
     disabled_reason: str | None
 
+    def __repr__(self) -> str:
+        """Leave the secrets out, so that a sink can be logged."""
+        return f"Sink({self.name!r}, {self.kind!r}, {self.target!r})"
+
 
 class Sinks:
     """The table of sinks."""

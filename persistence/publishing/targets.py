@@ -68,6 +68,8 @@ def _is_public(address: Address) -> bool:
             return False
     if inner is not None:
         return _is_public(inner)
+    if isinstance(address, ipaddress.IPv6Address) and (address.is_reserved or address.is_site_local):
+        return False  # `is_global` knows neither as private
     return address.is_global and not address.is_multicast
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from engine.payments import PROVIDER_TIMEOUT_S
 from persistence.partition_leases import Territory
 from persistence.reconciling.duty import Duty
 from persistence.reconciling.equipment import Equipment
@@ -9,7 +10,9 @@ from persistence.reconciling.findings import Findings
 
 DUE_MAX = 100  # bookings of one step
 AT_ONCE_MAX = 8  # each may wait for a provider that does not answer, and keep a connection of the pool now and then
-STEP_MAX_S = 20.0  # then a step ends, whatever is under way: those bookings are due again after a minute
+# Then a step ends, whatever is under way: those bookings are due again after a minute. It is longer than a provider may
+# take that does not answer at all, or the step would end each time before that is known, and put off.
+STEP_MAX_S = PROVIDER_TIMEOUT_S + 5.0
 
 
 class Settle(Duty):

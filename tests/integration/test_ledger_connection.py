@@ -238,3 +238,11 @@ def test_driver_that_stumbles_over_the_server_s_farewell_says_that_postgres_is_a
     farewell = asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress")
     with pytest.raises(LedgerUnavailable), ledger_errors():
         raise farewell
+
+
+async def test_error_that_is_told_leaves_out_what_people_have_said(lab: Lab) -> None:
+    async with opened(lab.url, statement_timeout_ms=50) as engine:
+        slow = sa.select(sa.func.pg_sleep(2), sa.literal("a reason that somebody gave"))
+        with pytest.raises(LedgerUnavailable) as told:
+            await fetch_rows(engine, slow)
+        assert "somebody" not in str(told.value)

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 from api_app import Person, claim, composed, connected, open_event
-from payment_lab import SECRET, RunningSimulator, check_money, running_simulator, simulated
+from payment_lab import SECRET, RunningSimulator, check_money, running_simulator, simulated, until
 
 from api.payments import NOTICE_MAX
 from api.services import Services
@@ -228,3 +228,18 @@ async def test_webhook_above_the_cap_is_not_read(client: httpx2.AsyncClient, ser
 async def test_webhook_of_no_provider_of_ours_is_a_404(client: httpx2.AsyncClient, services: Services) -> None:
     response = await client.post("/v1/payments/webhooks/acme", content=b"{}")
     assert (response.status_code, response.json()["code"]) == (404, "not-found")
+
+
+async def test_webhook_of_a_payment_whose_answer_is_lost_is_acted_on_while_the_answer_is_waited_for(
+    ana: Person, olga: Person, client: httpx2.AsyncClient, services: Services, simulator: RunningSimulator
+) -> None:
+    event_id = await open_event(olga, policy=PAID)
+    order = {"payment": {"provider": "simulator", "method": "sim_timeout"}, "event_id": event_id}
+    booking_id = (await ana.post("/v1/bookings", order | claim("A-1"))).json()["id"]
+
+    assert (await send(client, notice(simulator, booking_id))).status_code == 202
+
+    async def is_booked() -> bool:
+        return bool((await ana.get(f"/v1/bookings/{booking_id}")).json()["payment_status"] == "completed")
+
+    await until(is_booked, within_s=5.0)

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.services import Services
 from engine.lifecycle import Actor
+from engine.payments import Said
 from persistence.database import driver_connection, in_transaction
 from persistence.steps import Step, lock_booking, take_step
 
@@ -517,3 +518,107 @@ async def test_booking_is_durable_when_it_answers_whatever_the_policy_says(ana: 
     event_id = await open_event(olga, policy=PAID | {"durability": "redis"})
     response = await ana.post("/v1/bookings", order("sim_ok", event_id=event_id, **claim("A-1")))
     assert (response.status_code, response.json()["durable"]) == (201, True)
+
+
+async def test_booking_that_costs_nothing_is_paid_for_without_asking_its_provider(
+    ana: Person, olga: Person, services: Services, simulator: RunningSimulator
+) -> None:
+    event_id = await open_event(olga, policy=PAID, sections=[{"id": "floor", "price": 0, "capacity": 5}])
+    body = order("sim_declined", event_id=event_id, **claim(floor=2))
+
+    booked = await ana.post("/v1/bookings", body, idempotency_key="free")
+    again = await ana.post("/v1/bookings", body, idempotency_key="free")
+
+    assert booked.status_code == 201, booked.text
+    booking = booked.json()
+    assert (booking["status"], booking["payment_status"], booking["amount"]) == ("confirmed", "completed", 0)
+    assert (again.status_code, again.json()["id"]) == (201, booking["id"])
+    assert simulator.of(booking["id"]) == []
+    cancelled = await ana.post(f"/v1/bookings/{booking['id']}/cancel", {})
+    assert (cancelled.json()["status"], cancelled.json()["payment_status"]) == ("cancelled", "completed")
+    await settle_due(services)
+    assert simulator.of(booking["id"]) == []
+
+
+async def test_payment_that_is_voided_before_its_booking_makes_room_for_another_one(
+    ana: Person, olga: Person, services: Services, simulator: RunningSimulator
+) -> None:
+    """Set aside, then let go by the provider itself before the hold could be turned into a booking."""
+    booking_id = await left_pending(ana, olga)
+    (payment,) = await rows(services, "SELECT id FROM payments")
+    store = services.checkout.store
+    assert await store.note(booking_id, str(payment["id"]), Said(outcome="authorized"))
+    assert await store.note(booking_id, str(payment["id"]), Said(outcome="voided"))
+
+    response = await ana.post("/v1/bookings", order("sim_ok", hold_id=booking_id))
+
+    assert (response.status_code, response.json()["payment_status"]) == (201, "completed"), response.text
+    await services.checkout.settler.settle(booking_id)
+    assert [one["status"] for one in simulator.of(booking_id)] == ["pending", "captured"]
+
+
+async def test_booking_whose_payment_was_voided_before_it_ends_with_its_hold(
+    ana: Person, olga: Person, services: Services
+) -> None:
+    booking_id = await left_pending(ana, olga)
+    (payment,) = await rows(services, "SELECT id FROM payments")
+    store = services.checkout.store
+    await store.note(booking_id, str(payment["id"]), Said(outcome="authorized"))
+    await store.note(booking_id, str(payment["id"]), Said(outcome="voided"))
+    await lapse(services, booking_id)
+
+    await settle_due(services)
+
+    assert await status_of(ana, booking_id) == ("failed", "failed")
+    assert await rows(services, "SELECT FROM payments WHERE check_at IS NOT NULL") == []
+
+
+async def left_pending(ana: Person, olga: Person) -> str:
+    """The id of a booking whose customer has not come back from their bank."""
+    event_id = await open_event(olga, policy=PAID)
+    response = await ana.post("/v1/bookings", order("sim_redirect", event_id=event_id, **claim("A-1")))
+    assert response.status_code == 202, response.text
+    booking_id: str = response.json()["id"]
+    return booking_id
+
+
+async def test_look_that_saw_the_booking_before_it_was_changed_leaves_the_next_look_due(
+    ana: Person, olga: Person, services: Services, simulator: RunningSimulator
+) -> None:
+    """The case is read while the booking is cancelled, whose process dies then::
+
+    look    reads the booking: confirmed          reads the payment    all is done: never look again
+    cancel                               commit: due in ten seconds    (dies)
+    """
+    event_id = await open_event(olga, policy=PAID)
+    response = await ana.post("/v1/bookings", order("sim_ok", event_id=event_id, **claim("A-1")))
+    booking_id = response.json()["id"]
+    store = services.checkout.store
+    before = await store.read_case(booking_id)
+    assert before is not None
+    await cancelled_and_died(services, booking_id)
+    after = await store.read_case(booking_id)
+    assert after is not None
+
+    async def torn(_: str) -> Any:
+        return before[0], after[1], before[2]  # the booking as it was, the payment as it is
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(store, "read_case", torn)
+        await services.checkout.settler.settle(booking_id)
+
+    assert len(await rows(services, "SELECT FROM payments WHERE check_at IS NOT NULL")) == 1
+    await rows(services, "UPDATE payments SET check_at = now()")
+    await settle_due(services)
+    assert simulator.of(booking_id)[0]["refunded"] == 9000
+
+
+async def cancelled_and_died(services: Services, booking_id: str) -> None:
+    """A cancellation by the organizer whose process died right after its commit."""
+
+    async def work(connection: AsyncConnection) -> None:
+        row = await lock_booking(connection, booking_id)
+        step = Step(to_status="cancelled", changes={"refunded": row["amount"], "cancelled_at": sa.func.now()})
+        await take_step(connection, row, step, Actor("olga", "organizer", None))
+
+    await in_transaction(services.bookings.engine, work)

@@ -427,6 +427,8 @@ async def test_rows_that_were_published_are_purged_in_time_with_what_was_never_t
     await publishing.tell(new_booking())
     await publishing.lab.fetch("UPDATE outbox SET created_at = now() - interval '15 days' WHERE id <> 2")
 
+    assert await queue.purge(dt.timedelta(days=14)) == 0, "it is tried for a month, where settings say so"
+    await publishing.lab.fetch("UPDATE deliveries SET dead_at = now() WHERE outbox_id = 1")
     assert await queue.purge(dt.timedelta(days=14)) == 1
     assert [row[0] for row in await publishing.lab.fetch("SELECT id FROM outbox ORDER BY id")] == [2, 3]
     assert [row[0] for row in await publishing.lab.fetch("SELECT outbox_id FROM deliveries")] == [2]
@@ -509,3 +511,8 @@ async def test_later_event_is_told_at_once_when_what_it_waited_for_is_told(
 
 def test_lease_is_longer_than_the_slowest_round() -> None:
     assert Pace(claimed=32, at_once=8, send_s=10.0).lease_s > 4 * 10.0
+
+
+async def test_sink_that_is_logged_keeps_its_secrets(publishing: Publishing) -> None:
+    sink = await publishing.sinks.add("shop", "https://shop.example/")
+    assert sink.secrets[0] not in repr(sink)

@@ -137,6 +137,18 @@ async def test_refund_is_made_once_and_never_more_than_was_taken(
     assert await stripe.refund(one, 5000, key="r2") == "refused"
 
 
+async def test_key_that_was_used_with_other_parameters_is_unknown_for_money_may_be_set_aside(
+    stripe: StripeProvider, stand_in: StripeStandIn
+) -> None:
+    """The return URL was changed between a payment and the look at it."""
+    one = charge()
+    stand_in.failing = 1
+    assert (await stripe.authorize(one)).outcome == "unknown"
+    async with httpx2.AsyncClient() as client:
+        newer = StripeProvider(stand_in.url, "sk_test_1", client, SECRETS, return_url="https://shop.example/paid")
+        assert (await newer.look_up(one)).outcome == "unknown"
+
+
 async def test_server_that_is_not_there_is_unknown(stand_in: StripeStandIn) -> None:
     async with httpx2.AsyncClient() as client:
         nobody = StripeProvider("http://127.0.0.1:1", "sk", client, SECRETS)
@@ -167,6 +179,7 @@ def test_webhook_says_what_has_become_of_our_payment() -> None:
 def test_webhook_of_anything_else_says_nothing() -> None:
     stripe = StripeProvider("http://stripe", "sk", None, SECRETS)  # type: ignore[arg-type]
     assert parse(stripe, event("charge.refunded")) is None
+    assert parse(stripe, event("payment_intent.created", status="requires_payment_method")) is None
     assert parse(stripe, event(metadata={})) is None
 
 
