@@ -261,7 +261,7 @@ async def test_booking_that_was_refunded_in_full_is_not_upgraded_for_nothing(wor
         "UPDATE bookings SET payment_status = 'refunded', refunded = amount WHERE event_id = $1", booking["event_id"]
     )
     refused = await world.ana.patch(path_of(booking), claim("A-1", "A-2"))
-    assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, "$.items")
+    assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, "$.payment")
 
 
 async def test_two_who_want_each_other_s_seats_both_keep_their_own(world: World) -> None:
