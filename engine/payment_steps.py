@@ -191,12 +191,18 @@ def payment_status_of(case: Case) -> PaymentStatus:
         return "pending" if is_open else "failed"
     if any(payment.state == "authorized" for payment in chosen):
         return "held"
-    kept = sum(_at_hand(case, payment) for payment in chosen)
+    # What a provider has refused to give back is still with it, though it is not asked for again.
+    kept = sum(_at_hand(case, payment) for payment in chosen) + _refused(case, chosen)
     if case.status in _KEPT and kept < case.amount - case.refunded and _any_voided(chosen):
         return "failed"  # what was set aside has lapsed before it was taken
     if kept == 0 and case.amount > 0:  # what was free is paid for
         return "refunded"
     return "completed" if kept >= case.amount else "partially_refunded"
+
+
+def _refused(case: Case, payments: Sequence[PaymentView]) -> int:
+    ids = {payment.id for payment in payments}
+    return sum(refund.amount for refund in case.refunds if refund.state == "refused" and refund.payment_id in ids)
 
 
 def _any_voided(payments: Sequence[PaymentView]) -> bool:

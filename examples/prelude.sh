@@ -4,7 +4,7 @@
 export HOLDFAST_URL=${HOLDFAST_URL:-http://127.0.0.1:8000}
 
 as() {
-  curl -fsS -H "Authorization: Bearer $(holdfast token --sub "$1" --role "$2")" \
+  curl --fail-with-body -sS -w '\n' -H "Authorization: Bearer $(holdfast token --sub "$1" --role "$2")" \
     -H 'Content-Type: application/json' "${@:3}"
 }
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from api.events import view_event
 from engine.definition import EventDefinition, Policy
-from engine.errors import EventExists, InvalidTransition, Refusal
+from engine.errors import EventExists, InvalidRequest, InvalidTransition, Refusal
 from engine.events import EVENT_STATUSES, Event, sales_end_at
 from engine.importing.json_errors import invalid_json
 from engine.layout import compile_layout
@@ -171,6 +171,9 @@ async def _create(
 ) -> None:
     definitions = read_event_files(paths, options=options)
     async with open_installation(context) as (_, parts):
+        if and_open:  # what cannot be put on sale is not made either
+            for definition in definitions:
+                _require_services(parts, definition)
         with _progress(len(definitions), "making events") as report:
             try:
                 events = await parts.events.create_many(definitions, organizer_id=organizer, on_written=report)
@@ -201,6 +204,18 @@ async def _open(parts: Parts, event_id: str) -> Event:
     event = await parts.events.transition(event_id, "open")
     await parts.reservations.publish(event)
     return event
+
+
+def _require_services(parts: Parts, definition: EventDefinition) -> None:
+    """Make sure that an event's services are known here, as they must be where it is sold.
+
+    Raises:
+        click.ClickException: One is not, by this command's environment.
+    """
+    try:
+        parts.terms.require_services(definition)
+    except InvalidRequest as error:
+        raise click.ClickException(f"{error.path}: {error.reason}; set it for this command as for `serve`") from error
 
 
 async def _close(parts: Parts, event_id: str) -> Event:

@@ -41,7 +41,7 @@ def rider(people: People) -> Person:
 
 async def route_of(people: People, installation: Installation, **changes: Any) -> tuple[Person, str]:
     """The operator, and a route on one date."""
-    operator = people.organizer("openride")
+    operator = people.organizer(f"openride-{next(_riders)}")
     return operator, await operator.put_on_sale(installation.example(**changes))
 
 
