@@ -141,7 +141,9 @@ class PaymentSettler:
             case End(to_status):
                 reason = "the payment was declined" if to_status == "failed" else "it was not paid for in time"
                 await self._store.end(case.booking_id, step, reason, SYSTEM)
-            case Say():
+            case Say(payment_status):
+                if payment_status == "failed" and case.view.status != "payment_initiated" and case.view.was_confirmed:
+                    logger.error("booked without payment: it needs a person", booking_id=case.booking_id)
                 await self._store.say(case.booking_id, step, case.view, SYSTEM)
         return True
 
