@@ -133,21 +133,20 @@ class Checkout:
             return replayed
         try:
             hold = await self._reservations.begin_payment(hold_id, customer_id=customer_id)
+            order = Order(
+                hold_id=hold_id,
+                hold=hold,
+                details=msgspec.structs.replace(details, payment_id=new_payment_id()),
+                customer_id=customer_id,
+                provider=provider,
+                method=method,
+                once=once,
+            )
+            begun = await begin_payment(self._database, self._sealer, order)
         except HoldConfirmed:  # by a request with the same key, it may be, since that was asked for
             if once is not None and (replayed := await self.find_replay(once, customer_id)) is not None:
                 return replayed
             raise
-        details = msgspec.structs.replace(details, payment_id=new_payment_id())
-        order = Order(
-            hold_id=hold_id,
-            hold=hold,
-            details=details,
-            customer_id=customer_id,
-            provider=provider,
-            method=method,
-            once=once,
-        )
-        begun = await begin_payment(self._database, self._sealer, order)
         decided = Decided()
         if (refusal := await self._wait_for(begun, order, decided)) is not None:
             raise refusal

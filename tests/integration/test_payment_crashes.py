@@ -4,7 +4,7 @@ A crash is an exception that nothing catches, on its way out of the process's la
 another process's parts, which know nothing but what is in Postgres, in Redis and at the provider.
 """
 
-import asyncio
+import datetime as dt
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -15,6 +15,8 @@ from payment_lab import RunningSimulator, check_money, running_simulator, simula
 
 from api.services import Services
 from engine.bookings import BookingDetails
+from engine.payments import Charge
+from persistence.checkout import Decided
 from persistence.database import driver_connection
 from persistence.payment_beginning import Order, begin_payment, new_payment_id
 from persistence.sealing import AesSealer
@@ -95,6 +97,70 @@ async def test_payment_is_brought_to_an_end_wherever_its_process_died(
     await check_money(services.bookings.engine, simulator)
 
 
+STRAIGHT_POINTS: list[tuple[str, Callable[[Services], Any]]] = [
+    ("authorize", lambda services: services.checkout.providers["simulator"]),
+    ("book", lambda services: services.checkout._straight),
+    ("commit", lambda services: services.reservations._ledger),
+    ("capture", lambda services: services.checkout.providers["simulator"]),
+    ("take", lambda services: services.checkout._straight),
+]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("name", "of"), STRAIGHT_POINTS, ids=[name for name, *_ in STRAIGHT_POINTS])
+async def test_payment_on_the_straight_way_is_brought_to_an_end_wherever_its_process_died(
+    name: str,
+    of: Callable[[Services], Any],
+    when: str,
+    client: httpx2.AsyncClient,
+    services: Services,
+    simulator: RunningSimulator,
+) -> None:
+    booking_id = await _held(client)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        crashing(of(services), name, when, monkeypatch)
+        with pytest.raises(Crash):
+            await _carry_out(services, booking_id, straight=True)
+
+    await _come_back(services)
+
+    if (name, when) == ("authorize", "before"):
+        assert await _value(services, "SELECT state FROM payments") == "voided"
+    else:
+        assert await _value(services, "SELECT payment_status FROM bookings") == "completed"
+        assert [payment["status"] for payment in simulator.of(booking_id)] == ["captured"]
+    await check_money(services.bookings.engine, simulator)
+
+
+async def test_payment_that_was_let_go_before_its_booking_was_written_does_not_buy_it(
+    client: httpx2.AsyncClient, services: Services, simulator: RunningSimulator
+) -> None:
+    booking_id = await _held(client)
+    real = services.checkout._straight.book
+
+    async def book(*args: Any) -> Any:
+        """Meanwhile somebody else has taken the payment for an abandoned one."""
+        charge = Charge(
+            key=simulator.of(booking_id)[0]["key"],
+            booking_id=booking_id,
+            method="sim_ok",
+            amount=9000,
+            currency="EUR",
+            expires_at=dt.datetime.now(dt.UTC),
+        )
+        said = await services.checkout.providers["simulator"].void(charge)
+        assert await services.checkout.store.note(booking_id, charge.key, said)
+        return await real(*args)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(services.checkout._straight, "book", book)
+        await _carry_out(services, booking_id, straight=True)
+
+    assert await _value(services, "SELECT status FROM bookings") == "payment_initiated"
+    assert await _value(services, "SELECT count(*) FROM claims") == 0
+    await check_money(services.bookings.engine, simulator)
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(
     ("name", "of"),
@@ -165,8 +231,8 @@ async def _held(client: httpx2.AsyncClient, **policy: Any) -> str:
     return hold_id
 
 
-async def _carry_out(services: Services, hold_id: str) -> None:
-    """As a request does, up to its end or the crash's."""
+async def _carry_out(services: Services, hold_id: str, *, straight: bool = False) -> None:
+    """As a request does, up to its end or the crash's; without *straight* step by step, as the reconciler goes."""
     hold = await services.reservations.begin_payment(hold_id, customer_id="ana")
     order = Order(
         hold_id=hold_id,
@@ -179,7 +245,7 @@ async def _carry_out(services: Services, hold_id: str) -> None:
     )
     begun = await begin_payment(services.bookings.engine, AesSealer([DATA_KEY]), order)
     assert begun.charge is not None
-    await services.checkout._carry_out(hold_id, "simulator", begun.charge, asyncio.Event())
+    await services.checkout._carry_out(hold_id, "simulator", begun.charge, Decided(), order if straight else None)
 
 
 async def _come_back(services: Services) -> None:
