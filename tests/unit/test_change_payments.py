@@ -240,9 +240,9 @@ def test_whatever_is_cut_short_in_whatever_order_the_money_is_right_in_the_end(
     outcome: str, status: str, refunded: int
 ) -> None:
     begin = paid_for(status=status, refunded=refunded)
-    seen, todo, changed = {begin}, [begin], 0
-    while todo:
-        world = todo.pop()
+    seen, frontier, changed = {begin}, [begin], 0
+    while frontier:
+        world = frontier.pop()
         ended = recovered(world)
         check(ended)
         changed += ended.amount == 150
@@ -252,6 +252,6 @@ def test_whatever_is_cut_short_in_whatever_order_the_money_is_right_in_the_end(
         for following in successors(world, outcome):
             if following not in seen:
                 seen.add(following)
-                todo.append(following)
+                frontier.append(following)
     assert bool(changed) == (outcome != "declined")
     assert len(seen) > 100
