@@ -18,6 +18,7 @@ from api.app import create_app
 from holdfast.collector import spare_the_collector
 from holdfast.compose import open_services
 from holdfast.figures_board import worker_seat
+from holdfast.http_protocol import LeanProtocol
 from holdfast.logs import configure_logs
 from holdfast.settings import SETTINGS_VARIABLE as SETTINGS_VARIABLE
 from holdfast.settings import Settings, decode_settings
@@ -65,6 +66,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopRequest)
             server = uvicorn.Server(
                 uvicorn.Config(
                     create_app(services),
+                    http=LeanProtocol,
                     lifespan="off",  # the services are open before the first request, and closed after the last
                     log_config=None,
                     access_log=False,

@@ -1,0 +1,214 @@
+"""HTTP/1.1 for uvicorn, at half of its usual cost per request: a third of a whole hold was spent there.
+
+uvicorn's own protocol parses, keeps the connection, limits and closes it; what differs is how an answer is written.
+ASGI brings it as a head and a body, and uvicorn writes them one by one: two system calls, of which each costs as much
+as the rest of it together. Here a head waits for its body when it is known to come at once, and both leave in one
+write. A timer per connection, rather than one per answer, ends those that have been idle for too long; and requests
+with a plain path are taken apart without a URL parser. What is rare is left to uvicorn's own code.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+_BODILESS = (204, 304)
+
+
+class LeanProtocol(HttpToolsProtocol):
+    """Given to uvicorn as its ``http``; the application sees plain ASGI."""
+
+    _is_idle = False
+    _idle_since = 0.0
+
+    # Idle connections. uvicorn's names, its calls: it asks for the timer to go, and for a new one, at every request.
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._is_idle = False
+
+    def on_response_complete(self) -> None:
+        """The next request of the connection, or waiting for it."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._is_idle = True
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it has been idle for the whole time; look again later otherwise."""
+        self.timeout_keep_alive_task = None
+        if self.transport.is_closing():
+            return
+        left_s = float(self.timeout_keep_alive)
+        if self._is_idle:
+            left_s -= self.loop.time() - self._idle_since
+            if left_s <= 0:
+                self.transport.close()
+                return
+        self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer as well, however the connection ended."""
+        super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
+
+    # Requests.
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer, before the body is there."""
+        url, parser = self.url, self.parser
+        if not _is_plain(url) or self.root_path or parser.should_upgrade() or self.limit_concurrency is not None:
+            super().on_headers_complete()
+            return
+        scope, version = self.scope, parser.get_http_version()
+        scope["method"] = parser.get_method().decode("ascii")
+        if version != "1.1":
+            scope["http_version"] = version
+        path, _, query = url.partition(b"?")
+        scope["raw_path"], scope["query_string"], scope["path"] = path, query, path.decode("ascii")
+        previous = self.cycle
+        self.cycle = _Cycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=_Bell(),  # type: ignore[arg-type]  # as much of an asyncio.Event as is used
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if previous is None or previous.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+
+class _Cycle(RequestResponseCycle):
+    """One request and its answer; holds the head of an answer back until its body comes."""
+
+    _head: bytes | None = None
+    _is_read = False
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """The body, usually there already; waiting for it, and the end of the connection, are uvicorn's."""
+        if self._is_read or self.more_body or self.response_complete or self.disconnected:
+            return await super().receive()
+        self._is_read = True
+        self.waiting_for_100_continue = False
+        self.flow.resume_reading()
+        body, self.body = bytes(self.body), bytearray()
+        self.message_event.clear()
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Head and body of an answer whose length is known leave together; all others are uvicorn's."""
+        kind = message["type"]
+        if kind == "http.response.start" and not self.response_started and not self.disconnected:
+            if (head := self._plain_head(message)) is not None:
+                self.response_started = True
+                self.waiting_for_100_continue = False
+                self.chunked_encoding = False
+                self._head = head
+                return
+        elif self._head is not None and kind == "http.response.body":
+            body: Any = message.get("body", b"")
+            head = self._head
+            self._head = None
+            if self._is_whole(message, body):
+                if self.flow.write_paused and not self.disconnected:
+                    await self.flow.drain()
+                self._finish(head + body)
+                return
+            if not self.disconnected:
+                self.transport.write(head)
+        await super().send(message)
+
+    async def run_asgi(self, app: ASGI3Application) -> None:
+        """As uvicorn does; but an answer of which only the head came, and was held back, is none."""
+        await super().run_asgi(app)
+        self._head = None
+
+    def _plain_head(self, message: Any) -> bytes | None:
+        """The head of the answer to a request that keeps its connection; ``None`` where there is more to look at."""
+        status, length = message["status"], None
+        if not self.keep_alive or self.access_log:
+            return None
+        lines = [STATUS_LINE[status]]
+        for name, value in self.default_headers:
+            lines += (name, b": ", value, b"\r\n")
+        for name, value in message["headers"]:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"connection" or name == b"transfer-encoding":
+                return None
+            lines += (name, b": ", value, b"\r\n")
+        if length is None and status not in _BODILESS:
+            return None
+        self.expected_content_length = 0 if length is None or self.scope["method"] == "HEAD" else length
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        # Nothing that came from outside may end a line. uvicorn looks at each name and value; here one count will do.
+        ends = 2 + len(self.default_headers) + len(message["headers"])
+        return head if head.count(b"\n") == head.count(b"\r") == ends and b"\0" not in head else None
+
+    def _is_whole(self, message: Any, body: bytes) -> bool:
+        if message.get("more_body", False):
+            return False
+        return len(body) == self.expected_content_length or (self.scope["method"] == "HEAD" and not body)
+
+    def _finish(self, answer: bytes) -> None:
+        if self.disconnected:
+            return
+        self.transport.write(answer)
+        self.expected_content_length = 0
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:  # shutdown began meanwhile: the head did not say so, the end does
+            self.transport.close()
+        self.on_response()
+
+
+class _Bell:
+    """An ``asyncio.Event`` that costs nothing until somebody waits for it; one may wait at a time, as in ASGI."""
+
+    __slots__ = ("_is_set", "_waiter")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        self._is_set = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    async def wait(self) -> None:
+        while not self._is_set:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+
+def _is_plain(url: bytes) -> bool:
+    """Whether *url* is a path, and perhaps a query, that mean what they say."""
+    return url.startswith(b"/") and not url.startswith(b"//") and b"%" not in url and b"#" not in url and url.isascii()
