@@ -3,6 +3,7 @@
 import random
 
 from bench import Bench
+from goal_program import Measurement, run_alone
 from harness import Goal, Result, Void
 from venues import SEATS_MAX_OF_GOALS, definition
 
@@ -46,3 +47,9 @@ async def measure(bench: Bench) -> list[Result]:
 
 def _result(goal: Goal, case: str, figure: float) -> Result:
     return Result(goal=goal, case=case, figure=figure, verdict=goal.verdict(figure), note="used_memory_dataset")
+
+
+MEASUREMENT = Measurement("G6", AT_REST, measure)
+
+if __name__ == "__main__":
+    run_alone(MEASUREMENT)
