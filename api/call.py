@@ -62,7 +62,8 @@ class Call:
             return self._public_url
         host = self.headers.get(b"host", b"")
         if _SANE_HOST.fullmatch(host) is None:
-            host = "{}:{}".format(*(self.scope.get("server") or ("localhost", 80))).encode()
+            name, port = self.scope.get("server") or ("localhost", 80)
+            host = f"{name}:{port}".encode() if port is not None else b"localhost"  # of a unix socket: path, None
         return f"{self.scope.get('scheme', 'http')}://{host.decode('ascii')}{self.root_path}"
 
     def location(self, path: str) -> tuple[bytes, bytes]:

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 SETTINGS_VARIABLE = "HOLDFAST_SETTINGS"  # by which a process of ours gets its settings, whole and as JSON
 WORKERS_DEFAULT_MAX = 8  # past this, more machines help more than more processes beside embedded servers
+SOCKET_PATH_MAX = 103  # bytes; what every system's sockaddr_un has room for
 WORKERS_MAX = 256
 PARTITIONS_MAX = 16_384  # the slots of a Redis Cluster; more could never spread further
 DATA_KEY_BYTES = 32
@@ -72,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path
     host: str
     port: int
+    uds: Path | None
     workers: int
     partitions: int | None
     jwt_secret: str | None
@@ -126,6 +128,7 @@ def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
         data_dir=source.read("data_dir", "HOLDFAST_DATA_DIR", _directory, None) or _default_data_dir(environ),
         host=source.read("host", "HOLDFAST_HOST", str, "127.0.0.1"),
         port=source.read("port", "HOLDFAST_PORT", _integer(0, 65_535), 8000),
+        uds=source.read("uds", "HOLDFAST_UDS", _socket_path, None),
         workers=source.read("workers", "HOLDFAST_WORKERS", _integer(1, WORKERS_MAX), _usable_cores()),
         partitions=source.read("partitions", "HOLDFAST_PARTITIONS", _integer(1, PARTITIONS_MAX), None),
         jwt_secret=source.read("jwt_secret", "HOLDFAST_JWT_SECRET", str, None),
@@ -310,6 +313,15 @@ def _directory(text: str) -> Path:
     path = Path(text).expanduser().absolute()
     if path.exists() and not path.is_dir():
         raise ValueError("a directory, or a path where one can be made")
+    return path
+
+
+def _socket_path(text: str) -> Path:
+    path = Path(text).expanduser().absolute()
+    if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+        raise ValueError(f"a path of at most {SOCKET_PATH_MAX} bytes")
+    if not path.parent.is_dir():
+        raise ValueError("a path in a directory that exists")
     return path
 
 
