@@ -28,8 +28,12 @@ EVENT_ROUTES: tuple[Route, ...] = (
         tag="Events",
         roles=ROLES,
         query=seats.RangeQuery,
-        replies=(Reply(200, "Counts per section; `free` on all legs of the range.", Availability),),
+        replies=(
+            Reply(200, "Counts per section; `free` on all legs of the range.", Availability, headers=("ETag",)),
+            Reply(304, "You have these very counts."),
+        ),
         refusals=(EventNotFound, EventNotOpen),
+        conditional="If-None-Match",
     ),
     Route(
         method="GET",
@@ -40,10 +44,12 @@ EVENT_ROUTES: tuple[Route, ...] = (
         roles=ROLES,
         query=seats.SeatQuery,
         replies=(
-            Reply(200, "The seats.", seats.SeatList),
-            Reply(200, "The seats.", seats.SeatBitmaps, media_type=seats.SEATMAP_MEDIA_TYPE),
+            Reply(200, "The seats.", seats.SeatList, headers=("ETag",)),
+            Reply(200, "The seats.", seats.SeatBitmaps, media_type=seats.SEATMAP_MEDIA_TYPE, headers=("ETag",)),
+            Reply(304, "You have these very seats."),
         ),
         refusals=(EventNotFound, EventNotOpen),
+        conditional="If-None-Match",
     ),
     Route(
         method="POST",

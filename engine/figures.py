@@ -100,6 +100,11 @@ SCRIPTS = Histogram(
     bounds=FAST_S,
     counted_as="holdfast_script_calls_total",
 )
+SNAPSHOTS = Counter(
+    "holdfast_snapshot_reads_total",
+    "Reads of an event's state: nothing had changed, it was read anew, or somebody else's check was shared.",
+    "outcome",
+)
 COMMIT_BOOKINGS = Histogram("holdfast_commit_bookings", "Bookings in one transaction of a group commit.", bounds=SIZES)
 COMMIT_SECONDS = Histogram(
     "holdfast_commit_seconds", "Seconds of one transaction of a group commit, repetitions and all.", bounds=FAST_S
@@ -152,6 +157,7 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     COMMIT_BOOKINGS,
     COMMIT_SECONDS,
     COMMITS,
+    SNAPSHOTS,
     PAYMENTS,
     PAYMENT_NOTICES,
     SERVICES,
