@@ -1,6 +1,7 @@
 """The table of URLs of events."""
 
-from api import bookings, event_endings, events, examples, seats
+from api import bookings, event_endings, events, examples, seats, streams
+from api.errors import TooManyStreams
 from api.identity import ROLES
 from api.route import PLAN_BODY_MAX, Reply, Route
 from api.routes_shared import ORGANIZERS, REPLAYABLE
@@ -50,6 +51,28 @@ EVENT_ROUTES: tuple[Route, ...] = (
         ),
         refusals=(EventNotFound, EventNotOpen),
         conditional="If-None-Match",
+    ),
+    Route(
+        method="GET",
+        path="/v1/events/{event_id}/stream",
+        handler=streams.stream_event,
+        summary="What changes, as it changes: Server-Sent Events",
+        tag="Events",
+        roles=ROLES,
+        query=seats.RangeQuery,
+        replies=(
+            Reply(
+                200,
+                "First a `snapshot` (none if `Last-Event-ID` is of the state as it is): `event_id`, `seq`, `status`, "
+                "`sections` and `next_release_at` as of availability, and `seats` with one bit per numbered seat in "
+                "base64, `held` and `sold`, in the order of the list at `/seats`. Then `change`s: `seq`, the "
+                "`sections` and `seats` (`section`, `seat`, `status`) that are otherwise now, `next_release_at`; or a "
+                "`snapshot` again. At last `end` with its `reason`: `token_expired`, `closed`, `cancelled`, `over` or "
+                "`stopping`. Whoever does not read is cut off; come back with the last `id`.",
+                media_type="text/event-stream",
+            ),
+        ),
+        refusals=(EventNotFound, EventNotOpen, TooManyStreams),
     ),
     Route(
         method="POST",

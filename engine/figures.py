@@ -105,6 +105,7 @@ SNAPSHOTS = Counter(
     "Reads of an event's state: nothing had changed, it was read anew, or somebody else's check was shared.",
     "outcome",
 )
+STREAM_ENDS = Counter("holdfast_stream_ends_total", "Streams of events that ended, by why.", "reason")
 COMMIT_BOOKINGS = Histogram("holdfast_commit_bookings", "Bookings in one transaction of a group commit.", bounds=SIZES)
 COMMIT_SECONDS = Histogram(
     "holdfast_commit_seconds", "Seconds of one transaction of a group commit, repetitions and all.", bounds=FAST_S
@@ -158,6 +159,7 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     COMMIT_SECONDS,
     COMMITS,
     SNAPSHOTS,
+    STREAM_ENDS,
     PAYMENTS,
     PAYMENT_NOTICES,
     SERVICES,

@@ -44,6 +44,11 @@ class Views:
         """The same with the bitmaps, for every seat's state."""
         return await self._snapshots.look(await self._catalog.get(event_id), with_cells=True)
 
+    async def watched(self, event_id: str) -> View:
+        """The same with all that listeners are told of: the bitmaps where seats have numbers."""
+        event = await self._catalog.get(event_id)
+        return await self._snapshots.look(event, with_cells=bool(event.layout.seats))
+
     async def count_holds(self, event: Event) -> int:
         """How many holds of an event are alive by Redis's clock; one whose state is not there has none.
 
