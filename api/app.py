@@ -51,7 +51,15 @@ def create_app(
             app,
             allow_origins=cors_origins,
             allow_methods=("GET", "POST", "PATCH", "DELETE"),
-            allow_headers=("authorization", "content-type", "idempotency-key", "if-match", "x-request-id"),
+            allow_headers=(
+                "authorization",
+                "content-type",
+                "idempotency-key",
+                "if-match",
+                "if-none-match",
+                "last-event-id",
+                "x-request-id",
+            ),
             expose_headers=(
                 "etag",
                 "idempotent-replayed",
@@ -90,10 +98,20 @@ class Application:
             return
         except Exception as error:
             answer = _problem(call, error)
+        try:
+            await self._send(call, answer, began, receive, send)
+        finally:
+            if answer.stream is not None:
+                answer.stream.close()
+
+    async def _send(self, call: Call, answer: Answer, began: float, receive: Receive, send: Send) -> None:
+        scope = call.scope
         await send_answer(answer, send, request_id=call.request_id, with_body=scope["method"] != "HEAD")
         # What is not in the table of routes must not make labels of its own: anybody could make any number of them.
         method = scope["method"] if call.route_path else UNKNOWN
         figures.REQUESTS.observe(time.perf_counter() - began, method, call.route_path or UNKNOWN, answer.status)
+        if answer.stream is not None:
+            await answer.stream.run(scope, receive, send)
 
     async def _answer(self, call: Call, receive: Receive) -> Answer:
         scope = call.scope

@@ -349,6 +349,13 @@ KINDS: dict[type, Kind] = {
         title="Unsupported media type",
         meaning="Bodies are JSON: `application/json`, or another type that ends in `+json`.",
     ),
+    http.TooManyStreams: Kind(
+        status=429,
+        code="too-many-streams",
+        title="Too many streams",
+        meaning="You listen to as many streams as one may; close one before you open another.",
+        headers=_retry_after,
+    ),
     http.NoticeUnsigned: Kind(
         status=401,
         code="webhook-not-signed",

@@ -7,6 +7,7 @@ import msgspec
 
 from api.idempotency import OnceStore
 from api.identity import TokenVerifier
+from api.live import LiveMaps
 from engine.rate_limits import RateLimiter
 from engine.reservations import Reservations
 from engine.terms import Terms
@@ -65,6 +66,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     reservations: Reservations
+    live: LiveMaps
     events: Events
     bookings: Bookings
     waitlist: Waitlist

@@ -100,6 +100,12 @@ SCRIPTS = Histogram(
     bounds=FAST_S,
     counted_as="holdfast_script_calls_total",
 )
+SNAPSHOTS = Counter(
+    "holdfast_snapshot_reads_total",
+    "Reads of an event's state: nothing had changed, it was read anew, or somebody else's check was shared.",
+    "outcome",
+)
+STREAM_ENDS = Counter("holdfast_stream_ends_total", "Streams of events that ended, by why.", "reason")
 COMMIT_BOOKINGS = Histogram("holdfast_commit_bookings", "Bookings in one transaction of a group commit.", bounds=SIZES)
 COMMIT_SECONDS = Histogram(
     "holdfast_commit_seconds", "Seconds of one transaction of a group commit, repetitions and all.", bounds=FAST_S
@@ -152,6 +158,8 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     COMMIT_BOOKINGS,
     COMMIT_SECONDS,
     COMMITS,
+    SNAPSHOTS,
+    STREAM_ENDS,
     PAYMENTS,
     PAYMENT_NOTICES,
     SERVICES,

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.identity import KeySource, SharedSecret, TokenVerifier
 from api.jwks import JwksKeys, fetch_from
+from api.live import LiveMaps
 from api.services import Info, Services
 from engine.backlog import BacklogWatch
 from engine.catalog import Catalog
@@ -250,10 +251,13 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
         parts = await stack.enter_async_context(open_parts(settings))
         verifier = await stack.enter_async_context(_open_verifier(settings))
         backlog = BacklogWatch(parts.front)
-        figures = Figures(_sources(parts, backlog), seat)
+        live = LiveMaps(parts.reservations)
+        stack.push_async_callback(live.close)
+        figures = Figures(_sources(parts, backlog, live), seat)
         await stack.enter_async_context(figures.published())
         yield Services(
             reservations=parts.reservations,
+            live=live,
             events=parts.events,
             bookings=parts.bookings,
             waitlist=parts.waitlist,
@@ -273,7 +277,7 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
         )
 
 
-def _sources(parts: Parts, backlog: BacklogWatch) -> Sources:
+def _sources(parts: Parts, backlog: BacklogWatch, live: LiveMaps | None = None) -> Sources:
     """Where the states come from that ``/metrics`` tells beside what was counted."""
 
     def gauges() -> dict[str, float]:
@@ -284,6 +288,7 @@ def _sources(parts: Parts, backlog: BacklogWatch) -> Sources:
             "holdfast_redis_waiting": sum(link.waiting for link in links),
             "holdfast_redis_unanswered": sum(link.unanswered for link in links),
             "holdfast_commit_waiting": parts.ledger.waiting,
+            **({} if live is None else {"holdfast_stream_listeners": live.listener_count}),
             **parts.outbound.gauges(),
         }
 

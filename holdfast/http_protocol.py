@@ -65,6 +65,11 @@ class LeanProtocol(HttpToolsProtocol):
 
     # Requests.
 
+    def on_message_begin(self) -> None:
+        """Offer the ASGI extension ``holdfast.abort``: a reader that reads nothing can only be left, not seen off."""
+        super().on_message_begin()
+        self.scope["extensions"] = {"holdfast.abort": {"abort": self.transport.abort}}  # type: ignore[typeddict-item]
+
     def on_headers_complete(self) -> None:
         """Begin to answer, before the body is there."""
         url, parser = self.url, self.parser

@@ -19,6 +19,7 @@ from holdfast.collector import spare_the_collector
 from holdfast.compose import open_services
 from holdfast.figures_board import worker_seat
 from holdfast.http_protocol import LeanProtocol
+from holdfast.http_server import Server
 from holdfast.logs import configure_logs
 from holdfast.settings import SETTINGS_VARIABLE as SETTINGS_VARIABLE
 from holdfast.settings import Settings, decode_settings
@@ -64,7 +65,7 @@ def main() -> int:
 async def _serve(settings: Settings, listeners: list[socket.socket], stop: StopRequest) -> int:
     try:
         async with open_services(settings, worker_seat(os.environ)) as services:
-            server = uvicorn.Server(
+            server = Server(
                 uvicorn.Config(
                     create_app(services),
                     http=LeanProtocol,
@@ -74,7 +75,8 @@ async def _serve(settings: Settings, listeners: list[socket.socket], stop: StopR
                     server_header=False,
                     backlog=BACKLOG,
                     timeout_graceful_shutdown=GRACE_S,
-                )
+                ),
+                services.live,
             )
             stop.tell(server)
             spare_the_collector()

@@ -19,6 +19,7 @@ import measure_memory
 import measure_recovery
 import measure_script
 import measure_storms
+import measure_stream
 import measure_venues
 import measure_workers
 import uvloop
@@ -38,6 +39,7 @@ MEASUREMENTS: Sequence[Measurement] = (
     measure_drain.MEASUREMENT,
     measure_recovery.MEASUREMENT,
     measure_storms.MEASUREMENT,
+    measure_stream.MEASUREMENT,
     measure_workers.MEASUREMENT,
     measure_commits.MEASUREMENT,
 )
