@@ -68,7 +68,7 @@ class LeanProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Offer the ASGI extension ``holdfast.abort``: a reader that reads nothing can only be left, not seen off."""
         super().on_message_begin()
-        self.scope["extensions"] = {"holdfast.abort": {"abort": self.transport.abort}}  # type: ignore[typeddict-item]
+        self.scope["extensions"] = {"holdfast.abort": {"abort": self.transport.abort}}
 
     def on_headers_complete(self) -> None:
         """Begin to answer, before the body is there."""

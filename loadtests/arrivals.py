@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -25,6 +25,7 @@ import uvloop
 from arrivals_client import LATE, RIGHT, SCHEDULES, Orders, Tally
 from harness import Void, machine
 from hdrh.histogram import HdrHistogram
+from plot import Line, Panel, write_lines
 from rich.console import Console
 from rich.table import Table
 from venues import PARTITIONS, StoredState, definition, find_faults, sellable
@@ -156,23 +157,22 @@ def print_points(points: Sequence[Point], console: Console) -> None:
 
 def plot(points: Sequence[Point], path: Path) -> None:
     """Latency and goodput against the offered rate, as a picture."""
-    import matplotlib as mpl  # slow to import, and not needed by who only drives
-
-    mpl.use("svg")
-    from matplotlib import pyplot
-
-    figure, (latency, goodput) = pyplot.subplots(2, 1, sharex=True, figsize=(8, 8))
     ordered = sorted(points, key=lambda point: point.offered)
-    offered = [point.offered for point in ordered]
-    for name in ("p50", "p99", "p999"):
-        latency.plot(offered, [getattr(point, f"{name}_ms") for point in ordered], marker="o", label=name)
-    latency.set(yscale="log", ylabel="ms from the intended start")
-    latency.legend()
-    goodput.plot(offered, [point.goodput for point in ordered], marker="o")
-    goodput.plot(offered, offered, linestyle=":", color="grey")
-    goodput.set(xlabel="offered a second", ylabel="right within the deadline, a second")
-    figure.savefig(path)
-    pyplot.close(figure)
+
+    def line(name: str, of: Callable[[Point], float]) -> Line:
+        return Line(name, [(point.offered, of(point)) for point in ordered])
+
+    latency = [
+        line("p50", lambda point: point.p50_ms),
+        line("p99", lambda point: point.p99_ms),
+        line("p99.9", lambda point: point.p999_ms),
+    ]
+    goodput = [line("right within the deadline", lambda point: point.goodput), line("offered", lambda it: it.offered)]
+    panels = [
+        Panel("ms from the intended start, against requests a second", latency, is_log=True),
+        Panel("answers a second, against requests a second", goodput),
+    ]
+    write_lines(panels, path)
 
 
 def _orders(target: Target, shape: Shape, rate: float, begin_s: float, number: int) -> Orders:

@@ -19,7 +19,7 @@ import run_goals
 from bench import Bench
 from harness import QUICK, Goal, Plan, Result, Void
 from pipe import Pipe
-from plot import write_plot
+from plot import Line, Panel, write_lines, write_plot
 from report import Report, read_reports, write_reports
 from venues import Venue, definition, sellable
 
@@ -134,3 +134,11 @@ def test_measurement_finds_all_that_it_imports(program):
 
 def hold(venue: Venue, *wishes: str) -> list[bytes]:
     return [reply[0] for reply in venue._pipe.send([venue.hold_wire(wish) for wish in wishes])]
+
+
+def test_benchmarks_lines_are_drawn_for_rates_and_latencies(tmp_path):
+    latency = Panel("ms", [Line("p50", [(100, 1.5), (200, 2)]), Line("p99", [(100, 9), (200, 80)])], is_log=True)
+    write_lines([latency, Panel("a second", [Line("goodput", [(100, 100), (200, 150)])])], tmp_path / "lines.svg")
+    drawn = (tmp_path / "lines.svg").read_text("utf-8")
+    assert drawn.count("<polyline") == 3
+    assert ">p99</text>" in drawn
