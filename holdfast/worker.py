@@ -69,6 +69,7 @@ async def _serve(settings: Settings, listeners: list[socket.socket], stop: StopR
                 uvicorn.Config(
                     create_app(services),
                     http=LeanProtocol,
+                    proxy_headers=False,  # api.call looks at the one that matters when it matters
                     lifespan="off",  # the services are open before the first request, and closed after the last
                     log_config=None,
                     access_log=False,
