@@ -1,8 +1,8 @@
 """Where the microseconds of a hold go in the API's process: ``python loadtests/profile_hold.py [--seconds N]``.
 
-Starts servers and one worker of its own, keeps 64 connections busy with holds of a counted place, as G1 does, and prints
-a table of CPU time by stage, and of the functions that take most of it. The sampler itself makes the worker a little
-slower: shares are what to look at.
+Starts servers and one worker of its own, keeps 64 connections busy with holds of a counted place, as G1 does, and
+prints a table of CPU time by stage, and of the functions that take most of it. The sampler itself makes the worker a
+little slower, and time of the event loop may fall to the first function that it calls: shares are what to look at.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ async def profile(bench: Bench, seconds: int) -> Profile:
         outcome = await send(load, duration_s=seconds)
         hold_us = (api.cpu_s() - began_s) / outcome.answers * 1e6
     async with asyncio.timeout(PROFILE_WAIT_S):
-        while not stacks_file.exists():
+        while not stacks_file.exists():  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(0.1)
     stacks: Counter[str] = Counter()
     for line in stacks_file.read_text("utf-8").splitlines():
