@@ -23,7 +23,7 @@ class Call:
     """A request, what is known of it so far, and the services to answer it with.
 
     ``route_path`` is the template of its URL, ``params`` what stands in its braces, ``once`` the digests of its
-    idempotency key, if it has one that the engine is to look after.
+    idempotency key, if it has one that the engine is to look after, ``urgency`` its class in :mod:`api.admission`.
     """
 
     __slots__ = (
@@ -39,6 +39,7 @@ class Call:
         "route_path",
         "scope",
         "services",
+        "urgency",
     )
 
     def __init__(self, scope: Scope, services: "Services", *, public_url: str | None) -> None:
@@ -53,6 +54,7 @@ class Call:
         self.caller: Caller = ANONYMOUS
         self.body = b""
         self.once: Once | None = None
+        self.urgency: str | None = None
         self._public_url = public_url
 
     @property

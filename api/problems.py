@@ -311,7 +311,7 @@ KINDS: dict[type, Kind] = {
         code="overloaded",
         title="Overloaded",
         meaning="More is under way than can be served; nothing was done.",
-        headers=_retry_after,
+        headers=lambda error: ((b"retry-after", b"%d" % error.wait_s),),
     ),
     http.Unauthenticated: Kind(
         status=401,

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from api.admission import Admission
 from api.idempotency import OnceStore
 from api.identity import TokenVerifier
 from engine.rate_limits import RateLimiter
@@ -61,7 +62,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     """The parts that handlers call.
 
     ``checks`` are asked by ``/readyz``, by the name of what they look at; ``scrape`` answers ``/metrics``. Without a
-    ``limiter`` callers may make as many requests as they like.
+    ``limiter`` callers may make as many requests as they like, without an ``admission`` as many are worked on at once
+    as come.
     """
 
     reservations: Reservations
@@ -81,3 +83,4 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     checks: Mapping[str, ReadinessCheck]
     scrape: Scrape
     limiter: RateLimiter | None = None
+    admission: Admission | None = None

@@ -145,6 +145,13 @@ BURIED = Counter("holdfast_buried_total", "Journal entries that can never be wri
 PUBLISHED = Counter(
     "holdfast_published_total", "Attempts to tell a sink of an event, by what came of them.", "sink", "outcome"
 )
+SHED = Counter("holdfast_shed_total", "Requests turned away because too many were waiting, by class.", "class")
+QUEUE_SECONDS = Histogram(
+    "holdfast_queue_seconds",
+    "Seconds that a request waited for its turn, of those that had to and got one.",
+    "class",
+    bounds=FAST_S,
+)
 
 FIGURES: tuple[Counter | Histogram, ...] = (
     REQUESTS,
@@ -171,6 +178,8 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     ENDED,
     BURIED,
     PUBLISHED,
+    SHED,
+    QUEUE_SECONDS,
 )
 
 

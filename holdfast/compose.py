@@ -9,6 +9,7 @@ import httpx2
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.admission import Admission
 from api.identity import KeySource, SharedSecret, TokenVerifier
 from api.jwks import JwksKeys, fetch_from
 from api.services import Info, Services
@@ -250,7 +251,8 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
         parts = await stack.enter_async_context(open_parts(settings))
         verifier = await stack.enter_async_context(_open_verifier(settings))
         backlog = BacklogWatch(parts.front)
-        figures = Figures(_sources(parts, backlog), seat)
+        admission = Admission(in_flight=settings.in_flight, queue_time_s=settings.queue_time_s)
+        figures = Figures(_sources(parts, backlog, admission), seat)
         await stack.enter_async_context(figures.published())
         yield Services(
             reservations=parts.reservations,
@@ -270,10 +272,11 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
             checks=readiness_checks(parts.front, parts.database, parts.oversight, backlog),
             scrape=figures.scrape,
             limiter=None if settings.rate_limit is None else RateLimiter(parts.front, settings.rate_limit),
+            admission=admission,
         )
 
 
-def _sources(parts: Parts, backlog: BacklogWatch) -> Sources:
+def _sources(parts: Parts, backlog: BacklogWatch, admission: Admission | None = None) -> Sources:
     """Where the states come from that ``/metrics`` tells beside what was counted."""
 
     def gauges() -> dict[str, float]:
@@ -284,6 +287,7 @@ def _sources(parts: Parts, backlog: BacklogWatch) -> Sources:
             "holdfast_redis_waiting": sum(link.waiting for link in links),
             "holdfast_redis_unanswered": sum(link.unanswered for link in links),
             "holdfast_commit_waiting": parts.ledger.waiting,
+            **({} if admission is None else admission.gauges()),
             **parts.outbound.gauges(),
         }
 

@@ -18,6 +18,7 @@ from api.app import create_app
 from holdfast.collector import spare_the_collector
 from holdfast.compose import open_services
 from holdfast.figures_board import worker_seat
+from holdfast.http_protocol import Gate
 from holdfast.logs import configure_logs
 from holdfast.settings import SETTINGS_VARIABLE as SETTINGS_VARIABLE
 from holdfast.settings import Settings, decode_settings
@@ -62,9 +63,11 @@ def main() -> int:
 async def _serve(settings: Settings, listener: socket.socket, stop: StopRequest) -> int:
     try:
         async with open_services(settings, worker_seat(os.environ)) as services:
+            gate = Gate(services.admission, connections_max=settings.connections_max)
             server = uvicorn.Server(
                 uvicorn.Config(
                     create_app(services),
+                    http=gate.protocol,  # type: ignore[arg-type]  # anything that makes protocols will do
                     lifespan="off",  # the services are open before the first request, and closed after the last
                     log_config=None,
                     access_log=False,
