@@ -25,7 +25,7 @@ MAKEFLAGS += --no-builtin-rules
 help: ## list the targets
 	@echo 'Usage: make TARGET [ARGS="…"] [PYTHON=/path/to/python]'
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: install
 install: $(INSTALLED) ## make .venv with everything in requirements.lock
@@ -89,8 +89,12 @@ serve: $(INSTALLED) ## run the API, with embedded servers unless REDIS_URL and D
 	@$(BIN)/holdfast serve $(ARGS)
 
 .PHONY: bench
-bench: $(INSTALLED) ## measure the ratios that the README reports
-	@$(BIN)/python loadtests/bench_hold.py $(ARGS)
+bench: $(INSTALLED) ## measure the ratios that the README reports (ARGS="--only G1")
+	@$(BIN)/python loadtests/run_goals.py $(ARGS)
+
+.PHONY: bench-quick
+bench-quick: $(INSTALLED) ## the same in less than four minutes, for a first look
+	@$(BIN)/python loadtests/run_goals.py --quick $(ARGS)
 
 .PHONY: surge
 surge: $(INSTALLED) ## let a crowd loose on a sale, and check it (ARGS="--profile race --users 10000 --places 1000")

@@ -13,7 +13,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.admission import class_of
 from api.answers import Answer, send_answer
 from api.audit_log import log_change, log_refused
 from api.call import Call, read_body
@@ -52,7 +51,15 @@ def create_app(
             app,
             allow_origins=cors_origins,
             allow_methods=("GET", "POST", "PATCH", "DELETE"),
-            allow_headers=("authorization", "content-type", "idempotency-key", "if-match", "x-request-id"),
+            allow_headers=(
+                "authorization",
+                "content-type",
+                "idempotency-key",
+                "if-match",
+                "if-none-match",
+                "last-event-id",
+                "x-request-id",
+            ),
             expose_headers=(
                 "etag",
                 "idempotent-replayed",
@@ -91,21 +98,26 @@ class Application:
             return
         except Exception as error:
             answer = _problem(call, error)
+        try:
+            await self._send(call, answer, began, receive, send)
+        finally:
+            if answer.stream is not None:
+                answer.stream.close()
+
+    async def _send(self, call: Call, answer: Answer, began: float, receive: Receive, send: Send) -> None:
+        scope = call.scope
         await send_answer(answer, send, request_id=call.request_id, with_body=scope["method"] != "HEAD")
         # What is not in the table of routes must not make labels of its own: anybody could make any number of them.
         method = scope["method"] if call.route_path else UNKNOWN
         figures.REQUESTS.observe(time.perf_counter() - began, method, call.route_path or UNKNOWN, answer.status)
+        if answer.stream is not None:
+            await answer.stream.run(scope, receive, send)
 
     async def _answer(self, call: Call, receive: Receive) -> Answer:
         scope = call.scope
         path: str = scope["path"]
         if call.root_path and path.startswith(call.root_path):
             path = path[len(call.root_path) :]
-        if (admission := self._services.admission) is not None:
-            # Before anything is looked at: whoever is turned away must cost nothing.
-            call.urgency = class_of(scope["method"], path)
-            if call.urgency is not None:
-                admission.require_room(call.urgency)
         route, call.params = self._table.find(scope["method"], path)
         call.route_path = route.path
         if route.roles:
@@ -123,32 +135,17 @@ class Application:
 
     async def _run(self, call: Call, route: Route, receive: Receive) -> Answer:
         if not route.changes:
-            return await self._handle_in_turn(call, route)
+            return await route.handler(call)
         call.body = await read_body(receive, call.headers, maximum=route.body_max)
         if call.body and route.body is not None:
             _require_json(call.headers.get(b"content-type"))
         if (key := call.headers.get(b"idempotency-key")) is None:
-            return await self._handle_in_turn(call, route)
+            return await route.handler(call)
         asked = b"%s?%s" % (call.body, call.query_string) if call.query_string else call.body
         call.once = once_for(
             key, caller=call.caller.sub, route=f"{route.method} {route.path}", params=call.params, body=asked
         )
-        return await self._handle_in_turn(call, route)
-
-    async def _handle_in_turn(self, call: Call, route: Route) -> Answer:
-        """Do the work once it is its turn; the client's slowness, in sending and in reading, is outside of it."""
-        admission, urgency = self._services.admission, call.urgency
-        if admission is None or urgency is None:
-            return await self._handle(call, route)
-        if not admission.begin_at_once(urgency):
-            await admission.begin(urgency)
-        try:
-            return await self._handle(call, route)
-        finally:
-            admission.end(urgency)
-
-    async def _handle(self, call: Call, route: Route) -> Answer:
-        if call.once is None or not route.keeps_answers:
+        if not route.keeps_answers:
             return await route.handler(call)
         return await answer_once(self._services.once, call.once, lambda: _handle(route, call))
 

@@ -9,6 +9,7 @@
     ├── MethodNotAllowed        the URL is there, the method is not
     ├── PayloadTooLarge         the body is above the route's cap
     ├── UnsupportedMediaType    the body is not JSON
+    ├── TooManyStreams          the caller listens to as many streams as one may
     ├── NoticeUnsigned          a payment provider's webhook cannot be believed
     └── KeysUnavailable         the issuer's keys cannot be fetched: tokens cannot be checked just now
 """
@@ -55,6 +56,16 @@ class PayloadTooLarge(ApiError):
 
 class UnsupportedMediaType(ApiError):
     """The body calls itself something else than JSON."""
+
+
+class TooManyStreams(ApiError):
+    """The caller listens to ``maximum`` streams of this process already."""
+
+    retry_after_s: ClassVar[int] = 5
+
+    def __init__(self, maximum: int) -> None:
+        super().__init__(str(maximum))
+        self.maximum = maximum
 
 
 class NoticeUnsigned(ApiError):

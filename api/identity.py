@@ -1,5 +1,6 @@
 """Who calls: JSON Web Tokens checked once, remembered briefly, and what their bearer may do."""
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -25,11 +26,15 @@ _REQUIRED = ["exp", "iss", "aud", "sub"]
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """The bearer of a verified token; ``scope`` names the events that a service token is confined to."""
+    """The bearer of a verified token; ``scope`` names the events that a service token is confined to.
+
+    ``expires_at_s`` is when the token does, in seconds since 1970.
+    """
 
     sub: str
     roles: frozenset[str]
     scope: frozenset[str] | None = None
+    expires_at_s: float = math.inf
 
     @property
     def is_admin(self) -> bool:
@@ -134,8 +139,8 @@ class TokenVerifier:
         if authorization is None:
             raise Unauthenticated("A bearer token is required.", invalid_token=False)
         claims = await self._claims(_bearer_token(authorization))
-        caller = Caller(_subject(claims), _roles(claims), _scope(claims))
-        self._remember(authorization, caller, float(claims["exp"]))
+        caller = Caller(_subject(claims), _roles(claims), _scope(claims), float(claims["exp"]))
+        self._remember(authorization, caller)
         return caller
 
     async def _claims(self, token: str) -> dict[str, Any]:
@@ -161,8 +166,8 @@ class TokenVerifier:
         except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError):
             raise Unauthenticated(_NOT_OURS) from None
 
-    def _remember(self, authorization: bytes, caller: Caller, expires_at_s: float) -> None:
-        until = min(self._clock() + REMEMBERED_S, expires_at_s)
+    def _remember(self, authorization: bytes, caller: Caller) -> None:
+        until = min(self._clock() + REMEMBERED_S, caller.expires_at_s)
         self._remembered[authorization] = (until, caller)
         if len(self._remembered) > self._remembered_max:
             self._remembered.popitem(last=False)

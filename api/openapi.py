@@ -42,13 +42,16 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": '^"[0-9]{1,9}"$'},
     },
     "If-None-Match": {
-        "description": "Answer 304 when this is still the version.",
-        "schema": {"type": "string", "pattern": '^"[0-9]{1,9}"$'},
+        "description": "Answer 304 when this is still the entity tag.",
+        "schema": {"type": "string", "pattern": '^"[0-9a-f]{1,32}"$'},
     },
 }
 
 _ANSWER_HEADERS: dict[str, dict[str, Any]] = {
-    "ETag": {"description": "The version, as a strong entity tag.", "schema": {"type": "string"}},
+    "ETag": {
+        "description": "A strong entity tag: the version, or a digest of the bytes.",
+        "schema": {"type": "string"},
+    },
     "Link": {"description": "The next page (`rel=next`), if there is one.", "schema": {"type": "string"}},
     "Location": {"description": "The path of what was made.", "schema": {"type": "string"}},
     "Idempotent-Replayed": {"description": "`true`: the answer was given before.", "schema": {"type": "string"}},

@@ -311,7 +311,7 @@ KINDS: dict[type, Kind] = {
         code="overloaded",
         title="Overloaded",
         meaning="More is under way than can be served; nothing was done.",
-        headers=lambda error: ((b"retry-after", b"%d" % error.wait_s),),
+        headers=_retry_after,
     ),
     http.Unauthenticated: Kind(
         status=401,
@@ -348,6 +348,13 @@ KINDS: dict[type, Kind] = {
         code="unsupported-media-type",
         title="Unsupported media type",
         meaning="Bodies are JSON: `application/json`, or another type that ends in `+json`.",
+    ),
+    http.TooManyStreams: Kind(
+        status=429,
+        code="too-many-streams",
+        title="Too many streams",
+        meaning="You listen to as many streams as one may; close one before you open another.",
+        headers=_retry_after,
     ),
     http.NoticeUnsigned: Kind(
         status=401,

@@ -1,6 +1,7 @@
 """The table of URLs of events."""
 
-from api import bookings, event_endings, events, examples, seats
+from api import bookings, event_endings, events, examples, seats, streams
+from api.errors import TooManyStreams
 from api.identity import ROLES
 from api.route import PLAN_BODY_MAX, Reply, Route
 from api.routes_shared import ORGANIZERS, REPLAYABLE
@@ -28,8 +29,12 @@ EVENT_ROUTES: tuple[Route, ...] = (
         tag="Events",
         roles=ROLES,
         query=seats.RangeQuery,
-        replies=(Reply(200, "Counts per section; `free` on all legs of the range.", Availability),),
+        replies=(
+            Reply(200, "Counts per section; `free` on all legs of the range.", Availability, headers=("ETag",)),
+            Reply(304, "You have these very counts."),
+        ),
         refusals=(EventNotFound, EventNotOpen),
+        conditional="If-None-Match",
     ),
     Route(
         method="GET",
@@ -40,10 +45,34 @@ EVENT_ROUTES: tuple[Route, ...] = (
         roles=ROLES,
         query=seats.SeatQuery,
         replies=(
-            Reply(200, "The seats.", seats.SeatList),
-            Reply(200, "The seats.", seats.SeatBitmaps, media_type=seats.SEATMAP_MEDIA_TYPE),
+            Reply(200, "The seats.", seats.SeatList, headers=("ETag",)),
+            Reply(200, "The seats.", seats.SeatBitmaps, media_type=seats.SEATMAP_MEDIA_TYPE, headers=("ETag",)),
+            Reply(304, "You have these very seats."),
         ),
         refusals=(EventNotFound, EventNotOpen),
+        conditional="If-None-Match",
+    ),
+    Route(
+        method="GET",
+        path="/v1/events/{event_id}/stream",
+        handler=streams.stream_event,
+        summary="What changes, as it changes: Server-Sent Events",
+        tag="Events",
+        roles=ROLES,
+        query=seats.RangeQuery,
+        replies=(
+            Reply(
+                200,
+                "First a `snapshot` (none if `Last-Event-ID` is of the state as it is): `event_id`, `seq`, `status`, "
+                "`sections` and `next_release_at` as of availability, and `seats` with one bit per numbered seat in "
+                "base64, `held` and `sold`, in the order of the list at `/seats`. Then `change`s: `seq`, the "
+                "`sections` and `seats` (`section`, `seat`, `status`) that are otherwise now, `next_release_at`; or a "
+                "`snapshot` again. At last `end` with its `reason`: `token_expired`, `closed`, `cancelled`, `over` or "
+                "`stopping`. Whoever does not read is cut off; come back with the last `id`.",
+                media_type="text/event-stream",
+            ),
+        ),
+        refusals=(EventNotFound, EventNotOpen, TooManyStreams),
     ),
     Route(
         method="POST",

@@ -5,13 +5,18 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from api.answers import Answer, encode_json, json_answer
+from api.answers import Answer, Header, encode_json
 from api.call import Call
 from api.decoding import decode_query
-from engine.availability import SeatMap
+from api.versions import tagged_answer
+from engine.availability import seat_bits, set_bits
 from engine.errors import EventNotFound
+from engine.snapshots import View
+from engine.views import availability
 
 SEATMAP_MEDIA_TYPE: Final = "application/vnd.holdfast.seatmap+json"
+
+_BY_ACCEPT: Header = (b"vary", b"accept")
 
 SeatStatus = Literal["free", "held", "sold", "blocked"]
 
@@ -60,22 +65,24 @@ class SeatBitmaps(msgspec.Struct, frozen=True):
 
 
 async def show_availability(call: Call) -> Answer:
-    """``GET /v1/events/{event_id}/availability`` → 200."""
+    """``GET /v1/events/{event_id}/availability`` → 200, 304."""
     query = decode_query(call.query_string, RangeQuery)
-    event_id = await visible_event(call)
-    availability = await call.services.reservations.availability(event_id, from_stop=query.from_, to_stop=query.to)
-    return json_answer(availability)
+    view = await call.services.reservations.counts(await visible_event(call))
+    legs = view.event.layout.leg_range(query.from_, query.to)
+    encoded = view.answer(("availability", *legs), lambda: encode_json(availability(view, *legs)))
+    return tagged_answer(call, encoded)
 
 
 async def show_seats(call: Call) -> Answer:
-    """``GET /v1/events/{event_id}/seats`` → 200, as a list or as bitmaps, which are always of the whole event."""
+    """``GET /v1/events/{event_id}/seats`` → 200, 304, as a list or as bitmaps, which are always of the whole event."""
     query = decode_query(call.query_string, SeatQuery)
-    seat_map = await call.services.reservations.seats(await visible_event(call))
-    vary = (b"vary", b"accept")
+    view = await call.services.reservations.seats(await visible_event(call))
+    legs = view.event.layout.leg_range(query.from_, query.to)
     if SEATMAP_MEDIA_TYPE.encode("ascii") in call.headers.get(b"accept", b""):
-        body = encode_json(_bitmaps(seat_map))
-        return Answer(200, body, SEATMAP_MEDIA_TYPE.encode("ascii"), (vary,))
-    return json_answer(_list(seat_map, query), headers=(vary,))
+        encoded = view.answer("bitmaps", lambda: encode_json(_bitmaps(view)))
+        return tagged_answer(call, encoded, content_type=SEATMAP_MEDIA_TYPE.encode("ascii"), headers=(_BY_ACCEPT,))
+    encoded = view.answer(("seats", *legs, query.party), lambda: encode_json(_list(view, *legs, party=query.party)))
+    return tagged_answer(call, encoded, headers=(_BY_ACCEPT,))
 
 
 async def visible_event(call: Call) -> str:
@@ -94,10 +101,9 @@ async def visible_event(call: Call) -> str:
     return event.id
 
 
-def _list(seat_map: SeatMap, query: SeatQuery) -> SeatList:
-    layout, legs = seat_map.layout, seat_map.legs
-    wanted = range(*layout.leg_range(query.from_, query.to))
-    held, sold = _taken(seat_map.held, legs, wanted), _taken(seat_map.sold, legs, wanted)
+def _list(view: View, first_leg: int, last_leg: int, *, party: int | None) -> SeatList:
+    layout, snapshot = view.event.layout, view.snapshot
+    held, sold = (set(set_bits(seat_bits(b, layout, first_leg, last_leg))) for b in (snapshot.held, snapshot.sold))
     states = []
     for section in layout.sections:
         if not section.seated:
@@ -105,30 +111,19 @@ def _list(seat_map: SeatMap, query: SeatQuery) -> SeatList:
         for number in range(section.first_seat, section.first_seat + section.capacity):
             seat = layout.seats[number]
             fits = seat.definition.fits
-            if query.party is not None and (fits is None or fits < query.party):
+            if party is not None and (fits is None or fits < party):
                 continue
             status: SeatStatus = "sold" if number in sold else "held" if number in held else "free"
             states.append(SeatState(section.id, seat.label, status, fits))
-    return SeatList(seat_map.seq, legs, states)
+    return SeatList(snapshot.seq, layout.legs, states)
 
 
-def _taken(bitmap: bytes, legs: int, wanted: range) -> set[int]:
-    """The seats with a bit set on any leg of *wanted*; empty bytes, the usual case, cost next to nothing."""
-    cells = (
-        (position << 3) + bit
-        for position, byte in enumerate(bitmap)
-        if byte
-        for bit in range(8)
-        if byte & (0x80 >> bit)
-    )
-    return {cell // legs for cell in cells if cell % legs in wanted}
-
-
-def _bitmaps(seat_map: SeatMap) -> SeatBitmaps:
+def _bitmaps(view: View) -> SeatBitmaps:
+    layout, snapshot = view.event.layout, view.snapshot
     return SeatBitmaps(
-        seq=seat_map.seq,
-        legs=seat_map.legs,
-        layout=seat_map.layout_digest,
-        held=base64.b64encode(seat_map.held).decode("ascii"),
-        sold=base64.b64encode(seat_map.sold).decode("ascii"),
+        seq=snapshot.seq,
+        legs=layout.legs,
+        layout=layout.digest,
+        held=base64.b64encode(snapshot.held).decode("ascii"),
+        sold=base64.b64encode(snapshot.sold).decode("ascii"),
     )

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from api.admission import Admission
 from api.idempotency import OnceStore
 from api.identity import TokenVerifier
+from api.live import LiveMaps
 from engine.rate_limits import RateLimiter
 from engine.reservations import Reservations
 from engine.terms import Terms
@@ -62,11 +62,11 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     """The parts that handlers call.
 
     ``checks`` are asked by ``/readyz``, by the name of what they look at; ``scrape`` answers ``/metrics``. Without a
-    ``limiter`` callers may make as many requests as they like, without an ``admission`` as many are worked on at once
-    as come.
+    ``limiter`` callers may make as many requests as they like.
     """
 
     reservations: Reservations
+    live: LiveMaps
     events: Events
     bookings: Bookings
     waitlist: Waitlist
@@ -83,4 +83,3 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     checks: Mapping[str, ReadinessCheck]
     scrape: Scrape
     limiter: RateLimiter | None = None
-    admission: Admission | None = None

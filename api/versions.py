@@ -2,9 +2,10 @@
 
 import msgspec
 
-from api.answers import Answer, Header, json_answer
+from api.answers import JSON, Answer, Header, json_answer
 from api.call import Call
 from engine.errors import VersionConflict
+from engine.snapshots import Encoded
 
 # The tag of a representation that somebody may look at again is checked anew every time; shared caches stay out of it.
 _PRIVATE: Header = (b"cache-control", b"private, no-cache")
@@ -19,6 +20,16 @@ def versioned_answer(
     if call.scope["method"] in ("GET", "HEAD") and _names(call.headers.get(b"if-none-match"), tag, weak=True):
         return Answer(304, headers=tagged)
     return json_answer(value, status=status, headers=tagged)
+
+
+def tagged_answer(
+    call: Call, encoded: Encoded, *, content_type: bytes = JSON, headers: tuple[Header, ...] = ()
+) -> Answer:
+    """*encoded* with its entity tag; 304 when the client has these very bytes already."""
+    tagged = ((b"etag", encoded.tag), _PRIVATE, *headers)
+    if _names(call.headers.get(b"if-none-match"), encoded.tag, weak=True):
+        return Answer(304, headers=tagged)
+    return Answer(200, encoded.body, content_type, tagged)
 
 
 def expected_version(call: Call, in_body: int | msgspec.UnsetType | None, *, current: int) -> int | None:

@@ -1,11 +1,14 @@
 """What is free, held and sold, read from an event's counters and bitmaps."""
 
 import datetime as dt
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from engine.layout import LaidSection, Layout
+
+_NONZERO = re.compile(rb"[^\0]")
 
 
 class SectionAvailability(msgspec.Struct, frozen=True):
@@ -25,17 +28,6 @@ class Availability(msgspec.Struct, frozen=True):
     seq: int
     sections: tuple[SectionAvailability, ...]
     next_release_at: dt.datetime | None
-
-
-class SeatMap(msgspec.Struct, frozen=True):
-    """The bitmaps of an event at change *seq*: cell = seat index x legs + leg, most significant bit first."""
-
-    seq: int
-    layout_digest: str
-    legs: int
-    held: bytes
-    sold: bytes
-    layout: Layout
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -97,3 +89,28 @@ def _any_leg(bitmap: bytes, layout: Layout, section: LaidSection, first_leg: int
     for leg in range(first_leg, last_leg):
         folded |= cells >> (legs - 1 - leg)
     return folded & one_per_seat
+
+
+def seat_bits(bitmap: bytes, layout: Layout, first_leg: int, last_leg: int) -> bytes:
+    """One bit per seat of the event, the most significant of a byte first: set when the seat is on any of the legs."""
+    if layout.legs == 1:
+        return bitmap
+    legs, seats = layout.legs, len(layout.seats)
+    byte_count = (seats + 7) // 8
+    bits = bytearray(byte_count)
+    for byte in _NONZERO.finditer(bitmap):
+        position = byte.start()
+        for cell in range(position << 3, (position << 3) + 8):
+            if bitmap[position] & (0x80 >> (cell & 7)) and first_leg <= cell % legs < last_leg:
+                bits[cell // legs >> 3] |= 0x80 >> (cell // legs & 7)
+    return bytes(bits)
+
+
+def set_bits(bits: bytes) -> Iterator[int]:
+    """The numbers of the bits that are set; empty bytes, the usual case, cost next to nothing."""
+    for byte in _NONZERO.finditer(bits):
+        position = byte.start()
+        value = bits[position]
+        for bit in range(8):
+            if value & (0x80 >> bit):
+                yield (position << 3) + bit

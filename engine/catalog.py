@@ -22,6 +22,12 @@ class Catalog:
         self._reading: dict[str, asyncio.Task[SellableEvent]] = {}
         self._seat_count = 0
 
+    def recall(self, event_id: str) -> SellableEvent | None:
+        """The event, if it is at hand: as :meth:`get`, without anything to wait for."""
+        if (kept := self._kept.get(event_id)) is not None:
+            self._kept.move_to_end(event_id)
+        return kept
+
     async def get(self, event_id: str) -> SellableEvent:
         """The event, read and compiled if need be: once, however many ask for it at the same time.
 
@@ -30,8 +36,7 @@ class Catalog:
             EventNotOpen: It is a draft, which may change and has nothing to sell.
             LedgerUnavailable: It is not at hand and Postgres does not answer.
         """
-        if (kept := self._kept.get(event_id)) is not None:
-            self._kept.move_to_end(event_id)
+        if (kept := self.recall(event_id)) is not None:
             return kept
         reading = self._reading.get(event_id)
         if reading is None:

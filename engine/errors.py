@@ -316,8 +316,4 @@ class InventoryUnavailable(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """More work is under way than this process accepts; those who are turned away are told different seconds."""
-
-    def __init__(self, *args: object, retry_after_s: int | None = None) -> None:
-        super().__init__(*args)
-        self.wait_s = self.retry_after_s if retry_after_s is None else retry_after_s
+    """More work is under way than this process accepts."""

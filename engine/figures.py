@@ -100,6 +100,12 @@ SCRIPTS = Histogram(
     bounds=FAST_S,
     counted_as="holdfast_script_calls_total",
 )
+SNAPSHOTS = Counter(
+    "holdfast_snapshot_reads_total",
+    "Reads of an event's state: nothing had changed, it was read anew, or somebody else's check was shared.",
+    "outcome",
+)
+STREAM_ENDS = Counter("holdfast_stream_ends_total", "Streams of events that ended, by why.", "reason")
 COMMIT_BOOKINGS = Histogram("holdfast_commit_bookings", "Bookings in one transaction of a group commit.", bounds=SIZES)
 COMMIT_SECONDS = Histogram(
     "holdfast_commit_seconds", "Seconds of one transaction of a group commit, repetitions and all.", bounds=FAST_S
@@ -145,13 +151,7 @@ BURIED = Counter("holdfast_buried_total", "Journal entries that can never be wri
 PUBLISHED = Counter(
     "holdfast_published_total", "Attempts to tell a sink of an event, by what came of them.", "sink", "outcome"
 )
-SHED = Counter("holdfast_shed_total", "Requests turned away because too many were waiting, by class.", "class")
-QUEUE_SECONDS = Histogram(
-    "holdfast_queue_seconds",
-    "Seconds that a request waited for its turn, of those that had to and got one.",
-    "class",
-    bounds=FAST_S,
-)
+SHED = Counter("holdfast_shed_total", "Requests refused because too many were under way, by class.", "class")
 
 FIGURES: tuple[Counter | Histogram, ...] = (
     REQUESTS,
@@ -159,6 +159,8 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     COMMIT_BOOKINGS,
     COMMIT_SECONDS,
     COMMITS,
+    SNAPSHOTS,
+    STREAM_ENDS,
     PAYMENTS,
     PAYMENT_NOTICES,
     SERVICES,
@@ -179,7 +181,6 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     BURIED,
     PUBLISHED,
     SHED,
-    QUEUE_SECONDS,
 )
 
 

@@ -48,8 +48,13 @@ class ClaimKey(msgspec.Struct, frozen=True):
 
 
 def new_claim_id(event_id: str) -> HoldId:
-    """A fresh id for a hold on *event_id*: 48 bits of time, 74 of randomness from the operating system."""
-    return HoldId(claim_id(uuid_utils.uuid7().int, event_id))
+    """A fresh id for a hold on *event_id*."""
+    return HoldId(claim_id_of(new_claim_key(), event_id))
+
+
+def new_claim_key() -> str:
+    """What the event's hashes will call a fresh hold: 48 bits of time, 74 of randomness from the operating system."""
+    return claim_key(uuid_utils.uuid7().int)
 
 
 def claim_id(number: int, event_id: str) -> str:

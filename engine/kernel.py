@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -64,7 +65,13 @@ class Kernel:
         Raises:
             StoreUnavailable: Redis gave no answer in time, or cannot write now; repeating the request is safe.
         """
-        return await self.run_over(name, [event], args, once=once, load=load)
+        script, partition = lua.load(name), self.partition_of(event)
+        keys = self._keys.for_event(script, event.event.id, partition, once)
+        call = partial(self.transport.evalsha, script, keys, args)
+        reply = await self._send_until_done(name, call)
+        if reply[0] != b"NOT_LOADED" and reply[0] != b"LINE":
+            return reply
+        return await self._send_once_ready(name, call, reply, [event], load=load)
 
     async def run_over(
         self,
@@ -76,16 +83,11 @@ class Kernel:
         load: bool = True,
     ) -> list[Any]:
         """The same for several events, all of one partition."""
-        script = lua.load(name)
-        partition = self.partition_of(events[0])
         if len(events) == 1:
-            keys = self._keys.for_event(script, events[0].event.id, partition, once)
-        else:
-            keys = self._keys.for_events(script, [event.event.id for event in events], partition, once)
-
-        async def call() -> Any:
-            return await self.transport.evalsha(script, keys, args)
-
+            return await self.run(name, events[0], args, once=once, load=load)
+        script, partition = lua.load(name), self.partition_of(events[0])
+        keys = self._keys.for_events(script, [event.event.id for event in events], partition, once)
+        call = partial(self.transport.evalsha, script, keys, args)
         reply = await self._send_until_done(name, call)
         if reply[0] != b"NOT_LOADED" and reply[0] != b"LINE":
             return reply
@@ -110,7 +112,7 @@ class Kernel:
             keys = self._keys.for_partition(script, partition)
         else:
             keys = self._keys.for_event(script, event_id, partition, once)
-        return await self._send_until_done(name, lambda: self.transport.evalsha(script, keys, args))
+        return await self._send_until_done(name, partial(self.transport.evalsha, script, keys, args))
 
     async def time_ms(self, partition: int) -> int:
         """Redis's clock, on the node that has the partition."""
@@ -206,7 +208,10 @@ class Kernel:
     async def _send(self, call: Callable[[], Awaitable[Any]]) -> Any:
         wait = self._limit.begin()
         try:
-            return await _send_within(call)
+            try:
+                return await call()
+            except (NotSent, OutcomeUnknown, ResponseError) as error:
+                return await _send_again(call, error)
         except asyncio.CancelledError:
             if not wait.is_over():
                 raise
@@ -215,22 +220,19 @@ class Kernel:
             wait.end()
 
 
-async def _send_within(call: Callable[[], Awaitable[Any]]) -> Any:
-    """Send, and once more when the reply was lost."""
-    for attempt in range(1, SENDS_MAX + 1):
+async def _send_again(call: Callable[[], Awaitable[Any]], error: Exception) -> Any:
+    """Send once more when the reply was lost; whatever else *error* is, it stands."""
+    for _ in range(1, SENDS_MAX):
+        if not isinstance(error, OutcomeUnknown):
+            break
+        await asyncio.sleep(0)
         try:
             return await call()
-        except NotSent as error:
-            raise StoreUnavailable(str(error)) from error
-        except OutcomeUnknown as error:
-            if attempt == SENDS_MAX:
-                raise StoreUnavailable(str(error)) from error
-        except ResponseError as error:
-            if _code(error) in REFUSALS_OF_SERVERS:
-                raise StoreUnavailable(str(error)) from error
-            raise
-        await asyncio.sleep(0)
-    raise AssertionError("unreachable: the last attempt returns or raises")
+        except (NotSent, OutcomeUnknown, ResponseError) as next_error:
+            error = next_error
+    if isinstance(error, ResponseError) and _code(error) not in REFUSALS_OF_SERVERS:
+        raise error
+    raise StoreUnavailable(str(error)) from error
 
 
 def offer_args(event: SellableEvent) -> list[bytes]:

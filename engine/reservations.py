@@ -35,7 +35,7 @@ from engine.errors import (
 )
 from engine.events import Event, SellableEvent
 from engine.holds import Hold
-from engine.ids import BookingId, ClaimKey, HoldId, claim_id_of, new_claim_id, parse_claim_id
+from engine.ids import BookingId, ClaimKey, HoldId, claim_id_of, new_claim_id, new_claim_key, parse_claim_id
 from engine.journal_bound import JOURNAL_BYTES_MAX
 from engine.kernel import Kernel
 from engine.keys import once_key
@@ -99,6 +99,25 @@ class Reservations(Views):
             InvalidRequest: The claim names what the event does not have.
             EventNotFound, EventNotOpen, PlacesUnavailable, LimitExceeded, IdempotencyKeyReused: Refused.
         """
+        # A group of one, without what a group costs: nearly all holds come this way.
+        event = self._catalog.recall(event_id) or await self._catalog.get(event_id)
+        places = resolve_places(event.layout, claim.items, claim.from_, claim.to)
+        key, text = new_claim_key(), format_places(places).encode()
+        ttl_ms = b"%d" % ((claim.ttl or event.definition.policy.hold_ttl) * 1000)
+        layout = event.layout.digest.encode()
+        args = (customer_id.encode(), once.body if once else b"", _ONCE_TTL, key.encode(), layout, text, ttl_ms)
+        reply = await self._kernel.run("hold_places", event, args, once=once.scope if once else None)
+        if reply[0] == b"HELD":
+            _, created_ms, deadline_ms, got = reply[1]
+            # What was asked for by number is what was got; the best available is known only now.
+            got_places = places if got == text else parse_places(got.decode())
+            return Held(_hold_on(event, key, created_ms, deadline_ms, got_places))
+        if reply[0] == b"REPLAYED":
+            first_key, *fields = reply[1]
+            return Held(_read_hold(event, first_key.decode(), *fields), replayed=True)
+        if reply[0] != b"STALE_LAYOUT":
+            raise claim_refusal(reply, [event])
+        self._catalog.forget(event_id)
         return (await self.hold_group([(event_id, claim)], customer_id=customer_id, once=once))[0]
 
     async def hold_group(
@@ -119,10 +138,10 @@ class Reservations(Views):
             events = [await self._catalog.get(event_id) for event_id, _ in claims]
             reply = await self._try_hold(events, claims, customer_id, once)
         if reply[0] == b"HELD":
-            return [Held(self._hold(e, key, *fields[1:])) for e, key, fields in reply[1]]
+            return [Held(_hold_on(event, key, *fields)) for event, key, fields in reply[1]]
         if reply[0] == b"REPLAYED":
             return [
-                Held(self._hold(event, fields[0].decode(), *fields[1:]), replayed=True)
+                Held(_read_hold(event, fields[0].decode(), *fields[1:]), replayed=True)
                 for event, fields in zip(events, reply[1:], strict=True)
             ]
         raise claim_refusal(reply, events)
@@ -137,7 +156,7 @@ class Reservations(Views):
         reply = await self._kernel.run("read_hold", event, [key.key.encode(), _owner(customer_id)])
         if reply[0] not in (b"ACTIVE", b"PAYING"):
             raise hold_refusal(reply[0], hold_id)
-        return self._hold(event, key.key, *reply[1:], is_paying=reply[0] == b"PAYING")
+        return _read_hold(event, key.key, *reply[1:], is_paying=reply[0] == b"PAYING")
 
     async def extend(self, hold_id: str, *, ttl_s: int, customer_id: str | None) -> Hold:
         """Move a hold's deadline to *ttl_s* seconds from now.
@@ -153,7 +172,7 @@ class Reservations(Views):
         reply = await self._kernel.run("extend_hold", event, args)
         if reply[0] not in (b"EXTENDED", b"PAYING"):
             raise hold_refusal(reply[0], hold_id)
-        return self._hold(event, key.key, *reply[2:], is_paying=reply[0] == b"PAYING")
+        return _read_hold(event, key.key, *reply[2:], is_paying=reply[0] == b"PAYING")
 
     async def begin_payment(self, hold_id: str, *, customer_id: str) -> PayingHold:
         """Have a hold live for the event's ``payment_ttl`` at least, once: its payment is about to begin.
@@ -298,45 +317,23 @@ class Reservations(Views):
         customer_id: str,
         once: Once | None,
     ) -> list[Any]:
-        """One run of ``hold_places``; a ``HELD`` answer is brought together with events and keys."""
+        """One run of ``hold_places``; a ``HELD`` answer is brought together with events, keys and places."""
         args = [customer_id.encode(), once.body if once else b"", _ONCE_TTL]
-        keys = []
-        for number, (event, (event_id, claim)) in enumerate(zip(events, claims, strict=True)):
+        asked = []
+        for number, (event, (_, claim)) in enumerate(zip(events, claims, strict=True)):
             places = resolve_claim(event, claim, number if len(events) > 1 else None)
-            keys.append(new_claim_id(event_id).split("~", 1)[0])
+            key, text = new_claim_key(), format_places(places).encode()
+            asked.append((key, text, places))
             ttl_s = claim.ttl or event.definition.policy.hold_ttl
-            args += [keys[-1].encode(), event.layout.digest.encode(), format_places(places).encode()]
-            args.append(b"%d" % (ttl_s * 1000))
+            args += (key.encode(), event.layout.digest.encode(), text, b"%d" % (ttl_s * 1000))
         reply = await self._kernel.run_over("hold_places", events, args, once=once.scope if once else None)
-        if reply[0] == b"HELD":
-            return [b"HELD", list(zip(events, keys, reply[1:], strict=True))]
-        return reply
-
-    def _hold(
-        self,
-        event: SellableEvent,
-        key: str,
-        created_ms: int,
-        deadline_ms: int,
-        places_text: bytes,
-        *,
-        is_paying: bool = False,
-    ) -> Hold:
-        places = parse_places(places_text.decode())
-        items, amount = describe_places(event.layout, places)
-        return Hold(
-            id=HoldId(claim_id_of(key, event.event.id)),
-            event_id=event.event.id,
-            status="paying" if is_paying else "active",
-            items=items,
-            from_=event.layout.stop_name(places.first_leg),
-            to=event.layout.stop_name(places.last_leg),
-            amount=amount,
-            currency=event.definition.currency,
-            created_at=moment(created_ms),
-            expires_at=moment(deadline_ms),
-            ttl=(deadline_ms - created_ms) // 1000,
-        )
+        if reply[0] != b"HELD":
+            return reply
+        held = []
+        for event, (key, text, places), (_, created_ms, deadline_ms, got) in zip(events, asked, reply[1:], strict=True):
+            got_places = places if got == text else parse_places(got.decode())
+            held.append((event, key, (created_ms, deadline_ms, got_places)))
+        return [b"HELD", held]
 
     async def _find_event_of(self, hold_id: str) -> tuple[ClaimKey, SellableEvent]:
         key = parse_claim_id(hold_id)
@@ -441,6 +438,32 @@ class Reservations(Views):
         except (TimeoutError, LedgerUnavailable, Overloaded, UnwritableEntry):
             return Booked(accepted_booking(entry, event, details))  # the last one is for a person to look into
         return Booked(settled.booking, replayed=settled.replayed)
+
+
+def _read_hold(
+    event: SellableEvent, key: str, created_ms: int, deadline_ms: int, places_text: bytes, *, is_paying: bool = False
+) -> Hold:
+    """The hold as a script tells of it."""
+    return _hold_on(event, key, created_ms, deadline_ms, parse_places(places_text.decode()), is_paying=is_paying)
+
+
+def _hold_on(
+    event: SellableEvent, key: str, created_ms: int, deadline_ms: int, places: Places, *, is_paying: bool = False
+) -> Hold:
+    items, amount = describe_places(event.layout, places)
+    return Hold(
+        id=HoldId(claim_id_of(key, event.event.id)),
+        event_id=event.event.id,
+        status="paying" if is_paying else "active",
+        items=items,
+        from_=event.layout.stop_name(places.first_leg),
+        to=event.layout.stop_name(places.last_leg),
+        amount=amount,
+        currency=event.definition.currency,
+        created_at=moment(created_ms),
+        expires_at=moment(deadline_ms),
+        ttl=(deadline_ms - created_ms) // 1000,
+    )
 
 
 def _theirs(booked: Booked, customer_id: str) -> Booked:

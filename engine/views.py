@@ -1,11 +1,12 @@
 """Looking at an event's places as Redis has them now: how many are free, and which."""
 
-from engine.availability import Availability, SeatMap, Snapshot, needs_cells, section_availability
+from engine.availability import Availability, needs_cells, section_availability
 from engine.catalog import Catalog
-from engine.events import Event, SellableEvent
+from engine.events import Event
 from engine.kernel import Kernel
 from engine.keys import partition_of
-from engine.refusals import claim_refusal, moment
+from engine.refusals import moment
+from engine.snapshots import Snapshots, View
 
 
 class Views:
@@ -14,6 +15,7 @@ class Views:
     def __init__(self, kernel: Kernel, catalog: Catalog) -> None:
         self._kernel = kernel
         self._catalog = catalog
+        self._snapshots = Snapshots(kernel)
 
     async def availability(
         self, event_id: str, *, from_stop: str | None = None, to_stop: str | None = None
@@ -22,28 +24,30 @@ class Views:
 
         Raises:
             EventNotFound: There is none.
+            EventNotOpen: It is a draft.
             InvalidRequest: A stop is unknown.
         """
-        event = await self._catalog.get(event_id)
-        first_leg, last_leg = event.layout.leg_range(from_stop, to_stop)
-        snapshot = await self._snapshot(event, with_cells=needs_cells(event.layout))
-        return Availability(
-            event_id=event_id,
-            seq=snapshot.seq,
-            sections=section_availability(snapshot, event.layout, first_leg, last_leg),
-            next_release_at=moment(snapshot.next_release_ms) if snapshot.next_release_ms else None,
-        )
+        view = await self.counts(event_id)
+        return availability(view, *view.event.layout.leg_range(from_stop, to_stop))
 
-    async def seats(self, event_id: str) -> SeatMap:
-        """Every seat's state now, as bitmaps.
+    async def counts(self, event_id: str) -> View:
+        """The event's state now, as far as counts need it.
 
         Raises:
             EventNotFound: There is none.
+            EventNotOpen: It is a draft.
         """
         event = await self._catalog.get(event_id)
-        snapshot = await self._snapshot(event, with_cells=True)
-        layout = event.layout
-        return SeatMap(snapshot.seq, layout.digest, layout.legs, snapshot.held, snapshot.sold, layout)
+        return await self._snapshots.look(event, with_cells=needs_cells(event.layout))
+
+    async def seats(self, event_id: str) -> View:
+        """The same with the bitmaps, for every seat's state."""
+        return await self._snapshots.look(await self._catalog.get(event_id), with_cells=True)
+
+    async def watched(self, event_id: str) -> View:
+        """The same with all that listeners are told of: the bitmaps where seats have numbers."""
+        event = await self._catalog.get(event_id)
+        return await self._snapshots.look(event, with_cells=bool(event.layout.seats))
 
     async def count_holds(self, event: Event) -> int:
         """How many holds of an event are alive by Redis's clock; one whose state is not there has none.
@@ -67,10 +71,13 @@ class Views:
         """
         await self._kernel.time_ms(0)
 
-    async def _snapshot(self, event: SellableEvent, *, with_cells: bool) -> Snapshot:
-        reply = await self._kernel.run("snapshot_event", event, [b"1" if with_cells else b"0"])
-        if reply[0] != b"SNAPSHOT":
-            raise claim_refusal(reply, [event])
-        seq, epoch, status, next_release_ms, fields, *cells = reply[1:]
-        counters = dict(zip(fields[::2], fields[1::2], strict=True))
-        return Snapshot(seq, int(epoch), status.decode(), next_release_ms, counters, *cells)
+
+def availability(view: View, first_leg: int, last_leg: int) -> Availability:
+    """What is free, held and sold over the legs ``[first_leg, last_leg)``."""
+    snapshot, event = view.snapshot, view.event
+    return Availability(
+        event_id=event.event.id,
+        seq=snapshot.seq,
+        sections=section_availability(snapshot, event.layout, first_leg, last_leg),
+        next_release_at=moment(snapshot.next_release_ms) if snapshot.next_release_ms else None,
+    )

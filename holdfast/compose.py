@@ -9,9 +9,9 @@ import httpx2
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.admission import Admission
 from api.identity import KeySource, SharedSecret, TokenVerifier
 from api.jwks import JwksKeys, fetch_from
+from api.live import LiveMaps
 from api.services import Info, Services
 from engine.backlog import BacklogWatch
 from engine.catalog import Catalog
@@ -30,6 +30,7 @@ from engine.terms import Terms
 from engine.transport.open import Transport, open_transport
 from engine.verification import Verification
 from engine.waitlist import Line
+from holdfast.admission import Admission
 from holdfast.figures_board import Seat
 from holdfast.metrics import Figures, Sources, serve_metrics
 from holdfast.payments.providers import open_providers
@@ -242,20 +243,25 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIterator[Services]:
+async def open_services(
+    settings: Settings, seat: Seat | None = None, admission: Admission | None = None
+) -> AsyncIterator[Services]:
     """Everything the API needs, until the context ends.
 
-    With a *seat* on the board of its ``serve``, the process tells its figures there, and those of all that have one.
+    With a *seat* on the board of its ``serve``, the process tells its figures there, and those of all that have one;
+    those of *admission*, too, if it has that.
     """
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(open_parts(settings))
         verifier = await stack.enter_async_context(_open_verifier(settings))
         backlog = BacklogWatch(parts.front)
-        admission = Admission(in_flight=settings.in_flight, queue_time_s=settings.queue_time_s)
-        figures = Figures(_sources(parts, backlog, admission), seat)
+        live = LiveMaps(parts.reservations)
+        stack.push_async_callback(live.close)
+        figures = Figures(_sources(parts, backlog, live, admission), seat)
         await stack.enter_async_context(figures.published())
         yield Services(
             reservations=parts.reservations,
+            live=live,
             events=parts.events,
             bookings=parts.bookings,
             waitlist=parts.waitlist,
@@ -272,11 +278,12 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
             checks=readiness_checks(parts.front, parts.database, parts.oversight, backlog),
             scrape=figures.scrape,
             limiter=None if settings.rate_limit is None else RateLimiter(parts.front, settings.rate_limit),
-            admission=admission,
         )
 
 
-def _sources(parts: Parts, backlog: BacklogWatch, admission: Admission | None = None) -> Sources:
+def _sources(
+    parts: Parts, backlog: BacklogWatch, live: LiveMaps | None = None, admission: Admission | None = None
+) -> Sources:
     """Where the states come from that ``/metrics`` tells beside what was counted."""
 
     def gauges() -> dict[str, float]:
@@ -287,6 +294,7 @@ def _sources(parts: Parts, backlog: BacklogWatch, admission: Admission | None = 
             "holdfast_redis_waiting": sum(link.waiting for link in links),
             "holdfast_redis_unanswered": sum(link.unanswered for link in links),
             "holdfast_commit_waiting": parts.ledger.waiting,
+            **({} if live is None else {"holdfast_stream_listeners": live.listener_count}),
             **({} if admission is None else admission.gauges()),
             **parts.outbound.gauges(),
         }

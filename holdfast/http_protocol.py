@@ -1,208 +1,231 @@
-"""uvicorn's HTTP protocol with what it lacks: bounds for slow clients, and refusals that cost little.
+"""HTTP/1.1 for uvicorn, at half of its usual cost per request: a third of a whole hold was spent there.
 
-A request that is turned away in the application has been parsed, made a task of and answered through ASGI by then:
-half the price of a hold. Here it costs a look at its first line and one write. Only what is plainly one whole request
-is answered so; everything else goes the usual way, and the application turns it away.
-
-Time limits are watched over by one sweep a second over all connections, not by timers of each.
+uvicorn's own protocol parses, keeps the connection, limits and closes it; what differs is how an answer is written.
+ASGI brings it as a head and a body, and uvicorn writes them one by one: two system calls, of which each costs as much
+as the rest of it together. Here a head waits for its body when it is known to come at once, and both leave in one
+write. A timer per connection, rather than one per answer, ends those that have been idle for too long; and requests
+with a plain path are taken apart without a URL parser. What is rare is left to uvicorn's own code.
 """
 
 import asyncio
-import time
 from typing import Any
 
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
+from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from api.admission import Admission, class_of
-from api.call import request_id
-
-RECEIVE_MAX_S = 10.0  # for a head, or the first bytes of it after connecting; a body has more by its length
-RECEIVE_RATE = 2_048  # bytes a second that a body must come at beyond that: a phone at the edge of its cell does
-STALLED_MAX_S = 15.0  # without one byte of an answer being taken
-SWEEP_EVERY_S = 1.0
-
-LENGTH_DIGITS_MAX = 9
-_UNUSUAL = (b"\r\ntransfer-encoding", b"\r\nexpect", b"\r\nupgrade", b"\r\ncontent-length ", b"\r\n ", b"\r\n\t")
-_CONNECTION, _KEEP_ALIVE = b"\r\nconnection", b"\r\nconnection: keep-alive\r\n"
-_HEAD = (
-    b"HTTP/1.1 503 Service Unavailable\r\nx-content-type-options: nosniff\r\nx-request-id: %s\r\nretry-after: %d\r\n"
-    b"content-type: application/problem+json\r\ncontent-length: %d\r\n%s\r\n"
-)
-_BODY = (
-    b'{"type":"/problems/overloaded","title":"Overloaded","status":503,'
-    b'"detail":"More is under way than can be served; nothing was done.","code":"overloaded","request_id":"%s"}'
-)
+_BODILESS = (204, 304)
 
 
-def refusal(given_id: bytes | None, retry_after_s: int, *, close: bool = False, with_body: bool = True) -> bytes:
-    """The problem ``overloaded`` as it goes over the wire. Its ``type`` is relative: the host has not been read."""
-    name = request_id(given_id)
-    body = _BODY % name
-    head = _HEAD % (name, retry_after_s, len(body), b"connection: close\r\n" if close else b"")
-    return head + body if with_body else head
+class LeanProtocol(HttpToolsProtocol):
+    """Given to uvicorn as its ``http``; the application sees plain ASGI."""
 
+    _is_idle = False
+    _idle_since = 0.0
 
-class Gate:
-    """What the protocols of one process share: admission, the bound of connections, and the sweep over them."""
+    # Idle connections. uvicorn's names, its calls: it asks for the timer to go, and for a new one, at every request.
 
-    def __init__(self, admission: Admission | None, *, connections_max: int) -> None:
-        self.admission = admission
-        self.connections_max = connections_max
-        self.open: set[GuardedProtocol] = set()
-        self.arriving = 0
-        self._sweep: asyncio.TimerHandle | None = None
+    def _unset_keepalive_if_required(self) -> None:
+        self._is_idle = False
 
-    def forget_arriving(self) -> None:
-        """The requests read in one pass of the loop are begun in the next, and counted by admission from then on.
-
-        Without this count, a pass that reads a thousand requests would let all of them in, for none of them waits yet.
-        """
-        self.arriving = 0
-
-    def protocol(self, config: Config, server_state: ServerState, app_state: dict[str, Any], **rest: Any) -> Any:
-        """What uvicorn calls for every connection; ``uvicorn.Config(http=gate.protocol)``."""
-        return GuardedProtocol(self, config, server_state, app_state, **rest)
-
-    def add(self, protocol: "GuardedProtocol") -> None:
-        """Watch over one more connection."""
-        self.open.add(protocol)
-        if self._sweep is None:
-            self._sweep = protocol.loop.call_later(SWEEP_EVERY_S, self._sweep_all)
-
-    def _sweep_all(self) -> None:
-        self._sweep = None
-        now = time.monotonic()
-        for protocol in tuple(self.open):
-            protocol.end_if_slow(now)
-        if self.open:
-            self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._sweep_all)
-
-
-class GuardedProtocol(HttpToolsProtocol):
-    """One connection."""
-
-    def __init__(self, gate: Gate, *args: Any, **rest: Any) -> None:
-        super().__init__(*args, **rest)
-        self._gate = gate
-        self._receiving_since: float | None = None  # an unfinished request, or none after connecting
-        self._midway = False  # between the first byte of a request and its last
-        self._received = 0  # bytes of it, more or less
-        self._unread = 0  # bytes of answers that the client had not taken when it last took some
-        self._unread_since = 0.0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection, unless there are as many as there may be."""
-        super().connection_made(transport)
-        self._receiving_since = time.monotonic()
-        if len(self._gate.open) >= self._gate.connections_max:
-            retry_after_s = 1 if self._gate.admission is None else self._gate.admission.retry_after_s()
-            transport.write(refusal(None, retry_after_s, close=True))
-            transport.close()
+    def on_response_complete(self) -> None:
+        """The next request of the connection, or waiting for it."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
             return
-        self._gate.add(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
-        self._gate.open.discard(self)
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Turn a request away where it stands, or have it parsed."""
-        admission = self._gate.admission
-        arriving = self._gate.arriving
-        if admission is not None and admission.may_refuse(arriving) and self._is_between_requests:
-            answer = _refusal_of(data, admission, arriving)
-            if answer is not None:
-                self._receiving_since = None
-                self._renew_keep_alive()
-                self.transport.write(answer)
-                return
-        if not arriving:
-            self.loop.call_soon(self._gate.forget_arriving)
-        self._gate.arriving = arriving + 1
-        self._received += len(data)
-        super().data_received(data)
-
-    def handle_websocket_upgrade(self) -> None:
-        """From here on another protocol has the connection."""
-        self._gate.open.discard(self)
-        super().handle_websocket_upgrade()
-
-    def on_message_begin(self) -> None:
-        """Its time begins."""
-        self._midway = True
-        self._receiving_since = time.monotonic()
-        self._received = 0
-        super().on_message_begin()
-
-    def on_message_complete(self) -> None:
-        """Its time ends; from here on it is we who take time."""
-        self._midway = False
-        self._receiving_since = None
-        super().on_message_complete()
-
-    def end_if_slow(self, now: float) -> None:
-        """Cut the connection of a client that sends or reads too slowly; nothing is said, for who would read it?"""
-        buffered = self.transport.get_write_buffer_size()
-        if not buffered or buffered < self._unread or not self._unread:
-            self._unread, self._unread_since = buffered, now
-        elif now - self._unread_since > STALLED_MAX_S:
-            self.transport.abort()
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
             return
-        since = self._receiving_since
-        # While reading is paused, it is the application that has not asked for more.
-        if since is None or (self.flow is not None and self.flow.read_paused):
-            return
-        if now - since > RECEIVE_MAX_S + self._received / RECEIVE_RATE:
-            self.transport.abort()
-
-    @property
-    def _is_between_requests(self) -> bool:
-        return not self._midway and (self.cycle is None or self.cycle.response_complete)
-
-    def _renew_keep_alive(self) -> None:
-        self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._is_idle = True
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection; one whose answer is still being read is not idle."""
-        if self.transport.get_write_buffer_size():
-            self._renew_keep_alive()  # the sweep ends it if nothing moves
+        """Close the connection if it has been idle for the whole time; look again later otherwise."""
+        self.timeout_keep_alive_task = None
+        if self.transport.is_closing():
             return
-        super().timeout_keep_alive_handler()
+        left_s = float(self.timeout_keep_alive)
+        if self._is_idle:
+            left_s -= self.loop.time() - self._idle_since
+            if left_s <= 0:
+                self.transport.close()
+                return
+        self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer as well, however the connection ended."""
+        super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
+
+    # Requests.
+
+    def on_message_begin(self) -> None:
+        """Offer the ASGI extension ``holdfast.abort``: a reader that reads nothing can only be left, not seen off."""
+        super().on_message_begin()
+        self.scope["extensions"] = {"holdfast.abort": {"abort": self.transport.abort}}
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer, before the body is there."""
+        url, parser = self.url, self.parser
+        if not _is_plain(url) or self.root_path or parser.should_upgrade() or self.limit_concurrency is not None:
+            super().on_headers_complete()
+            return
+        scope, version = self.scope, parser.get_http_version()
+        scope["method"] = parser.get_method().decode("ascii")
+        if version != "1.1":
+            scope["http_version"] = version
+        path, _, query = url.partition(b"?")
+        scope["raw_path"], scope["query_string"], scope["path"] = path, query, path.decode("ascii")
+        previous = self.cycle
+        self.cycle = _Cycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=_Bell(),  # type: ignore[arg-type]  # as much of an asyncio.Event as is used
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if previous is None or previous.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
 
-def _refusal_of(data: bytes, admission: Admission, arriving: int) -> bytes | None:
-    """The answer to *data*, if that is one whole plain request whose class has no room; else ``None``."""
-    end = data.find(b"\r\n\r\n") + 4
-    if end < 4:
-        return None
-    first = data[: data.find(b"\r\n")].split(b" ")
-    if len(first) != 3 or first[2] != b"HTTP/1.1":
-        return None
-    urgency = class_of(first[0].decode("latin-1"), first[1].partition(b"?")[0].decode("latin-1"))
-    if urgency is None or not admission.would_refuse(urgency, arriving=arriving):
-        return None
-    head = data[: end - 2]
-    fields = head.lower()  # searches for constants in it are several times as fast as one regular expression
-    if any(name in fields for name in _UNUSUAL) or fields.count(_CONNECTION) != fields.count(_KEEP_ALIVE):
-        return None
-    if (length := _only_value(fields, fields, b"\r\ncontent-length:", b"0")) is None or not length.isdigit():
-        return None
-    if len(length) > LENGTH_DIGITS_MAX or len(data) != end + int(length):
-        return None
-    admission.count_refused(urgency)
-    given = _only_value(head, fields, b"\r\nx-request-id:", b"")
-    return refusal(given or None, admission.retry_after_s(), with_body=first[0] != b"HEAD")
+class _Cycle(RequestResponseCycle):
+    """One request and its answer; holds the head of an answer back until its body comes."""
+
+    _head: bytes | None = None
+    _is_read = False
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """The body, usually there already; waiting for it, and the end of the connection, are uvicorn's."""
+        if self._is_read or self.more_body or self.response_complete or self.disconnected:
+            return await super().receive()
+        self._is_read = True
+        self.waiting_for_100_continue = False
+        self.flow.resume_reading()
+        body, self.body = bytes(self.body), bytearray()
+        self.message_event.clear()
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Head and body of an answer whose length is known leave together; all others are uvicorn's."""
+        kind = message["type"]
+        if kind == "http.response.start" and not self.response_started and not self.disconnected:
+            if (head := self._plain_head(message)) is not None:
+                self.response_started = True
+                self.waiting_for_100_continue = False
+                self.chunked_encoding = False
+                self._head = head
+                return
+        elif self._head is not None and kind == "http.response.body":
+            body: Any = message.get("body", b"")
+            head = self._head
+            self._head = None
+            if self._is_whole(message, body):
+                if self.flow.write_paused and not self.disconnected:
+                    await self.flow.drain()
+                self._finish(head + body)
+                return
+            if not self.disconnected:
+                self.transport.write(head)
+        await super().send(message)
+
+    def write_whole(self, status: int, lines: bytes, body: bytes) -> bool:
+        """Write an answer whose header lines are ready, if nothing stands in the way of that; see ``api.answers``."""
+        if not self.keep_alive or self.flow.write_paused or self.disconnected:
+            return False
+        if self.response_started or self.access_log or self.scope["method"] == "HEAD":
+            return False
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        common = b"".join([b"%b: %b\r\n" % header for header in self.default_headers])
+        self._finish(b"%b%b%b\r\n%b" % (STATUS_LINE[status], common, lines, body))
+        return True
+
+    async def run_asgi(self, app: ASGI3Application) -> None:
+        """As uvicorn does; but an answer of which only the head came, and was held back, is none."""
+        await super().run_asgi(app)
+        self._head = None
+
+    def _plain_head(self, message: Any) -> bytes | None:
+        """The head of the answer to a request that keeps its connection; ``None`` where there is more to look at."""
+        status, length = message["status"], None
+        if not self.keep_alive or self.access_log:
+            return None
+        lines = [STATUS_LINE[status]]
+        for name, value in self.default_headers:
+            lines += (name, b": ", value, b"\r\n")
+        for name, value in message["headers"]:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"connection" or name == b"transfer-encoding":
+                return None
+            lines += (name, b": ", value, b"\r\n")
+        if length is None and status not in _BODILESS:
+            return None
+        self.expected_content_length = 0 if length is None or self.scope["method"] == "HEAD" else length
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        # Nothing that came from outside may end a line. uvicorn looks at each name and value; here one count will do.
+        ends = 2 + len(self.default_headers) + len(message["headers"])
+        return head if head.count(b"\n") == head.count(b"\r") == ends and b"\0" not in head else None
+
+    def _is_whole(self, message: Any, body: bytes) -> bool:
+        if message.get("more_body", False):
+            return False
+        return len(body) == self.expected_content_length or (self.scope["method"] == "HEAD" and not body)
+
+    def _finish(self, answer: bytes) -> None:
+        if self.disconnected:
+            return
+        self.transport.write(answer)
+        self.expected_content_length = 0
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:  # shutdown began meanwhile: the head did not say so, the end does
+            self.transport.close()
+        self.on_response()
 
 
-def _only_value(head: bytes, fields: bytes, name: bytes, absent: bytes) -> bytes | None:
-    """The value in *head* of a header whose *name* stands in *fields*; ``None`` when it is there more than once."""
-    if (at := fields.find(name)) < 0:
-        return absent
-    if fields.find(name, at + 1) >= 0:
-        return None
-    at += len(name)
-    return head[at : head.find(b"\r\n", at)].strip(b" \t")
+class _Bell:
+    """An ``asyncio.Event`` that costs nothing until somebody waits for it; one may wait at a time, as in ASGI."""
+
+    __slots__ = ("_is_set", "_waiter")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        self._is_set = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    async def wait(self) -> None:
+        while not self._is_set:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+
+def _is_plain(url: bytes) -> bool:
+    """Whether *url* is a path, and perhaps a query, that mean what they say."""
+    return url.startswith(b"/") and not url.startswith(b"//") and b"%" not in url and b"#" not in url and url.isascii()

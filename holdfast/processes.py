@@ -5,8 +5,10 @@ import contextlib
 import os
 import signal
 import socket
+import stat
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -26,10 +28,8 @@ log = structlog.get_logger(__name__)
 class ListenFailed(Exception):
     """The address cannot be listened on; the message says why."""
 
-    def __init__(self, host: str, port: int, reason: str) -> None:
-        self.host = host
-        self.port = port
-        super().__init__(f"cannot listen on {host} port {port}: {reason}; --port or HOLDFAST_PORT choose another")
+    def __init__(self, where: str, reason: str, *, chosen_by: str) -> None:
+        super().__init__(f"cannot listen on {where}: {reason}; {chosen_by} choose another")
 
 
 class WorkersFailed(Exception):
@@ -56,7 +56,52 @@ def bind_listener(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         return socket.create_server((host, port), family=family, backlog=LISTEN_BACKLOG)
     except OSError as error:
-        raise ListenFailed(host, port, error.strerror or str(error)) from error
+        reason = error.strerror or str(error)
+        raise ListenFailed(f"{host} port {port}", reason, chosen_by="--port or HOLDFAST_PORT") from error
+
+
+@contextlib.contextmanager
+def bind_unix_listener(path: Path) -> Iterator[socket.socket]:
+    """Bind a unix socket for all workers to inherit; its file is gone afterwards.
+
+    A socket file that nobody listens on any more, left by a server that was killed, is replaced. Who may connect is
+    who may write to the file: the umask and the directory decide.
+
+    Raises:
+        ListenFailed: A server listens there, something else is there, or the path cannot be used.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with listener:
+        try:
+            if _is_abandoned(path):
+                path.unlink()
+            listener.bind(str(path))
+            listener.listen(LISTEN_BACKLOG)
+        except OSError as error:
+            raise ListenFailed(str(path), error.strerror or str(error), chosen_by="--uds or HOLDFAST_UDS") from error
+        bound = path.stat()
+        try:
+            yield listener
+        finally:
+            with contextlib.suppress(OSError):
+                now = path.stat()
+                if (now.st_dev, now.st_ino) == (bound.st_dev, bound.st_ino):  # not that of somebody who replaced it
+                    path.unlink()
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether a socket is at *path* on which nobody listens."""
+    if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)  # a full queue is somebody, too
+        try:
+            caller.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except BlockingIOError:
+            return False
+    return False
 
 
 async def supervise(

@@ -12,7 +12,7 @@ import msgspec
 
 from holdfast.figures_board import BOARD_VARIABLE, open_board
 from holdfast.migrating import migrate_database
-from holdfast.processes import bind_listener, supervise
+from holdfast.processes import bind_listener, bind_unix_listener, supervise
 from holdfast.servers import own_servers
 from holdfast.settings import SETTINGS_VARIABLE, Settings, encode_settings
 from holdfast.simulator.process import LISTENER_VARIABLE as SIMULATOR_VARIABLE
@@ -43,6 +43,10 @@ async def serve(settings: Settings, *, announce: Announce = print_address) -> No
     listener = bind_listener(settings.host, settings.port)
     with ExitStack() as stack:
         stack.enter_context(listener)
+        listeners = [listener]
+        if settings.uds is not None:
+            listeners.append(stack.enter_context(bind_unix_listener(settings.uds)))
+        descriptors = [each.fileno() for each in listeners]
         host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         async with own_servers(settings) as filled:
@@ -56,10 +60,10 @@ async def serve(settings: Settings, *, announce: Announce = print_address) -> No
             environment = {
                 **os.environ,
                 SETTINGS_VARIABLE: encode_settings(filled),
-                LISTENER_VARIABLE: str(listener.fileno()),
+                LISTENER_VARIABLE: ",".join(map(str, descriptors)),
                 BOARD_VARIABLE: str(board.descriptor),
             }
-            inherited = [listener.fileno(), board.descriptor]
+            inherited = [*descriptors, board.descriptor]
             if simulator is not None:
                 environment[SIMULATOR_VARIABLE] = str(simulator.fileno())
                 environment[WEBHOOK_URL_VARIABLE] = _reachable(url) + WEBHOOK_PATH

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from api.admission import IN_FLIGHT, QUEUE_TIME_S
 from engine.journal_bound import JOURNAL_BYTES_MAX
 from engine.rate_limits import RateLimit
+from holdfast.admission import IN_FLIGHT
 from persistence.publishing.event_types import (
     ALL_OF_BOOKINGS,
     STREAM_LENGTH,
@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 SETTINGS_VARIABLE = "HOLDFAST_SETTINGS"  # by which a process of ours gets its settings, whole and as JSON
 WORKERS_DEFAULT_MAX = 8  # past this, more machines help more than more processes beside embedded servers
+SOCKET_PATH_MAX = 103  # bytes; what every system's sockaddr_un has room for
 WORKERS_MAX = 256
 PARTITIONS_MAX = 16_384  # the slots of a Redis Cluster; more could never spread further
 DATA_KEY_BYTES = 32
@@ -76,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path
     host: str
     port: int
+    uds: Path | None
     workers: int
     partitions: int | None
     jwt_secret: str | None
@@ -89,7 +91,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     archive_after_s: float
     rate_limit: RateLimit | None
     in_flight: int
-    queue_time_s: float
     connections_max: int
     stream: str | None
     stream_length: int
@@ -133,6 +134,7 @@ def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
         data_dir=source.read("data_dir", "HOLDFAST_DATA_DIR", _directory, None) or _default_data_dir(environ),
         host=source.read("host", "HOLDFAST_HOST", str, "127.0.0.1"),
         port=source.read("port", "HOLDFAST_PORT", _integer(0, 65_535), 8000),
+        uds=source.read("uds", "HOLDFAST_UDS", _socket_path, None),
         workers=source.read("workers", "HOLDFAST_WORKERS", _integer(1, WORKERS_MAX), _usable_cores()),
         partitions=source.read("partitions", "HOLDFAST_PARTITIONS", _integer(1, PARTITIONS_MAX), None),
         jwt_secret=source.read("jwt_secret", "HOLDFAST_JWT_SECRET", str, None),
@@ -152,7 +154,6 @@ def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
         ),
         rate_limit=source.read("rate_limit", "HOLDFAST_RATE_LIMIT", _rate, None),
         in_flight=source.read("in_flight", "HOLDFAST_IN_FLIGHT", _integer(1, IN_FLIGHT_MAX), IN_FLIGHT),
-        queue_time_s=source.read("queue_time_s", "HOLDFAST_QUEUE_TIME", _seconds(0.01, 30.0), QUEUE_TIME_S),
         connections_max=source.read(
             "connections_max", "HOLDFAST_CONNECTIONS_MAX", _integer(1, CONNECTIONS_MAX), CONNECTIONS
         ),
@@ -322,6 +323,15 @@ def _directory(text: str) -> Path:
     path = Path(text).expanduser().absolute()
     if path.exists() and not path.is_dir():
         raise ValueError("a directory, or a path where one can be made")
+    return path
+
+
+def _socket_path(text: str) -> Path:
+    path = Path(text).expanduser().absolute()
+    if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+        raise ValueError(f"a path of at most {SOCKET_PATH_MAX} bytes")
+    if not path.parent.is_dir():
+        raise ValueError("a path in a directory that exists")
     return path
 
 

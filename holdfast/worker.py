@@ -1,4 +1,4 @@
-"""One API process: ``python -m holdfast.worker``, started by ``holdfast serve`` with a listening socket to share.
+"""One API process: ``python -m holdfast.worker``, started by ``holdfast serve`` with listening sockets to share.
 
 Its settings come whole, as JSON, in ``HOLDFAST_SETTINGS``, so that nothing is decided twice and no secret stands in a
 command line.
@@ -15,15 +15,17 @@ import uvicorn
 import uvloop
 
 from api.app import create_app
+from holdfast.admission import Admission
 from holdfast.collector import spare_the_collector
 from holdfast.compose import open_services
 from holdfast.figures_board import worker_seat
-from holdfast.http_protocol import Gate
+from holdfast.http_gate import Gate
+from holdfast.http_server import Server
 from holdfast.logs import configure_logs
 from holdfast.settings import SETTINGS_VARIABLE as SETTINGS_VARIABLE
 from holdfast.settings import Settings, decode_settings
 
-LISTENER_VARIABLE = "HOLDFAST_LISTENER"
+LISTENER_VARIABLE = "HOLDFAST_LISTENER"  # descriptors, with commas between
 GRACE_S = 8  # requests under way may take a confirm's time limit and a little more
 BACKLOG = 2048
 
@@ -57,28 +59,32 @@ def main() -> int:
     settings = decode_settings(os.environ.pop(SETTINGS_VARIABLE))
     configure_logs(settings.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, socket.socket(fileno=int(os.environ[LISTENER_VARIABLE])), stop))
+        descriptors = os.environ[LISTENER_VARIABLE].split(",")
+        return runner.run(_serve(settings, [socket.socket(fileno=int(each)) for each in descriptors], stop))
 
 
-async def _serve(settings: Settings, listener: socket.socket, stop: StopRequest) -> int:
+async def _serve(settings: Settings, listeners: list[socket.socket], stop: StopRequest) -> int:
     try:
-        async with open_services(settings, worker_seat(os.environ)) as services:
-            gate = Gate(services.admission, connections_max=settings.connections_max)
-            server = uvicorn.Server(
+        admission = Admission(settings.in_flight)
+        async with open_services(settings, worker_seat(os.environ), admission) as services:
+            gate = Gate(admission, connections_max=settings.connections_max)
+            server = Server(
                 uvicorn.Config(
                     create_app(services),
                     http=gate.protocol,  # type: ignore[arg-type]  # anything that makes protocols will do
+                    proxy_headers=False,  # api.call looks at the one that matters when it matters
                     lifespan="off",  # the services are open before the first request, and closed after the last
                     log_config=None,
                     access_log=False,
                     server_header=False,
                     backlog=BACKLOG,
                     timeout_graceful_shutdown=GRACE_S,
-                )
+                ),
+                services.live,
             )
             stop.tell(server)
             spare_the_collector()
-            await server.serve(sockets=[listener])
+            await server.serve(sockets=listeners)
     except Exception as error:
         logger.error("worker cannot serve", error=type(error).__name__, reason=str(error))
         return 1

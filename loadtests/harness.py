@@ -35,16 +35,21 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of PERFORMANCE.md: ``must`` and ``aim`` bound its figure from below, or from above if ``is_ceiling``."""
+    """One line of PERFORMANCE.md: ``must`` and ``aim`` bound its figure from below, or from above if ``is_ceiling``.
+
+    Where ``must`` is 0 the figure is to be told, and nothing is asked of it.
+    """
 
     name: str
     title: str
-    must: float
-    aim: float
+    must: float = 0
+    aim: float = 0
     is_ceiling: bool = False
 
     def verdict(self, figure: float) -> str:
-        """How *figure* stands: ``aim``, ``must``, or ``missed``."""
+        """How *figure* stands: ``aim``, ``must``, ``missed``, or ``told``."""
+        if not self.must:
+            return "told"
         sign = -1 if self.is_ceiling else 1
         if sign * figure >= sign * self.aim:
             return "aim"

@@ -1,21 +1,13 @@
-"""G7: the journal drained into the ledger, over a raw ``COPY`` of the same rows into the same tables.
+"""G7: the journal drained into the ledger, over a raw ``COPY`` of the same rows into the same tables."""
 
-``python loadtests/measure_drain.py [--quick]`` starts servers of its own and ends them; it prints the table and JSON.
-"""
-
-import datetime as dt
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
-import click
 import msgspec
-import uvloop
-from bench import Bench, open_bench
-from harness import FULL, QUICK, Cost, CpuClock, Goal, Plan, Result, Void, compare, machine
-from report import Report, print_report
-from rich.console import Console
+from bench import Bench
+from goal_program import Measurement, run_alone
+from harness import Cost, CpuClock, Goal, Result, Void, compare
 from venues import definition
 
 from engine.bookings import BookingDetails
@@ -41,24 +33,10 @@ CASES = {"two seats each": 2, "two counted places each": 0}
 DETAILS = BookingDetails(guest={"name": "Ana Ruiz", "email": "ana@example.org", "phone": "+34 600 000 000"})
 
 
-@click.command()
-@click.option("--quick", is_flag=True, help="A fifth of the bookings, fewer turns: spreads are wide.")
-def main(quick: bool) -> None:
-    """Measure, print a table and JSON."""
-    report = uvloop.run(_measure(QUICK if quick else FULL))
-    print_report(report, Console(width=120))
-    click.echo(msgspec.json.format(msgspec.json.encode(report.results), indent=2).decode())
-    sys.exit(any(result.verdict == "void" for result in report.results))
-
-
-async def _measure(plan: Plan) -> Report:
-    measured_at, where = dt.datetime.now(dt.UTC), machine()
-    results = []
-    async with open_bench(plan) as bench, open_parts(bench.settings) as parts:
-        for case, seats in CASES.items():
-            results.append(await _compare(bench, parts, case, seats))
-        where |= {"valkey": bench.client.info("server")["valkey_version"]}
-    return Report(measured_at, plan is QUICK, where, results)
+async def measure(bench: Bench) -> list[Result]:
+    """Bookings of two numbered seats, and of two counted places."""
+    async with open_parts(bench.settings) as parts:
+        return [await _compare(bench, parts, case, seats) for case, seats in CASES.items()]
 
 
 async def _compare(bench: Bench, parts: Parts, case: str, seats: int) -> Result:
@@ -168,5 +146,7 @@ async def _empty(parts: Parts) -> None:
         await connection.execute("UPDATE usage SET sold = 0")
 
 
+MEASUREMENT = Measurement("G7", G7, measure)
+
 if __name__ == "__main__":
-    main()
+    run_alone(MEASUREMENT)

@@ -7,6 +7,7 @@ from functools import partial
 
 import redis.asyncio
 from bench import Bench
+from goal_program import Measurement, run_alone
 from harness import Cost, CpuClock, Goal, Measure, Result, Void, by_cpu_of, compare
 from redis.asyncio.connection import UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
@@ -122,3 +123,9 @@ def _from_callers(bench: Bench, venue: Venue, reload: Callable[[], Awaitable[Non
         return Cost(operations=count, wall_s=wall_s, cpu_s=cpu_s)
 
     return measure
+
+
+MEASUREMENT = Measurement("G3", G3, measure)
+
+if __name__ == "__main__":
+    run_alone(MEASUREMENT)

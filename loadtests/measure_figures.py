@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx2
 from bench import Bench
+from goal_program import Measurement, run_alone
 from harness import Goal, Result, by_cpu_of, compare
 from http_load import Load, generator_name
 from measure_http import CUSTOMERS, PLACES, hold_load, running_worker
@@ -50,3 +51,9 @@ async def measure(bench: Bench) -> list[Result]:
             )
             venue.check()
     return [result]
+
+
+MEASUREMENT = Measurement("G1b", G1B_FIGURES, measure)
+
+if __name__ == "__main__":
+    run_alone(MEASUREMENT)

@@ -12,6 +12,7 @@ import httpx2
 import msgspec
 import psutil  # type: ignore[import-untyped]
 from bench import Bench
+from goal_program import Measurement, run_alone
 from harness import Cost, Goal, Measure, Result, Void, by_cpu_of, compare
 from http_load import CONNECTIONS, Load, generator_name, send
 from venues import Venue, definition
@@ -34,15 +35,14 @@ _BARE = Path(__file__).with_name("bare_worker.py")
 
 
 class Worker(msgspec.Struct, frozen=True):
-    """A running process and where it listens."""
+    """A running process, or several that share a socket, and where that listens."""
 
     url: str
-    process: psutil.Process
+    processes: Sequence[psutil.Process]
 
     def cpu_s(self) -> float:
-        """CPU seconds it has spent so far."""
-        times = self.process.cpu_times()
-        return float(times.user + times.system)
+        """CPU seconds they have spent so far."""
+        return sum(float(times.user + times.system) for times in (each.cpu_times() for each in self.processes))
 
 
 async def measure(bench: Bench) -> list[Result]:
@@ -115,21 +115,30 @@ def _nothing(bench: Bench, bare: Worker, load: Load) -> Measure:
 
 @contextlib.asynccontextmanager
 async def running_worker(
-    arguments: Sequence[str], environment: Mapping[str, str], *, pass_fds: Sequence[int] = ()
+    arguments: Sequence[str], environment: Mapping[str, str], *, pass_fds: Sequence[int] = (), count: int = 1
 ) -> AsyncIterator[Worker]:
-    """A Python program that serves a socket of ours, under a guard, so that it cannot outlive us."""
-    with bind_listener("127.0.0.1", 0) as listener:
+    """A Python program, or *count* of it, that serves a socket of ours, under a guard, so that it cannot outlive us."""
+    async with contextlib.AsyncExitStack() as stack:
+        listener = stack.enter_context(bind_listener("127.0.0.1", 0))
         descriptor = listener.fileno()
-        child = await start_child(
-            [sys.executable, *arguments],
-            env={**os.environ, LISTENER_VARIABLE: str(descriptor), **environment},
-            pass_fds=[descriptor, *pass_fds],
-        )
-        try:
-            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=READY_WAIT_S) as client:
-                await client.get("/readyz")  # waits in the socket's queue until somebody accepts it
-            (process,) = psutil.Process(child.guard_pid).children()
-            yield Worker(url, process)
-        finally:
-            await child.stop()
+        children = []
+        for _ in range(count):
+            child = await start_child(
+                [sys.executable, *arguments],
+                env={**os.environ, LISTENER_VARIABLE: str(descriptor), **environment},
+                pass_fds=[descriptor, *pass_fds],
+            )
+            stack.push_async_callback(child.stop)
+            children.append(child)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=READY_WAIT_S) as client:
+            for _ in range(count):  # waits in the socket's queue until somebody accepts it
+                await client.get("/readyz", headers={"connection": "close"})
+        processes = [process for child in children for process in psutil.Process(child.guard_pid).children()]
+        yield Worker(url, processes)
+
+
+MEASUREMENT = Measurement("G1", G1, measure)
+
+if __name__ == "__main__":
+    run_alone(MEASUREMENT)

@@ -1,161 +1,179 @@
-"""G9: holds and bookings in an open loop up to three times the capacity, with admission control and without.
+"""G9: holds that arrive at up to three times the capacity, with admission control and without.
 
-``python loadtests/measure_overload.py [--seconds N]`` prints the table. Arrivals come at fixed intervals whatever was
-answered; latency counts from when a request was due. The capacity is what 64 connections get answered in a closed loop.
+The capacity is what 64 connections get answered in a closed loop, of the same process, just before: whatever arrives
+at a multiple of it comes from ``arrivals.py``. The API's process has one core, everything else the other cores: twice
+as many requests cost the generator twice as much, and where that takes time from the server it looks like overload. ``--explore`` prints a table
+over bounds and multiples instead of the goals' figures.
 """
 
-import asyncio
 import itertools
-import time
-from collections import deque
-from collections.abc import Iterator
+import os
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 import httpx2
 import msgspec
+import psutil  # type: ignore[import-untyped]
 import uvloop
-from bench import open_bench
-from harness import QUICK
+from arrivals import Point, Shape, Target, drive
+from bench import Bench, open_bench
+from goal_program import Measurement, run_alone
+from harness import QUICK, Goal, Result, Void
 from http_load import send_requests
-from measure_http import running_worker
+from measure_http import Worker, running_worker
 from venues import definition
 
 from holdfast.settings import encode_settings
 from holdfast.tokens import make_token
 from holdfast.worker import SETTINGS_VARIABLE
 
-WARM_UP_S = 1.0
-CONNECTIONS_MAX = 1_500
-GIVE_UP_S = 3.0
-SENT_AT_ONCE_MAX = 8
-UNBOUNDED = {"in_flight": 65_536}
+GOODPUT = Goal(name="G9", title="open loop at twice capacity: goodput / peak", must=0.85, aim=0.95)
+LATENCY = Goal(name="G9", title="admitted p99 at twice capacity / p99 at 70 % load", must=4, aim=2, is_ceiling=True)
+
+PLACES = 10_000_000
+CUSTOMERS = 256
+CAPACITY_S = 2
+_CORES = os.sched_getaffinity(0)
+UNBOUNDED = 65_536
+SHAPE = Shape(seconds=3.0, processes=1, connections=2_000, timeout_s=2.0)
 
 
-class _Client(asyncio.Protocol):
-    def __init__(self, load: "_OpenLoad") -> None:
-        self.load, self.due, self.transport = load, 0.0, None
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """One rate: what came of it, and the CPU of the API's process for each request that arrived.
 
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
+    ``refused_before`` is the share of refusals in the closed loop that the capacity is taken from; it must be 0.
+    """
 
-    def data_received(self, data: bytes) -> None:
-        if not data.startswith(b"HTTP/1.1 "):
-            return
-        self.load.answered(self.due, data[9:12])
-        self.load.idle.append(self)
+    refused_before: float
+    capacity: float
+    factor: float
+    point: Point
+    cpu_us: float
 
-    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        self.load.lost += 1
+    @property
+    def goodput(self) -> float:
+        """As a share of the capacity."""
+        return self.point.goodput / self.capacity
+
+    def __str__(self) -> str:
+        refused = self.point.outcomes.get("503", 0) / self.point.rate / SHAPE.seconds
+        others = {name: count for name, count in self.point.outcomes.items() if name not in ("right", "503")}
+        return (
+            f"{self.factor:4.1f}x of {self.capacity:5.0f}/s: goodput {self.goodput:4.2f}, refused {refused:4.2f},"
+            f" of 64 connections {self.refused_before:4.2f}, p50 {self.point.p50_ms:6.1f} ms, p99 {self.point.p99_ms:6.1f} ms, {self.cpu_us:4.0f} µs,"
+            f" generator late by {self.point.generator_lag_ms:5.0f} ms {others or ''}"
+        )
 
 
-class _OpenLoad:
-    def __init__(self) -> None:
-        self.idle: deque[_Client] = deque()
-        self.lost = self.unsent = self.sent = 0
-        self.answers: list[tuple[float, float, bytes]] = []
-
-    def answered(self, due: float, status: bytes) -> None:
-        self.answers.append((due, time.perf_counter() - due, status))
-
-    async def run(self, url: str, requests: Iterator[bytes], *, rate: float, seconds: float) -> dict[str, Any]:
-        host, _, port = urlsplit(url).netloc.rpartition(":")
-        loop = asyncio.get_running_loop()
-        clients = [
-            (await loop.create_connection(lambda: _Client(self), host, int(port)))[1] for _ in range(CONNECTIONS_MAX)
-        ]
-        self.idle.extend(clients)
-        began = time.perf_counter()
-        number, count = 0, int(rate * seconds)
-        while number < count:
-            now = time.perf_counter()
-            for _ in range(SENT_AT_ONCE_MAX):  # then answers are read: a late generator must not send in clumps
-                if number >= count or began + number / rate > now:
-                    break
-                if self.idle:
-                    client = self.idle.pop()
-                    client.due = began + number / rate
-                    client.transport.write(next(requests))  # type: ignore[attr-defined]
-                else:
-                    self.unsent += 1
-                number += 1
-            await asyncio.sleep(0 if began + number / rate <= now else 0.001)
-        await asyncio.sleep(min(GIVE_UP_S, 1.0))
-        for client in clients:
-            client.transport.abort()  # type: ignore[attr-defined]
-        kept = [answer for answer in self.answers if answer[0] >= began + WARM_UP_S]
-        good = sorted(took for _, took, status in kept if status[:1] == b"2" and took < GIVE_UP_S)
-        window = seconds - WARM_UP_S
-        return {
-            "goodput": len([1 for due, took, status in kept if status[:1] == b"2" and due + took < began + seconds])
-            / window,
-            "shed": sum(status == b"503" for _, _, status in kept) / window,
-            "unsent": self.unsent,
-            "p50_ms": good[len(good) // 2] * 1e3 if good else 0.0,
-            "p99_ms": good[int(len(good) * 0.99)] * 1e3 if good else 0.0,
+async def measure(bench: Bench) -> list[Result]:
+    """In turns: 70 % and twice the capacity with the default bound, and twice the capacity without one."""
+    variants = {"with": bench.settings, "without": msgspec.structs.replace(bench.settings, in_flight=UNBOUNDED)}
+    seen = await see(bench, variants, (0.7, 2.0), rounds=bench.plan.pairs)
+    if refused := [one.refused_before for every in seen.values() for one in every if one.refused_before]:
+        raise Void(f"{max(refused):.0%} of the requests of 64 connections were refused")
+    results = []
+    for name in variants:
+        low, high = seen[name, 0.7], seen[name, 2.0]
+        parts = {
+            "capacity": statistics.median(one.capacity for one in high),
+            "p50 ms": statistics.median(one.point.p50_ms for one in high),
+            "p99 ms": statistics.median(one.point.p99_ms for one in high),
+            "p99 ms at 70 %": statistics.median(one.point.p99_ms for one in low),
         }
+        goodputs = [one.goodput for one in high]
+        latencies = [two.point.p99_ms / one.point.p99_ms for one, two in zip(low, high, strict=True)]
+        for goal, ratios in ((GOODPUT, goodputs), (LATENCY, latencies)):
+            figure = statistics.median(ratios)
+            verdict = goal.verdict(figure) if name == "with" else "told"
+            case = f"holds, {name} admission control"
+            results.append(Result(goal=goal, case=case, figure=figure, verdict=verdict, parts=parts, ratios=ratios))
+    return results
 
 
-def _requests(url: str, tokens: list[str], path: str, body: str) -> Iterator[bytes]:
-    heads = [
-        f"POST {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nAuthorization: Bearer {token}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-        for token in tokens
-    ]
-    return itertools.cycle(heads)
-
-
-async def _measure(seconds: float, case: str, variants: dict[str, dict[str, Any]], factors: tuple[float, ...]) -> None:
-    async with open_bench(QUICK) as bench:
-        organizer = {"authorization": f"Bearer {make_token(bench.settings, 'olga', ['organizer'])}"}
-        tokens = [make_token(bench.settings, f"customer-{number}", ["customer"]) for number in range(256)]
-        event = definition("floor", places=10_000_000)
-        items = '"items":[{"section":"floor","quantity":1}]'
-        path, body = {
-            "holds": (f"/v1/events/{event['id']}/holds", f"{{{items}}}"),
-            "bookings": ("/v1/bookings", f'{{"event_id":"{event["id"]}",{items}}}'),
-        }[case]
-        for position, (name, changes) in enumerate(variants.items()):
-            settings = msgspec.structs.replace(bench.settings, **changes)
-            async with running_worker(["-m", "holdfast.worker"], {SETTINGS_VARIABLE: encode_settings(settings)}) as api:
-                async with httpx2.AsyncClient(
-                    base_url=api.url, headers=organizer, trust_env=False, timeout=60
-                ) as client:
-                    if not position:
-                        (await client.post("/v1/events", json=event)).raise_for_status()
-                        (await client.post(f"/v1/events/{event['id']}/open")).raise_for_status()
-                requests = _requests(api.url, tokens, path, body)
-                outcome = await send_requests(api.url, requests, duration_s=3)
-                capacity = outcome.answers / outcome.wall_s
-                print(f"{case}, {name}: capacity {capacity:.0f}/s", flush=True)
+async def see(
+    bench: Bench, variants: Mapping[str, Any], factors: Sequence[float], *, rounds: int, case: str = "holds"
+) -> dict[tuple[str, float], list[Seen]]:
+    """Each of *variants*, which are settings, at each of *factors*, in turns; a fresh process for each."""
+    rest = _keep_one_core()
+    tokens = [make_token(bench.settings, f"customer-{number}", ["customer"]) for number in range(CUSTOMERS)]
+    event = definition("overload", places=PLACES)
+    await _open_event(bench, event)
+    seen: dict[tuple[str, float], list[Seen]] = {}
+    for number in range(rounds):
+        for name in list(variants)[:: -1 if number % 2 else 1]:
+            arguments = {SETTINGS_VARIABLE: encode_settings(variants[name])}
+            async with running_worker(["-m", "holdfast.worker"], arguments) as api:
+                for process in api.processes:
+                    process.cpu_affinity(list(_CORES - rest) or list(rest))
+                target = Target(api.url, bench.settings, event, tokens)
                 for factor in factors:
-                    cpu = api.cpu_s()
-                    told = await _OpenLoad().run(api.url, requests, rate=capacity * factor, seconds=seconds)
-                    busy = (api.cpu_s() - cpu) / (seconds + 1)
-                    print(
-                        f"  {factor:3.1f}x goodput {told['goodput']:6.0f} ({told['goodput'] / capacity:4.2f})"
-                        f" shed {told['shed']:6.0f} unsent {told['unsent']:6d}"
-                        f" p50 {told['p50_ms']:7.1f} p99 {told['p99_ms']:7.1f} ms; process {busy:4.2f} cores",
-                        flush=True,
-                    )
+                    one = await _see_one(api, target, factor, case)
+                    seen.setdefault((name, factor), []).append(one)
+    return seen
+
+
+def _keep_one_core() -> set[int]:
+    """Confine this program, and all that it has started, to all cores but one; the cores that it has then."""
+    rest = _CORES - {min(_CORES)} or _CORES
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        process.cpu_affinity(list(rest))
+    return rest
+
+
+async def _see_one(api: Worker, target: Target, factor: float, case: str) -> Seen:
+    outcome = await send_requests(api.url, _requests(target), duration_s=CAPACITY_S)
+    capacity = (outcome.answers - outcome.refused) / outcome.wall_s
+    cpu_s = api.cpu_s()
+    point = await drive(target, msgspec.structs.replace(SHAPE, profile=case), capacity * factor)
+    cpu_us = (api.cpu_s() - cpu_s) / (point.offered * SHAPE.seconds) * 1e6
+    return Seen(
+        refused_before=outcome.refused / outcome.answers, capacity=capacity, factor=factor, point=point, cpu_us=cpu_us
+    )
+
+
+async def _open_event(bench: Bench, event: dict[str, Any]) -> None:
+    headers = {"authorization": f"Bearer {make_token(bench.settings, 'olga', ['organizer'])}"}
+    async with (
+        running_worker(["-m", "holdfast.worker"], {SETTINGS_VARIABLE: encode_settings(bench.settings)}) as api,
+        httpx2.AsyncClient(base_url=api.url, headers=headers, trust_env=False, timeout=60) as client,
+    ):
+        (await client.post("/v1/events", json=event)).raise_for_status()
+        (await client.post(f"/v1/events/{event['id']}/open")).raise_for_status()
+
+
+def _requests(target: Target) -> Iterator[bytes]:
+    body = '{"items":[{"section":"floor","quantity":1}]}'
+    return itertools.cycle(
+        f"POST /v1/events/{target.event['id']}/holds HTTP/1.1\r\nHost: {urlsplit(target.url).netloc}\r\n"
+        f"Authorization: Bearer {token}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        for token in target.tokens
+    )
+
+
+async def _explore(bounds: Sequence[int], factors: Sequence[float], rounds: int, case: str) -> None:
+    async with open_bench(QUICK) as bench:
+        variants = {str(bound): msgspec.structs.replace(bench.settings, in_flight=bound) for bound in bounds}
+        seen = await see(bench, variants, factors, rounds=rounds, case=case)
+        for (name, _), every in seen.items():
+            for one in every:
+                print(f"{case}, bound {name:>5}: {one}", flush=True)
 
 
 @click.command()
-@click.option("--seconds", default=4.0)
-@click.option("--case", "cases", multiple=True, default=("holds", "bookings"))
-@click.option("--in-flight", "bounds", multiple=True, type=int, default=(64,))
-@click.option("--factor", "factors", multiple=True, type=float, default=(0.7, 1.0, 1.5, 2.0, 3.0))
-@click.option("--without/--no-without", default=True)
-def main(
-    seconds: float, cases: tuple[str, ...], bounds: tuple[int, ...], factors: tuple[float, ...], without: bool
-) -> None:
-    """Measure and print."""
-    variants: dict[str, dict[str, Any]] = {"without": UNBOUNDED} if without else {}
-    variants |= {f"in flight {bound}": {"in_flight": bound} for bound in bounds}
-    for case in cases:
-        uvloop.run(_measure(seconds, case, variants, factors))
+@click.option("--in-flight", "bounds", multiple=True, type=int, default=(16, 32, 64, 128, 256, UNBOUNDED))
+@click.option("--factor", "factors", multiple=True, type=float, default=(0.7, 2.0))
+@click.option("--rounds", default=1)
+@click.option("--case", default="holds")
+def explore(bounds: Sequence[int], factors: Sequence[float], rounds: int, case: str) -> None:
+    """Print what came of each bound and multiple."""
+    uvloop.run(_explore(bounds, factors, rounds, case))
 
+
+MEASUREMENT = Measurement("G9", GOODPUT, measure)
 
 if __name__ == "__main__":
-    main()
+    run_alone(MEASUREMENT)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from statistics import mean
 
 from bench import Bench
+from goal_program import Measurement, run_alone
 from harness import Cost, CpuClock, Goal, Measure, Plan, Result, Void, compare
 from venues import Venue, definition, new_key
 
@@ -108,3 +109,9 @@ def _round(bench: Bench, venue: Venue, wishes: Sequence[str]) -> float:
     if statuses != {b"HELD", b"RELEASED"}:
         raise Void(f"a round was answered {statuses}")
     return burst.cpu_s
+
+
+MEASUREMENT = Measurement("G5", G5_NAMED, measure)
+
+if __name__ == "__main__":
+    run_alone(MEASUREMENT)

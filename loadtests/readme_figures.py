@@ -1,40 +1,47 @@
-"""Write the README's table of figures anew from ``results/bench_hold.json``: no figure is typed by hand."""
+"""Write the README's table of figures anew from ``results/goals.json``: no figure is typed by hand."""
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
 from harness import Result
-from report import Report
+from report import Report, read_reports
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "loadtests/results/bench_hold.json"
+RESULTS = ROOT / "loadtests/results/goals.json"
 _BLOCK = re.compile(r"(<!-- figures -->\n).*?(<!-- /figures -->)", re.DOTALL)
 
 
 def main() -> int:
     """Replace the README's block; say so."""
-    report = msgspec.json.decode(RESULTS.read_bytes(), type=Report)
+    reports = read_reports(RESULTS)
     readme = ROOT / "README.md"
-    text, count = _BLOCK.subn(lambda match: match[1] + figures(report) + match[2], readme.read_text("utf-8"))
+    text, count = _BLOCK.subn(lambda match: match[1] + figures(reports) + match[2], readme.read_text("utf-8"))
     if count != 1:
         sys.exit("README.md has no block <!-- figures --> … <!-- /figures -->")
     readme.write_text(text, "utf-8")
-    print(f"README.md has the figures of {report.measured_at:%Y-%m-%d}")
+    print(f"README.md has the figures of {len(reports)} goals")
     return 0
 
 
-def figures(report: Report) -> str:
-    """The table as Markdown, with where it comes from."""
-    machine = report.machine
+def figures(reports: Mapping[str, Report]) -> str:
+    """The table as Markdown, with where it comes from: one sentence for each machine and day."""
+    places: dict[str, list[str]] = {}
+    for name, report in reports.items():
+        machine = report.machine
+        where = (
+            f"{machine['cpu']}, {machine['cores']} shared cores, Python {machine['python']},"
+            f" Valkey {machine['valkey']}, {report.measured_at:%Y-%m-%d}"
+        )
+        places.setdefault(where, []).append(name)
+    said = [where if len(places) == 1 else f"{', '.join(names)}: {where}" for where, names in places.items()]
     lines = [
         "| goal | ratio | quartiles | must | aim |",
         "|---|---:|---:|---:|---:|",
-        *map(_row, report.results),
+        *(_row(result) for report in reports.values() for result in report.results),
         "",
-        f"Ratios of two things measured in turns on one machine: {machine['cpu']}, {machine['cores']} shared cores,"
-        f" Python {machine['python']}, Valkey {machine['valkey']}, {report.measured_at:%Y-%m-%d}."
+        f"Ratios of two things measured in turns on one machine: {'; '.join(said)}."
         " `make bench` measures them anew; [loadtests/](loadtests/README.md) says how.",
     ]
     return "\n".join(lines) + "\n"
@@ -47,7 +54,8 @@ def _row(result: Result) -> str:
     figure = "void" if result.figure is None else f"{result.figure:.3g}"
     missed = " (missed)" if result.verdict == "missed" else ""
     name = f"{goal.name} {goal.title}" + (f": {result.case}" if result.case else "")
-    return f"| {name} | {figure}{missed} | {spread} | {bound} {goal.must:g} | {bound} {goal.aim:g} |"
+    bounds = (f"{bound} {goal.must:g}", f"{bound} {goal.aim:g}") if goal.must else ("", "")
+    return f"| {name} | {figure}{missed} | {spread} | {bounds[0]} | {bounds[1]} |"
 
 
 if __name__ == "__main__":

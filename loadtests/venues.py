@@ -104,15 +104,19 @@ class Venue:
         """Forget the lines that holds have left for their history, as if they had been stored in Postgres."""
         self._client.xtrim(partition_key(self._partition, "trail"), maxlen=0, approximate=False)
 
-    def hold_arguments(self, places: str, *, owner: bytes = OWNER, hold_id: str | None = None) -> list[bytes]:
+    def hold_arguments(
+        self, places: str, *, owner: bytes = OWNER, hold_id: str | None = None, ttl_ms: int = TTL_MS
+    ) -> list[bytes]:
         """The arguments of ``hold_places`` for a claim without an idempotency key."""
         layout = self.event.layout.digest.encode()
-        claim = [(hold_id or new_key()).encode(), layout, places.encode(), b"%d" % TTL_MS]
+        claim = [(hold_id or new_key()).encode(), layout, places.encode(), b"%d" % ttl_ms]
         return [owner, b"", b"%d" % ONCE_TTL_MS, *claim]
 
-    def hold_wire(self, places: str, *, owner: bytes = OWNER, hold_id: str | None = None) -> bytes:
+    def hold_wire(
+        self, places: str, *, owner: bytes = OWNER, hold_id: str | None = None, ttl_ms: int = TTL_MS
+    ) -> bytes:
         """The same as bytes to send."""
-        return self._wire("hold_places", self.hold_arguments(places, owner=owner, hold_id=hold_id))
+        return self._wire("hold_places", self.hold_arguments(places, owner=owner, hold_id=hold_id, ttl_ms=ttl_ms))
 
     def release_wire(self, hold_id: str, *, owner: bytes = OWNER) -> bytes:
         """``release_hold`` as bytes to send."""

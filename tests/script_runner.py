@@ -289,8 +289,8 @@ class Venue:
     def reap(self) -> list[Any]:
         return self._run("reap_event")
 
-    def snapshot(self, *, cells: bool = False) -> list[Any]:
-        return self._run("snapshot_event", "1" if cells else "0")
+    def snapshot(self, *, cells: bool = False, known: str = "") -> list[Any]:
+        return self._run("snapshot_event", "1" if cells else "0", known)
 
     def repair(self, *operations: str, epoch: int = 1, repairs: int | None = None) -> list[Any]:
         """Apply operations to what was seen just now, or when *repairs* were counted."""

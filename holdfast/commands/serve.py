@@ -11,6 +11,7 @@ from holdfast.serve import serve
 @click.command("serve")
 @click.option("--host", help="Address to listen on.  [127.0.0.1]")
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [8000]")
+@click.option("--uds", type=click.Path(dir_okay=False, path_type=Path), help="Unix socket to listen on as well.")
 @click.option("--workers", type=int, help="API processes.  [one a core]")
 @click.option(
     "--reconciler/--no-reconciler", default=None, help="Run a reconciler beside the API processes.  [run one]"
@@ -22,10 +23,12 @@ async def command(
     context: click.Context,
     host: str | None,
     port: int | None,
+    uds: Path | None,
     workers: int | None,
     reconciler: bool | None,
     data_dir: Path | None,
 ) -> None:
     """Serve the API, and reconcile; with no REDIS_URL and DATABASE_URL, on embedded servers."""
     switch = None if reconciler is None else "on" if reconciler else "off"
-    await serve(settings_from(context, host=host, port=port, workers=workers, reconciler=switch, data_dir=data_dir))
+    flags = {"host": host, "port": port, "uds": uds, "workers": workers, "reconciler": switch, "data_dir": data_dir}
+    await serve(settings_from(context, **flags))

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.app import create_app
 from api.identity import SharedSecret, TokenVerifier
+from api.live import LiveMaps
 from api.services import Info, ReadinessCheck, Services
 from engine.catalog import Catalog
 from engine.draining import Drained, Drainer
@@ -38,6 +39,8 @@ from engine.terms import Terms
 from engine.transport.open import open_transport
 from engine.verification import Verification
 from engine.waitlist import Line
+from holdfast.http_protocol import LeanProtocol
+from holdfast.http_server import Server
 from holdfast.metrics import process_figures
 from persistence.aftercare import Aftercare
 from persistence.audit_journal import JournalWatch
@@ -124,9 +127,11 @@ async def composed(
     oversight = Oversight(
         patient, bookings, catalog, database, repair_with(patient, bookings, loader, JournalWatch(patient))
     )
+    live = LiveMaps(reservations)
     try:
         yield Services(
             reservations=reservations,
+            live=live,
             events=events,
             bookings=bookings,
             waitlist=Waitlist(database, Line(kernel, catalog)),
@@ -152,6 +157,7 @@ async def composed(
             scrape=process_figures("test").scrape,
         )
     finally:
+        await live.close()
         await aftercare.close()
         await checkout.close()
         await oversight.close()
@@ -200,7 +206,8 @@ def live_server(redis_url: str, database_url: str) -> Iterator[str]:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             async with composed(redis_url, database_url) as services:
                 app = create_app(services)
-                server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+                config = uvicorn.Config(app, http=LeanProtocol, log_level="warning", access_log=False, lifespan="off")
+                server = Server(config, services.live)
                 started.put((f"http://127.0.0.1:{listener.getsockname()[1]}", server))
                 await server.serve([listener])
 

@@ -1,23 +1,29 @@
 """The benchmark's own ground: its venues load, sell and add up, and no measurement meets what another has left."""
 
 import contextlib
+import datetime as dt
 import importlib
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 from rich.console import Console
 
 sys.path.append(str(Path(__file__).parents[2] / "loadtests"))  # programs, which are no package
-import bench_hold
+import goal_program
+import readme_figures
+import run_goals
 from bench import Bench
 from harness import QUICK, Goal, Plan, Result, Void
 from pipe import Pipe
+from plot import Line, Panel, write_lines, write_plot
+from report import Report, read_reports, write_reports
 from venues import Venue, definition, sellable
 
-LOADTESTS = Path(bench_hold.__file__).parent
+LOADTESTS = Path(goal_program.__file__).parent
 GOAL = Goal(name="G0", title="nothing", must=1, aim=1)
 
 
@@ -64,12 +70,61 @@ async def test_benchmark_measures_each_goal_on_servers_of_its_own(monkeypatch, r
         measured.append(bench)
         return [Result(goal=GOAL, case="", figure=1, verdict=GOAL.verdict(1))]
 
-    monkeypatch.setattr(bench_hold, "open_bench", open_bench)
-    monkeypatch.setattr(bench_hold, "MEASUREMENTS", dict.fromkeys(["G0", "G00"], bench_hold.Measurement(GOAL, measure)))
-    report = await bench_hold._measure(QUICK, ["G0", "G00"], Console(quiet=True))
-    assert [result.figure for result in report.results] == [1, 1]
-    assert report.machine["valkey"]
+    monkeypatch.setattr(goal_program, "open_bench", open_bench)
+    for name in ("G0", "G00"):
+        measurement = goal_program.Measurement(name, GOAL, measure)
+        report = await goal_program.measure_goal(measurement, QUICK, Console(quiet=True))
+        assert [result.figure for result in report.results] == [1]
+        assert report.machine["valkey"]
     assert len({id(bench) for bench in measured}) == 2
+
+
+async def test_benchmark_tells_of_a_broken_invariant_instead_of_a_figure(monkeypatch, redis_url):
+    @contextlib.asynccontextmanager
+    async def open_bench(plan: Plan) -> AsyncIterator[Bench]:
+        with redis.Redis.from_url(redis_url) as client:
+            yield Bench(plan, None, "", client, None, None)
+
+    async def measure(_: Bench) -> Sequence[Result]:
+        raise Void("a seat was sold twice")
+
+    monkeypatch.setattr(goal_program, "open_bench", open_bench)
+    report = await goal_program.measure_goal(goal_program.Measurement("G0", GOAL, measure), QUICK, Console(quiet=True))
+    assert report.is_void
+    assert "a seat was sold twice" in report.results[0].note
+
+
+def test_benchmark_keeps_what_an_earlier_run_found(tmp_path):
+    path = tmp_path / "goals.json"
+    write_reports({"G2": report_of(2), "G1": report_of(1)}, path)
+    merged = run_goals.merge(read_reports(path), {"G1": report_of(3)})
+    assert [(name, report.results[0].figure) for name, report in merged.items()] == [("G1", 3), ("G2", 2)]
+
+
+def test_benchmark_leaves_slow_goals_out_of_a_quick_run_unless_they_are_named():
+    names = [each.name for each in run_goals.MEASUREMENTS]
+    quick = [each.name for each in run_goals.choose(run_goals.MEASUREMENTS, [], quick=True)]
+    assert set(names) - set(quick) == {each.name for each in run_goals.MEASUREMENTS if each.slow} != set()
+    assert [each.name for each in run_goals.choose(run_goals.MEASUREMENTS, ["G8"], quick=True)] == ["G8"]
+    assert [each.name for each in run_goals.choose(run_goals.MEASUREMENTS, [], quick=False)] == names
+
+
+def test_benchmarks_plot_and_table_show_every_figure_and_what_is_only_to_be_told(tmp_path):
+    told = Result(goal=Goal(name="G00", title="<told>"), case="", figure=0.5, verdict="told")
+    reports = {"G0": report_of(2), "G00": msgspec.structs.replace(report_of(1), results=[told])}
+    write_plot(reports, tmp_path / "plot.svg")
+    drawn = (tmp_path / "plot.svg").read_text("utf-8")
+    assert "G0 nothing" in drawn
+    assert "G00 &lt;told&gt;" in drawn
+    table = readme_figures.figures(reports)
+    assert "| G0 nothing | 2 |" in table
+    assert "| G00 <told> | 0.5 |  |  |  |" in table
+
+
+def report_of(figure: float) -> Report:
+    result = Result(goal=GOAL, case="", figure=figure, verdict=GOAL.verdict(figure), low=figure / 2, high=figure * 2)
+    machine = {"cpu": "a", "cores": 2, "python": "3", "valkey": "9"}
+    return Report(dt.datetime(2026, 1, 1, tzinfo=dt.UTC), False, machine, [result])
 
 
 @pytest.mark.parametrize("program", sorted(path.stem for path in LOADTESTS.glob("measure_*.py")))
@@ -79,3 +134,11 @@ def test_measurement_finds_all_that_it_imports(program):
 
 def hold(venue: Venue, *wishes: str) -> list[bytes]:
     return [reply[0] for reply in venue._pipe.send([venue.hold_wire(wish) for wish in wishes])]
+
+
+def test_benchmarks_lines_are_drawn_for_rates_and_latencies(tmp_path):
+    latency = Panel("ms", [Line("p50", [(100, 1.5), (200, 2)]), Line("p99", [(100, 9), (200, 80)])], is_log=True)
+    write_lines([latency, Panel("a second", [Line("goodput", [(100, 100), (200, 150)])])], tmp_path / "lines.svg")
+    drawn = (tmp_path / "lines.svg").read_text("utf-8")
+    assert drawn.count("<polyline") == 3
+    assert ">p99</text>" in drawn

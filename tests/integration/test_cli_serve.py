@@ -76,6 +76,15 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("serve") / "data"
 
 
+def status_over(path: Path, target: str) -> int:
+    """The status of a GET over a unix socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.settimeout(10)
+        caller.connect(str(path))
+        caller.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        return int(caller.makefile("rb").readline().split()[1])
+
+
 @contextlib.contextmanager
 def serving(
     data_dir: Path,
@@ -262,3 +271,12 @@ def test_short_commands_start_the_servers_for_the_moment_when_none_run(data_dir:
     assert cli.json("doctor")["healthy"] is True
     left = [psutil.Process(pid) for pid in set(psutil.pids()) - before if psutil.pid_exists(pid)]
     assert not [process for process in left if str(data_dir) in " ".join(process.cmdline())]
+
+
+def test_serve_answers_on_a_unix_socket_and_on_its_port_until_it_stops(data_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    with serving(data_dir, "--uds", str(path), workers=2) as served:
+        assert status_over(path, "/readyz") == 200
+        assert status_over(path, "/v1/nothing") == 404
+        assert served.call("GET", "/readyz")
+    assert not path.exists()

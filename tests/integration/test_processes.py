@@ -15,7 +15,14 @@ from processes_under_test import Program, are_gone, program, seconds_until
 from structlog.testing import capture_logs
 
 from holdfast import processes
-from holdfast.processes import INSTANT_FAILURES_MAX, ListenFailed, WorkersFailed, bind_listener, supervise
+from holdfast.processes import (
+    INSTANT_FAILURES_MAX,
+    ListenFailed,
+    WorkersFailed,
+    bind_listener,
+    bind_unix_listener,
+    supervise,
+)
 
 WORKER = """
 import http.server, os, signal, socket, sys
@@ -199,3 +206,29 @@ def test_listener_says_why_an_address_cannot_be_had() -> None:
             ListenFailed, match=f"127.0.0.1 port {port}: Address already in use.*; --port or HOLDFAST_PORT"
         ):
             bind_listener("127.0.0.1", port)
+
+
+def test_unix_listener_replaces_the_socket_of_a_server_that_was_killed(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as killed:
+        killed.bind(str(path))
+    with bind_unix_listener(path), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.connect(str(path))
+    assert not path.exists()
+
+
+def test_unix_listener_is_refused_and_leaves_the_other_alone_when_a_server_listens_there(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    with bind_unix_listener(path), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        taken = pytest.raises(ListenFailed, match=r"Address already in use.*; --uds or HOLDFAST_UDS")
+        with taken, bind_unix_listener(path):
+            pass
+        caller.connect(str(path))
+
+
+def test_unix_listener_leaves_a_file_alone_when_it_is_no_socket(tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    path.write_text("kept")
+    with pytest.raises(ListenFailed, match="Address already in use"), bind_unix_listener(path):
+        pass
+    assert path.read_text() == "kept"

@@ -305,7 +305,7 @@ def test_snapshot_does_not_count_lapsed_holds(runner: Runner) -> None:
     venue.held("0:1;0*3;1#0", ttl_ms=1_000)
     venue.held("0:1;0*1;1#9", ttl_ms=5_000)
     venue.advance(1_000)
-    _, seq, epoch, status, next_release_ms, pairs, held, sold = venue.snapshot(cells=True)
+    _, seq, epoch, status, next_release_ms, _, pairs, held, sold = venue.snapshot(cells=True)
     fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
     assert (epoch, status, next_release_ms) == ("1", "open", FROZEN_MS + 5_000)
     assert (fields["free:0:0"], fields["held:0:0"], fields["seq"]) == ("9", "1", str(seq))

@@ -646,6 +646,13 @@ def _seen(runner: Runner) -> tuple[Venue, Act]:
     return venue, lambda: venue.snapshot(cells=True)
 
 
+@situation("snapshot_event", "SAME")
+def _seen_before(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.held("0:1;0*2")
+    return venue, lambda: venue.snapshot(known=venue.snapshot()[5])
+
+
 @situation("snapshot_event", "CONTINUE")
 def _seen_behind_a_crowd(runner: Runner) -> tuple[Venue, Act]:
     venue = _crowd_of_lapsed(runner)

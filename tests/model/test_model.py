@@ -192,7 +192,7 @@ class KernelMachine(RuleBasedStateMachine):
         if reap:
             due_ms = min((hold.deadline_ms for hold in self.model.holds.values()), default=0)
             assert self.venue.reap()[::2] == ["REAPED", due_ms]
-        _, _, epoch, status, _, pairs = self.venue.snapshot()
+        _, _, epoch, status, _, _, pairs = self.venue.snapshot()
         fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
         assert (int(epoch), status) == (self.model.epoch, self.model.status)
         for section in self.venue.layout.sections:

@@ -39,6 +39,7 @@ def services_without_stores(**parts: Any) -> Services:
     missing = cast(Any, None)
     defaults: dict[str, Any] = {
         "reservations": missing,
+        "live": missing,
         "events": missing,
         "bookings": missing,
         "waitlist": missing,

@@ -1,34 +1,18 @@
-"""Admission control: bounds, order, patience, and what is told to those who are turned away."""
-
-import asyncio
+"""Admission control: what counts as under way, and who is refused when."""
 
 import pytest
 
-from api.admission import CONFIRM, CONFIRMS, HOLD, READ, RECORD, Admission, class_of
 from api.routes import ROUTES
-from engine.errors import Overloaded
+from holdfast.admission import CONFIRM, CONFIRMS, HOLD, IN_FLIGHT, READ, RECORD, Admission, class_of
 
 
-class Clock:
-    """Time that passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-async def settle() -> None:
-    """Let what is ready run."""
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
-async def wait_for_turn(admission: Admission, name: str, order: list[str]) -> None:
-    if not admission.begin_at_once(name):
-        await admission.begin(name)
-    order.append(name)
+def let_in(admission: Admission, name: str, *, most: int = 10_000) -> int:
+    """How many of a class get in, one after the other, none of which ends."""
+    count = 0
+    while count < most and admission.has_room(name):
+        admission.begin(name)
+        count += 1
+    return count
 
 
 @pytest.mark.parametrize(
@@ -37,13 +21,19 @@ async def wait_for_turn(admission: Admission, name: str, order: list[str]) -> No
         ("POST", "/v1/bookings", CONFIRM),
         ("POST", "/v1/bookings/b-1/cancel", CONFIRM),
         ("POST", "/v1/payments/webhooks/stripe", CONFIRM),
+        ("POST", "/v1/waitlist/w-1/accept", CONFIRM),
+        ("POST", "/v1/waitlist/w-1/decline", RECORD),
         ("POST", "/v1/events/concert/holds", HOLD),
+        ("POST", "/v1/holds", HOLD),
         ("POST", "/v1/holds:batch", HOLD),
+        ("POST", "/v1/holds/h-1/extend", HOLD),
         ("DELETE", "/v1/holds/h-1", HOLD),
         ("GET", "/v1/holds/h-1", READ),
         ("GET", "/v1/events/concert/availability", READ),
+        ("GET", "/v1/events/concert/stream", READ),
         ("GET", "/v1/bookings", RECORD),
         ("POST", "/v1/events", RECORD),
+        ("BREW", "/coffee", RECORD),
         ("GET", "/healthz", None),
         ("HEAD", "/readyz", None),
         ("GET", "/metrics", None),
@@ -61,107 +51,64 @@ def test_every_route_has_a_class_except_health_and_metrics() -> None:
     }
 
 
-async def test_turns_are_bounded_by_class_and_given_on_in_order_of_arrival() -> None:
-    admission = Admission(in_flight=1)
-    assert admission.begin_at_once(HOLD)
-    assert not admission.begin_at_once(HOLD)
-    assert [admission.begin_at_once(CONFIRM) for _ in range(CONFIRMS + 1)] == [True] * CONFIRMS + [False]
-    order: list[int] = []
+@pytest.mark.parametrize("in_flight", [1, 2, 128])
+def test_confirms_get_in_whatever_else_is_under_way(in_flight: int) -> None:
+    admission = Admission(in_flight)
+    for name in (RECORD, READ, HOLD):
+        let_in(admission, name)
 
-    async def one(number: int) -> None:
-        await admission.begin(HOLD)
-        order.append(number)
-        admission.end(HOLD)
-
-    async with asyncio.TaskGroup() as group:
-        for number in range(3):
-            group.create_task(one(number))
-        await settle()
-        admission.end(HOLD)
-
-    assert order == [0, 1, 2]
-    assert admission.gauges() == {"holdfast_in_flight": CONFIRMS, "holdfast_queue_waiting": 0}
+    assert let_in(admission, CONFIRM) == CONFIRMS * in_flight
 
 
-async def test_reads_give_way_while_a_hold_waits_and_confirms_do_not() -> None:
-    admission = Admission(in_flight=1)
-    order: list[str] = []
-    assert admission.begin_at_once(HOLD)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(wait_for_turn(admission, HOLD, order))
-        await settle()
-        for name in (READ, RECORD, CONFIRM):
-            group.create_task(wait_for_turn(admission, name, order))
-        await settle()
-        assert order == [CONFIRM]
-        admission.end(HOLD)
+def test_reads_are_refused_at_half_of_the_bound_and_holds_at_the_whole() -> None:
+    admission = Admission(10)
 
-    assert order == [CONFIRM, HOLD, READ, RECORD]
+    assert let_in(admission, READ) == 5
+    assert let_in(admission, RECORD) == 0
+    assert let_in(admission, HOLD) == 5
+    assert not admission.has_room(READ)
 
 
-async def test_requests_stuck_on_postgres_keep_neither_holds_nor_availability_waiting() -> None:
-    admission = Admission(in_flight=2)
-    while admission.begin_at_once(RECORD) or admission.begin_at_once(CONFIRM):
-        pass
+def test_requests_stuck_on_postgres_keep_neither_holds_nor_reads_out() -> None:
+    admission = Admission(10)
 
-    assert admission.begin_at_once(HOLD)
-    assert admission.begin_at_once(READ)
-
-
-async def test_who_waits_is_turned_away_after_the_queue_time_although_nothing_ends() -> None:
-    admission = Admission(in_flight=1, queue_time_s=0.01)
-    assert admission.begin_at_once(HOLD)
-
-    with pytest.raises(Overloaded):
-        await admission.begin(HOLD)
-
-    assert admission.gauges() == {"holdfast_in_flight": 1, "holdfast_queue_waiting": 0}
+    assert let_in(admission, RECORD) == 5
+    let_in(admission, CONFIRM)
+    assert let_in(admission, READ) == 5
+    assert let_in(admission, HOLD) == 5
 
 
-async def test_patience_is_short_in_a_queue_that_stands_and_newcomers_are_refused_by_its_pace() -> None:
-    clock = Clock()
-    admission = Admission(in_flight=1, queue_time_s=10.0, clock=clock)
-    assert admission.begin_at_once(HOLD)
-    turns = [asyncio.create_task(admission.begin(HOLD)) for _ in range(30)]
-    await settle()
-    assert not admission.would_refuse(HOLD)  # how fast it goes is not known yet
-    for _ in range(5):
-        clock.now_s += 0.1
-        admission.end(HOLD)
-        await settle()
-    assert not admission.would_refuse(HOLD)  # 25 of 0.1 s each: a burst may take ten seconds
-    assert admission.would_refuse(HOLD, arriving=100)
-    assert not admission.would_refuse(CONFIRM)
-    clock.now_s += 9.6
-    assert admission.would_refuse(HOLD)  # it has stood for longer than that: 1.25 s are all there is
-    with pytest.raises(Overloaded):
-        admission.require_room(HOLD)
+def test_room_is_there_again_when_a_request_has_ended() -> None:
+    admission = Admission(1)
+    admission.begin(HOLD)
+    assert not admission.has_room(HOLD)
 
     admission.end(HOLD)
-    await settle()
 
-    # Those who came with the queue have waited for too long by now, however many there are.
-    assert [turn.done() and turn.exception() is None for turn in turns] == [True] * 5 + [False] * 25
-
-
-async def test_caller_that_is_cancelled_leaves_its_turn_to_the_next() -> None:
-    admission = Admission(in_flight=1)
-    order: list[str] = []
-    assert admission.begin_at_once(HOLD)
-    gone = asyncio.create_task(admission.begin(HOLD))
-    await settle()
-    heir = asyncio.create_task(wait_for_turn(admission, HOLD, order))
-    await settle()
-    admission.end(HOLD)  # the turn is gone's, who does not live to know
-    gone.cancel()
-    await asyncio.gather(gone, heir, return_exceptions=True)
-
-    assert order == [HOLD]
-    admission.end(HOLD)
-    assert admission.gauges() == {"holdfast_in_flight": 0, "holdfast_queue_waiting": 0}
+    assert admission.has_room(HOLD)
+    assert admission.gauges() == {"holdfast_in_flight": 0}
 
 
-def test_those_who_are_turned_away_together_are_told_different_seconds() -> None:
+@pytest.mark.parametrize("name", [CONFIRM, HOLD, READ, RECORD])
+def test_whenever_a_class_has_no_room_the_process_says_that_it_is_pressed(name: str) -> None:
+    admission = Admission(4)
+    assert not admission.is_pressed
+
+    let_in(admission, name)
+
+    assert admission.is_pressed
+
+
+@pytest.mark.parametrize("name", [CONFIRM, HOLD, READ, RECORD])
+def test_sixty_four_connections_with_a_request_each_are_refused_nothing_at_the_default(name: str) -> None:
+    admission = Admission(IN_FLIGHT)
+    for _ in range(63):
+        admission.begin(HOLD)
+
+    assert admission.has_room(name)
+
+
+def test_those_who_are_refused_together_are_told_different_seconds() -> None:
     admission = Admission()
 
     assert sorted({admission.retry_after_s() for _ in range(20)}) == [1, 2, 3, 4]

@@ -56,6 +56,7 @@ EXAMPLES: list[Exception] = [
     http.MethodNotAllowed(("GET", "HEAD")),
     http.PayloadTooLarge(1024),
     http.UnsupportedMediaType(),
+    http.TooManyStreams(10),
     http.NoticeUnsigned(),
     http.KeysUnavailable(),
 ]

@@ -66,7 +66,7 @@ def test_an_unusable_python_is_refused_with_a_remedy(tmp_path: Path) -> None:
 def test_every_program_that_make_runs_exists() -> None:
     programs = re.findall(r"/python (\S+\.py)", read("Makefile"))
 
-    assert "loadtests/bench_hold.py" in programs
+    assert "loadtests/run_goals.py" in programs
     assert [program for program in programs if not (ROOT / program).is_file()] == []
 
 

@@ -1,0 +1,240 @@
+"""The lean protocol answers what uvicorn's own answers, byte for byte, and keeps and ends connections as it does."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from holdfast.http_protocol import LeanProtocol
+
+KEEP_ALIVE_S = 1
+ANSWER_MAX_S = 5.0
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+
+async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Answers in as many ways as there are paths, and tells what it was asked."""
+    chunks, more = [], True
+    while more:
+        message = await receive()
+        chunks.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    heard = " ".join(
+        (
+            scope["method"],
+            scope["path"],
+            scope["raw_path"].decode(),
+            scope["query_string"].decode(),
+            scope["http_version"],
+        )
+    )
+    body = b"%s|%s" % (heard.encode(), b"".join(chunks)[:100])
+    length = (b"content-length", b"%d" % len(body))
+    match scope["path"]:
+        case "/chunked":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        case "/pieces":
+            await send({"type": "http.response.start", "status": 200, "headers": [length]})
+            await send({"type": "http.response.body", "body": body[:3], "more_body": True})
+            await send({"type": "http.response.body", "body": body[3:]})
+        case "/empty":
+            await send({"type": "http.response.start", "status": 204, "headers": [(b"x-a", b"b")]})
+            await send({"type": "http.response.body"})
+        case "/close":
+            await send({"type": "http.response.start", "status": 200, "headers": [length, (b"connection", b"close")]})
+            await send({"type": "http.response.body", "body": body})
+        case "/split":
+            header = (b"x-given", b"one\r\nset-cookie: stolen=1")
+            await send({"type": "http.response.start", "status": 200, "headers": [length, header]})
+            await send({"type": "http.response.body", "body": body})
+        case "/raise":
+            raise RuntimeError("on purpose")
+        case "/too-short":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"900")]})
+            await send({"type": "http.response.body", "body": body})
+        case "/watch":  # a second receive() waits for the end of the connection
+            waiting = asyncio.ensure_future(receive())
+            done, _ = await asyncio.wait([waiting], timeout=0.05)
+            waiting.cancel()
+            told = b"returned at once" if done else b"waited"
+            length = (b"content-length", b"%d" % len(told))
+            await send({"type": "http.response.start", "status": 200, "headers": [length]})
+            await send({"type": "http.response.body", "body": told})
+        case _:
+            is_head = scope["method"] == "HEAD"
+            await send({"type": "http.response.start", "status": 201, "headers": [(b"x-a", b"b"), length]})
+            await send({"type": "http.response.body", "body": b"" if is_head else body})
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    protocol: type[HttpToolsProtocol], app: Any = application
+) -> AsyncIterator[tuple[int, uvicorn.Server]]:
+    """A uvicorn in this event loop; its port."""
+    config = uvicorn.Config(
+        app,
+        http=protocol,
+        port=0,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        date_header=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=2,
+    )
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # pytest's are pytest's
+    task = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - it is a flag of uvicorn's
+        await asyncio.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1], server
+    finally:
+        server.should_exit = True
+        await asyncio.wait_for(task, 10)
+
+
+async def exchange(port: int, *pieces: bytes, pause_s: float = 0.02) -> bytes:
+    """What comes back for *pieces*, sent one by one, until the server has nothing more to say for a while."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer = b""
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(pause_s)
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            while received := await asyncio.wait_for(reader.read(65536), 0.3):
+                answer += received
+    finally:
+        writer.close()
+    return answer
+
+
+def request(line: str, *headers: str, body: bytes = b"") -> bytes:
+    """The bytes of a request."""
+    length = [f"Content-Length: {len(body)}"] if body else []
+    return "\r\n".join((f"{line} HTTP/1.1", "Host: x", *headers, *length, "", "")).encode() + body
+
+
+EXCHANGES = {
+    "a body with its head": [request("POST /a", body=b"hello")],
+    "a body after its head": [request("POST /a", body=b"hello")[:-5], b"hel", b"lo"],
+    "no body": [request("GET /a?x=1&y=%20")],
+    "an escaped path": [request("GET /a%20b/%C3%A9?q")],
+    "an absolute target": [request("GET http://x/a?b")],
+    "a fragment": [request("GET /a#b")],
+    "two slashes": [request("GET //a/b")],
+    "HEAD": [request("HEAD /a")],
+    "HEAD of what is chunked": [request("HEAD /chunked")],
+    "chunks": [request("GET /chunked")],
+    "pieces": [request("GET /pieces")],
+    "no content": [request("DELETE /empty")],
+    "a chunked request": [request("POST /a", "Transfer-Encoding: chunked") + b"3\r\nabc\r\n0\r\n\r\n"],
+    "pipelined": [request("POST /a", body=b"1") + request("POST /b", body=b"2") + request("GET /chunked")],
+    "pipelined behind a close": [request("GET /close") + request("GET /b")],
+    "one after the other": [request("POST /a", body=b"1"), request("GET /empty"), request("POST /b", body=b"2")],
+    "a client that closes": [request("GET /a", "Connection: close")],
+    "an answer that closes": [request("GET /close")],
+    "HTTP/1.0": [b"GET /a HTTP/1.0\r\n\r\n"],
+    "an expectation": [request("POST /a", "Expect: 100-continue", "Content-Length: 2"), b"ok"],
+    "a header that would end a line": [request("GET /split")],
+    "an exception": [request("GET /raise")],
+    "a second receive": [request("POST /watch", body=b"hello")],
+    "an upgrade nobody offers": [request("GET /a", "Connection: upgrade", "Upgrade: h2c")],
+    "no HTTP at all": [b"\x16\x03\x01 nonsense\r\n\r\n"],
+}
+
+
+async def test_lean_protocol_answers_byte_for_byte_what_uvicorns_own_does() -> None:
+    answers = []
+    for protocol in (HttpToolsProtocol, LeanProtocol):
+        async with serving(protocol) as (port, _):
+            received = await asyncio.gather(*(exchange(port, *pieces) for pieces in EXCHANGES.values()))
+            answers.append(dict(zip(EXCHANGES, received, strict=True)))
+    assert answers[1] == answers[0]
+    unanswered = [name for name, answer in answers[0].items() if not answer.startswith(b"HTTP/1.1 ")]
+    assert unanswered == ["a header that would end a line"]
+
+
+async def test_lean_protocol_writes_head_and_body_together() -> None:
+    async with serving(LeanProtocol) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request("POST /a", body=b"hello"))
+        first = await asyncio.wait_for(reader.read(65536), ANSWER_MAX_S)
+        writer.close()
+    assert first.endswith(b"|hello")
+
+
+async def test_lean_protocol_closes_without_an_answer_when_a_body_is_shorter_than_its_head_says() -> None:
+    async with serving(LeanProtocol) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request("GET /too-short"))
+        received = await asyncio.wait_for(reader.read(), ANSWER_MAX_S)  # until it is closed
+        writer.close()
+    assert not received.endswith(b"0\r\n\r\n")
+
+
+async def test_lean_protocol_closes_a_connection_that_is_idle_for_too_long_and_none_that_is_not() -> None:
+    async with serving(LeanProtocol) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while loop.time() - began < 1.6 * KEEP_ALIVE_S:
+            writer.write(request("GET /a"))
+            assert await asyncio.wait_for(reader.readuntil(b"|"), ANSWER_MAX_S)
+            await asyncio.sleep(0.2 * KEEP_ALIVE_S)
+        assert await asyncio.wait_for(reader.read(), 3 * KEEP_ALIVE_S + ANSWER_MAX_S) == b""
+        writer.close()
+
+
+async def test_lean_protocol_lets_an_idle_connection_go_when_the_server_stops() -> None:
+    async with serving(LeanProtocol) as (port, server):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request("GET /a"))
+        await asyncio.wait_for(reader.readuntil(b"|"), ANSWER_MAX_S)
+        server.should_exit = True
+        assert await asyncio.wait_for(reader.read(), ANSWER_MAX_S) == b""
+        writer.close()
+
+
+async def test_lean_protocol_forgets_its_timer_when_the_client_leaves() -> None:
+    lost: asyncio.Future[LeanProtocol] = asyncio.get_running_loop().create_future()
+
+    class Watched(LeanProtocol):
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            lost.set_result(self)
+
+    async with serving(Watched) as (port, _):
+        await exchange(port, request("GET /a"))
+        protocol = await asyncio.wait_for(lost, ANSWER_MAX_S)
+    assert protocol.timeout_keep_alive_task is None
+
+
+async def test_lean_protocol_takes_whole_answers_and_leaves_to_asgi_what_is_not_plain() -> None:
+    taken: list[bool] = []
+
+    async def whole(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await receive()
+        lines, body = b"x-a: b\r\ncontent-length: 5\r\n", b"hello"
+        taken.append(send.__self__.write_whole(200, lines, body))  # type: ignore[attr-defined]
+        if not taken[-1]:
+            headers = [(b"x-a", b"b"), (b"content-length", b"5")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
+    expected = b"HTTP/1.1 200 OK\r\nx-a: b\r\ncontent-length: 5\r\n"
+    async with serving(LeanProtocol, whole) as (port, _):
+        assert await exchange(port, request("GET /a") + request("GET /a")) == 2 * (expected + b"\r\nhello")
+        assert await exchange(port, request("HEAD /a")) == expected + b"\r\n"
+        closing = await exchange(port, request("GET /a", "Connection: close"))
+        assert closing == expected + b"connection: close\r\n\r\nhello"
+    assert taken == [True, True, False, False]
