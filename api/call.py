@@ -64,24 +64,28 @@ class Call:
         """Where this installation is reached: as configured, or as the client reached it."""
         if self._public_url is not None:
             return self._public_url
-        host = self.headers.get(b"host", b"")
-        if _SANE_HOST.fullmatch(host) is None:
-            name, port = self.scope.get("server") or ("localhost", 80)
-            host = f"{name}:{port}".encode() if port is not None else b"localhost"  # of a unix socket: path, None
-        return f"{self._scheme}://{host.decode('ascii')}{self.root_path}"
-
-    @property
-    def _scheme(self) -> str:
-        """As the client sees it: a proxy on this machine may say that it is another one than ours."""
-        client = self.scope.get("client")
-        said = self.headers.get(b"x-forwarded-proto", b"")
-        if said in (b"http", b"https") and (client is None or client[0] in _LOOPBACK):
-            return said.decode("ascii")
-        return str(self.scope.get("scheme", "http"))
+        said, scope = self.headers.get(b"x-forwarded-proto", b""), self.scope
+        scheme = scheme_of(said, scope.get("client"), str(scope.get("scheme", "http")))
+        return base_url_of(self.headers.get(b"host", b""), scheme, scope.get("server")) + self.root_path
 
     def location(self, path: str) -> tuple[bytes, bytes]:
         """A ``Location`` header for a path of this application."""
         return (b"location", f"{self.root_path}{path}".encode())
+
+
+def base_url_of(host: bytes, scheme: str, server: tuple[str, int | None] | None) -> str:
+    """Where a client reached us, by its ``Host`` header; by our own end of the connection where that is nonsense."""
+    if _SANE_HOST.fullmatch(host) is None:
+        name, port = server or ("localhost", 80)
+        host = f"{name}:{port}".encode() if port is not None else b"localhost"  # of a unix socket: path, None
+    return f"{scheme}://{host.decode('ascii')}"
+
+
+def scheme_of(said: bytes, client: tuple[str, int] | None, ours: str) -> str:
+    """As the client sees it: a proxy on this machine may say (``X-Forwarded-Proto``) that it is another than *ours*."""
+    if said in (b"http", b"https") and (client is None or client[0] in _LOOPBACK):
+        return said.decode("ascii")
+    return ours
 
 
 def request_id(given: bytes | None) -> bytes:
