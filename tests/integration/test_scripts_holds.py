@@ -291,7 +291,7 @@ def test_more_lapsed_holds_than_one_call_ends_are_ended_by_calling_again(runner:
 
 
 def test_hold_that_gets_its_places_waits_for_few_of_the_lapsed_ones(runner: Runner) -> None:
-    venue = Venue(runner)
+    venue = Venue(runner, {"id": "floor", "price": 1, "capacity": 30})
     for number in range(20):
         venue.held("0:1;0*1", owner=f"c{number}", ttl_ms=1_000)
     venue.advance(1_000)
