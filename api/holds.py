@@ -1,6 +1,7 @@
 """Handlers of holds: one, several of a group, a batch."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -112,7 +113,7 @@ async def place_batch(call: Call) -> Answer:
     """``POST /v1/holds:batch`` → 207; a bare list is answered by a bare list."""
     batch = decode_body(_batch, call.body)
     entries = batch.holds if isinstance(batch, BatchRequest) else batch
-    results = await asyncio.gather(*(_attempt(call, entry, number) for number, entry in enumerate(entries)))
+    results = await _attempt_all(call, entries)
     document = BatchAnswer(results) if isinstance(batch, BatchRequest) else results
     # Nothing is known of an entry that ended in a 503: under the same key the batch must be able to run again.
     return Answer(207, encode_json(document), memorable=all(result.status < 500 for result in results))
@@ -143,18 +144,38 @@ async def release_hold(call: Call) -> Answer:
     return Answer(204)
 
 
-async def _attempt(call: Call, entry: ClaimOnEvent, number: int) -> BatchResult:
-    try:
-        held = await _hold_entry(call, entry, number)
-    except (HoldfastError, Forbidden) as error:
-        log_refused(call, error)
-        kind, document = problem_document(error, base_url=call.base_url, request_id=call.request_id.decode("ascii"))
-        return BatchResult(kind.status, problem=document)
-    return BatchResult(201, hold=held.hold)
+async def _attempt_all(call: Call, entries: Sequence[ClaimOnEvent]) -> list[BatchResult]:
+    """Hold entries event by event; one that asks for an event out of the caller's reach is only refused."""
+    outcomes: dict[int, Held | HoldfastError | Forbidden] = {}
+    numbers_of: dict[str, list[int]] = {}
+    for number, entry in enumerate(entries):
+        try:
+            call.caller.require_event(entry.event_id)
+        except Forbidden as error:
+            outcomes[number] = error
+        else:
+            numbers_of.setdefault(entry.event_id, []).append(number)
+    held = await asyncio.gather(*(_hold_on_event(call, entries, numbers) for numbers in numbers_of.values()))
+    for numbers, found in zip(numbers_of.values(), held, strict=True):
+        outcomes.update(zip(numbers, found, strict=True))
+    return [_result(call, outcomes[number]) for number in range(len(entries))]
 
 
-async def _hold_entry(call: Call, entry: ClaimOnEvent, number: int) -> Held:
-    """Hold one entry; each has a key of its own, so that a batch cut off by a crash is completed, not repeated."""
-    call.caller.require_event(entry.event_id)
-    once = part_of(call.once, number) if call.once is not None else None
-    return await call.services.reservations.hold(entry.event_id, entry.claim(), customer_id=call.caller.sub, once=once)
+async def _hold_on_event(
+    call: Call, entries: Sequence[ClaimOnEvent], numbers: Sequence[int]
+) -> list[Held | HoldfastError]:
+    """Each has a key of its own, so that a batch cut off by a crash is completed, not repeated."""
+    return await call.services.reservations.hold_many(
+        entries[numbers[0]].event_id,
+        [entries[number].claim() for number in numbers],
+        customer_id=call.caller.sub,
+        onces=[part_of(call.once, number) if call.once is not None else None for number in numbers],
+    )
+
+
+def _result(call: Call, outcome: Held | HoldfastError | Forbidden) -> BatchResult:
+    if isinstance(outcome, Held):
+        return BatchResult(201, hold=outcome.hold)
+    log_refused(call, outcome)
+    kind, document = problem_document(outcome, base_url=call.base_url, request_id=call.request_id.decode("ascii"))
+    return BatchResult(kind.status, problem=document)

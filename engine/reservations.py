@@ -27,6 +27,7 @@ from engine.claims import describe_places, resolve_places
 from engine.errors import (
     BookingNotFound,
     EventNotFound,
+    HoldfastError,
     HoldNotFound,
     IdempotencyKeyReused,
     LedgerUnavailable,
@@ -34,6 +35,7 @@ from engine.errors import (
     StoreUnavailable,
 )
 from engine.events import Event, SellableEvent
+from engine.hold_batches import HoldBatches
 from engine.holds import Hold
 from engine.ids import BookingId, ClaimKey, HoldId, claim_id_of, new_claim_id, new_claim_key, parse_claim_id
 from engine.journal_bound import JOURNAL_BYTES_MAX
@@ -89,11 +91,21 @@ class Reservations(Views):
         self._verification = verification
         self._confirm_timeout_s = confirm_timeout_s
         self._journal_bytes_max = journal_bytes_max
+        self._batches = HoldBatches(kernel, catalog, hold_one=self.hold, hold_on=_hold_on)
 
-    async def hold(self, event_id: str, claim: ClaimRequest, *, customer_id: str, once: Once | None = None) -> Held:
+    async def hold(
+        self,
+        event_id: str,
+        claim: ClaimRequest,
+        *,
+        customer_id: str,
+        once: Once | None = None,
+        key: str | None = None,
+    ) -> Held:
         """Claim places of one event for a while, all or nothing.
 
-        Safe to repeat with the same *once*: the first answer comes again, for 24 hours.
+        Safe to repeat with the same *once*: the first answer comes again, for 24 hours. With a *key* that is held
+        under already, that hold is the answer, as long as it lives.
 
         Raises:
             InvalidRequest: The claim names what the event does not have.
@@ -102,7 +114,7 @@ class Reservations(Views):
         # A group of one, without what a group costs: nearly all holds come this way.
         event = self._catalog.recall(event_id) or await self._catalog.get(event_id)
         places = resolve_places(event.layout, claim.items, claim.from_, claim.to)
-        key, text = new_claim_key(), format_places(places).encode()
+        key, text = key or new_claim_key(), format_places(places).encode()
         ttl_ms = b"%d" % ((claim.ttl or event.definition.policy.hold_ttl) * 1000)
         layout = event.layout.digest.encode()
         args = (customer_id.encode(), once.body if once else b"", _ONCE_TTL, key.encode(), layout, text, ttl_ms)
@@ -119,6 +131,15 @@ class Reservations(Views):
             raise claim_refusal(reply, [event])
         self._catalog.forget(event_id)
         return (await self.hold_group([(event_id, claim)], customer_id=customer_id, once=once))[0]
+
+    async def hold_many(
+        self, event_id: str, claims: Sequence[ClaimRequest], *, customer_id: str, onces: Sequence[Once | None]
+    ) -> list[Held | HoldfastError]:
+        """As :meth:`hold` for each claim by itself, with its own of *onces*: its hold, or why there is none.
+
+        The usual ones share a script call, and may be granted before others that stand further up.
+        """
+        return await self._batches.hold_many(event_id, claims, customer_id=customer_id, onces=onces)
 
     async def hold_group(
         self, claims: Sequence[tuple[str, ClaimRequest]], *, customer_id: str, once: Once | None = None

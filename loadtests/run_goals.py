@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import measure_batch
 import measure_commits
 import measure_drain
 import measure_engine
@@ -34,6 +35,7 @@ MEASUREMENTS: Sequence[Measurement] = (
     measure_figures.MEASUREMENT,
     measure_script.MEASUREMENT,
     measure_engine.MEASUREMENT,
+    measure_batch.MEASUREMENT_OVER_HTTP,
     measure_venues.MEASUREMENT,
     measure_memory.MEASUREMENT,
     measure_drain.MEASUREMENT,
@@ -41,6 +43,7 @@ MEASUREMENTS: Sequence[Measurement] = (
     measure_storms.MEASUREMENT,
     measure_stream.MEASUREMENT,
     measure_workers.MEASUREMENT,
+    measure_batch.MEASUREMENT,
     measure_commits.MEASUREMENT,
 )
 

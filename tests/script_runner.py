@@ -168,6 +168,11 @@ class Venue:
         claim = (hold_id or new_id(), layout or self.layout.digest, places, ttl_ms)
         return self._run("hold_places", owner, body, ONCE_TTL_MS, *claim, once=once)
 
+    def hold_many(self, *claims: tuple[str, int, str], owner: str = "ana", layout: str | None = None) -> list[Any]:
+        """Claims as (hold id, ms, places)."""
+        named = [f"{hold_id}|{ttl_ms}|{places}" for hold_id, ttl_ms, places in claims]
+        return self._run("hold_many", owner, layout or self.layout.digest, *named)
+
     def held(self, places: str, **options: Any) -> str:
         """The id of a new hold that must be had at the first call."""
         hold_id: str = options.pop("hold_id", None) or new_id()

@@ -188,6 +188,22 @@ def _held_behind_a_crowd(runner: Runner) -> tuple[Venue, Act]:
     return venue, lambda: venue.hold("0:1;0*85")
 
 
+# --- hold_many -------------------------------------------------------------------------------------------------------
+
+
+@situation("hold_many", "HELD")
+def _held_with_others(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.held("0:1;0*1")
+    return venue, lambda: venue.hold_many((new_id(), TTL_MS, "0:1;0*1"), (new_id(), TTL_MS, "0:1;1#3"))
+
+
+@situation("hold_many", "GENERAL")
+def _held_with_others_when_nothing_has_a_deadline(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.hold_many((new_id(), TTL_MS, "0:1;0*1"), (new_id(), TTL_MS, "0:1;1#3"))
+
+
 # --- extend, release, read, reap -------------------------------------------------------------------------------------
 
 

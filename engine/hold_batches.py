@@ -1,0 +1,128 @@
+"""Many holds that have nothing to do with each other, on one event: as few calls of scripts as they need."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from engine.catalog import Catalog
+from engine.claim_requests import ClaimRequest, Held
+from engine.claims import resolve_places
+from engine.errors import HoldfastError
+from engine.events import SellableEvent
+from engine.holds import Hold
+from engine.ids import new_claim_key
+from engine.kernel import Kernel
+from engine.once import Once
+from engine.places import Places, format_places
+
+CLAIMS_MAX = 100  # of one call of hold_many, as the script has it: 2 ms of a slow server, and a batch over HTTP
+ATTEMPTS_MAX = 2  # at hold_many, for each such part of a batch; what is left is claimed one by one
+
+HoldOn = Callable[[SellableEvent, str, int, int, Places], Hold]
+
+
+class HoldOne(Protocol):
+    """A claim by itself, under a key that may have been used for it before."""
+
+    def __call__(
+        self, event_id: str, claim: ClaimRequest, *, customer_id: str, once: Once | None, key: str
+    ) -> Awaitable[Held]:
+        """As :meth:`Reservations.hold`."""
+        ...
+
+
+class _Entry(msgspec.Struct):
+    """A claim under way; ``key`` is what makes every repetition of it, by whichever script, the same hold."""
+
+    claim: ClaimRequest
+    once: Once | None
+    key: str
+    outcome: Held | HoldfastError | None = None
+
+
+class HoldBatches:
+    """Batches of holds, in parts of at most ``CLAIMS_MAX``."""
+
+    def __init__(self, kernel: Kernel, catalog: Catalog, *, hold_one: HoldOne, hold_on: HoldOn) -> None:
+        self._kernel = kernel
+        self._catalog = catalog
+        self._hold_one = hold_one
+        self._hold_on = hold_on
+
+    async def hold_many(
+        self, event_id: str, claims: Sequence[ClaimRequest], *, customer_id: str, onces: Sequence[Once | None]
+    ) -> list[Held | HoldfastError]:
+        """What became of each claim, in their order. Usual ones may be granted before others that stand further up.
+
+        A claim with an idempotency key is claimed by itself: its record is a key of its own, which only
+        ``hold_places`` knows.
+        """
+        entries = [_Entry(claim, once, new_claim_key()) for claim, once in zip(claims, onces, strict=True)]
+        usual = [entry for entry in entries if entry.once is None]
+        parts = [usual[start : start + CLAIMS_MAX] for start in range(0, len(usual), CLAIMS_MAX)]
+        alone = [entry for entry in entries if entry.once is not None]
+        await asyncio.gather(
+            *(self._hold_part(event_id, part, customer_id) for part in parts),
+            *(self._hold_alone(event_id, entry, customer_id) for entry in alone),
+        )
+        return [_outcome_of(entry) for entry in entries]
+
+    async def _hold_part(self, event_id: str, entries: Sequence[_Entry], customer_id: str) -> None:
+        for _ in range(ATTEMPTS_MAX):
+            if len(entries) < 2:
+                break
+            try:
+                is_any_held = await self._run(event_id, entries, customer_id)
+            except HoldfastError as error:  # of all alike: the event is unknown, or Redis does not answer
+                for entry in entries:
+                    entry.outcome = entry.outcome or error
+                return
+            entries = [entry for entry in entries if entry.outcome is None]
+            if is_any_held or not entries:
+                break
+            # What stands in the way of all of them (no state yet, an old layout, lapsed holds, no deadline so far) the
+            # first one, by itself, may clear away.
+            await self._hold_alone(event_id, entries[0], customer_id)
+            entries = entries[1:]
+        await asyncio.gather(*(self._hold_alone(event_id, entry, customer_id) for entry in entries))
+
+    async def _run(self, event_id: str, entries: Sequence[_Entry], customer_id: str) -> bool:
+        """One call of ``hold_many``; whether it held anything."""
+        event = self._catalog.recall(event_id) or await self._catalog.get(event_id)
+        policy_ttl_s = event.definition.policy.hold_ttl
+        asked: list[tuple[_Entry, Places]] = []
+        args = [customer_id.encode(), event.layout.digest.encode()]
+        for entry in entries:
+            claim = entry.claim
+            try:
+                places = resolve_places(event.layout, claim.items, claim.from_, claim.to)
+            except HoldfastError as error:
+                entry.outcome = error
+                continue
+            asked.append((entry, places))
+            args.append(f"{entry.key}|{(claim.ttl or policy_ttl_s) * 1000}|{format_places(places)}".encode())
+        if not asked:
+            return False
+        reply: list[Any] = await self._kernel.run("hold_many", event, args)
+        if reply[0] == b"GENERAL":
+            return False
+        created_ms = reply[1]
+        for (entry, places), deadline_ms in zip(asked, reply[2:], strict=True):
+            if deadline_ms != b"GENERAL":
+                entry.outcome = Held(self._hold_on(event, entry.key, created_ms, deadline_ms, places))
+        return True
+
+    async def _hold_alone(self, event_id: str, entry: _Entry, customer_id: str) -> None:
+        try:
+            entry.outcome = await self._hold_one(
+                event_id, entry.claim, customer_id=customer_id, once=entry.once, key=entry.key
+            )
+        except HoldfastError as error:
+            entry.outcome = error
+
+
+def _outcome_of(entry: _Entry) -> Held | HoldfastError:
+    assert entry.outcome is not None, entry.key
+    return entry.outcome

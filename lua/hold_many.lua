@@ -1,0 +1,137 @@
+#!lua
+-- hold_many: claim places of one event for a while, every claim for itself: the usual ones of many, in one call.
+--
+-- KEYS[1] state     hash    the event's counters, limits and deadlines
+-- KEYS[2] held      bitmap  cell = seat index x legs + leg
+-- KEYS[3] sold      bitmap  the same
+-- KEYS[4] holds     hash    hold id -> record
+-- KEYS[5] expiries  zset    hold id scored by deadline_ms
+-- KEYS[6] users     hash    customer -> places claimed
+-- KEYS[7] trail     stream  what became of holds, for the history in Postgres
+--
+-- ARGV[1] owner   customer id of all claims
+-- ARGV[2] layout  digest of the layout that the places are numbered by
+-- ARGV[3] claim   from here on, one each: `hold_id|ttl|places`, as hold_places takes them; at most CLAIMS_MAX
+--
+-- Returns {'HELD', created_ms, deadline_ms or 'GENERAL' for each claim}   GENERAL: nothing was done about that one
+--         {'GENERAL'}                                                     nothing was done about any
+
+-- Granted is what the straight way of hold_places grants, by the same checks, and each claim sees what those before it
+-- have taken. Whatever is not usual, every refusal included, is handed back untouched, to be claimed with hold_places
+-- under the same hold id: so there is no second way to refuse, and a call that runs twice holds once.
+
+--- @keys
+
+local CLAIMS_MAX = 100 -- bounds how long everybody else waits: docs/decisions/0028
+local FIRST = 3
+local owner, layout, count = ARGV[1], ARGV[2], #ARGV - FIRST + 1
+if count > CLAIMS_MAX then
+  return redis.error_reply('HF_BADARG claims: ' .. count)
+end
+local time = redis.call('TIME')
+time = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- Everything is read once: what is asked for, the state with the counters of those sections, records, cells. A claim is
+-- its number in several lists, not a table of its own, which would have to be made and collected.
+local fields = { 'status', 'layout', 'closes', 'due', 'clock', 'seq', 'legs', 'max_hold', 'max_customer', 'ttl_max', 'waiting' }
+local FIXED = #fields
+local field_of = {}
+local numbers, ids, ttls, texts, counters, seats, amounts, seat_legs = {}, {}, {}, {}, {}, {}, {}, {}
+for n = 1, count do
+  local hold_id, ttl, text, leg, last, section, kind, amount =
+    string.match(ARGV[n + FIRST - 1], '^([^|]+)|(%d+)|((%d+):(%d+);(%d+)([*#])(%d+))$')
+  if hold_id and last - leg == 1 then
+    local name = section .. ':' .. leg
+    local field = field_of[name]
+    if not field then
+      field = #fields + 1
+      field_of[name], fields[field], fields[field + 1] = field, 'free:' .. name, 'held:' .. name
+    end
+    local i = #ids + 1
+    numbers[i], ids[i], ttls[i], texts[i], counters[i] = n, hold_id, tonumber(ttl), text, field
+    seats[i], amounts[i], seat_legs[i] = kind == '#' and tonumber(amount), kind == '#' and 1 or tonumber(amount), leg
+  end
+end
+local state = redis.call('HMGET', keys.state, unpack(fields))
+local status, known_layout, closes, due, clock, seq, legs, max_hold, max_customer, ttl_max, waiting =
+  unpack(state, 1, FIXED)
+if #ids == 0 or status ~= 'open' or known_layout ~= layout or waiting then
+  return { 'GENERAL' }
+end
+local now = math.max(time, tonumber(clock))
+due, max_hold, max_customer, ttl_max = tonumber(due), tonumber(max_hold), tonumber(max_customer), tonumber(ttl_max)
+if now >= tonumber(closes) or now >= due then
+  return { 'GENERAL' }
+end
+local records = redis.call('HMGET', keys.holds, unpack(ids))
+local gets, cells, bits = {}, {}, {}
+for i = 1, #ids do
+  cells[i] = seats[i] and seats[i] * legs + seat_legs[i]
+  if cells[i] then
+    local size = #gets
+    bits[i], gets[size + 1], gets[size + 2], gets[size + 3] = size / 3 + 1, 'GET', 'u1', cells[i]
+  end
+end
+local held_bits, sold_bits
+if #gets > 0 then
+  held_bits = redis.call('BITFIELD_RO', keys.held, unpack(gets))
+  sold_bits = redis.call('BITFIELD_RO', keys.sold, unpack(gets))
+end
+
+-- Claim by claim; `state`, `claimed` and `taken` say what is so after the claims granted so far.
+for field = FIXED + 1, #fields do
+  state[field] = tonumber(state[field])
+end
+local claimed, taken = tonumber(redis.call('HGET', keys.users, owner) or 0), {}
+local before = claimed
+local reply, granted, sets = { 'HELD', now }, {}, {}
+for n = 1, count do
+  reply[n + 2] = 'GENERAL'
+end
+for i = 1, #ids do
+  local quantity, cell, field = amounts[i], cells[i], counters[i]
+  local deadline, free = now + math.min(ttls[i], ttl_max), state[field]
+  if free and due <= deadline and quantity <= max_hold and quantity <= free and claimed + quantity <= max_customer
+    and not (cell and (held_bits[bits[i]] + sold_bits[bits[i]] > 0 or taken[cell]))
+    and not records[i] and not taken[ids[i]]
+  then
+    taken[ids[i]] = true
+    if cell then
+      taken[cell] = true
+      local size = #sets
+      sets[size + 1], sets[size + 2], sets[size + 3], sets[size + 4] = 'SET', 'u1', cell, 1
+    end
+    state[field], state[field + 1] = free - quantity, state[field + 1] + quantity
+    claimed = claimed + quantity
+    granted[#granted + 1] = i
+    reply[numbers[i] + 2] = deadline
+  end
+end
+if #granted == 0 then
+  return { 'GENERAL' }
+end
+
+-- Nothing below refuses.
+local holds, deadlines, changes = {}, {}, { 'seq', seq + #granted, 'clock', now }
+for n = 1, #granted do
+  local i = granted[n]
+  local deadline = reply[numbers[i] + 2]
+  local record = string.format('active|%d|%d|%d|%s|%s', now, deadline, amounts[i], texts[i], owner)
+  holds[2 * n - 1], holds[2 * n] = ids[i], record
+  deadlines[2 * n - 1], deadlines[2 * n] = deadline, ids[i]
+  -- Nothing is trimmed here: that is done by the line that ends a hold, and every hold has one.
+  redis.call('XADD', keys.trail, 'NOMKSTREAM', '*', keys.state, ids[i] .. '|' .. record)
+end
+for field = FIXED + 1, #fields do
+  if state[field] then
+    changes[#changes + 1], changes[#changes + 2] = fields[field], state[field]
+  end
+end
+redis.call('HSET', keys.holds, unpack(holds))
+redis.call('ZADD', keys.expiries, unpack(deadlines))
+redis.call('HINCRBY', keys.users, owner, claimed - before)
+redis.call('HSET', keys.state, unpack(changes))
+if #sets > 0 then
+  redis.call('BITFIELD', keys.held, unpack(sets))
+end
+return reply
