@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from api.admission_queue import require_admission
 from api.answers import Answer, encode_json, json_answer
 from api.audit_log import log_refused
 from api.call import Call
@@ -89,9 +90,9 @@ _extension = msgspec.json.Decoder(ExtendRequest)
 
 async def place_hold(call: Call) -> Answer:
     """``POST /v1/events/{event_id}/holds`` → 201."""
-    held = await call.services.reservations.hold(
-        call.params["event_id"], decode_body(_claim, call.body), customer_id=call.caller.sub, once=call.once
-    )
+    event_id, claim = call.params["event_id"], decode_body(_claim, call.body)
+    await require_admission(call, event_id, call.once)
+    held = await call.services.reservations.hold(event_id, claim, customer_id=call.caller.sub, once=call.once)
     location = call.location(f"/v1/holds/{held.hold.id}")
     return Answer(201, encode_json(held.hold), headers=(location, REPLAYED) if held.replayed else (location,))
 
@@ -103,6 +104,8 @@ async def place_group(call: Call) -> Answer:
         call.caller.require_event(event_id)
     # The route keeps the whole answer; the part is what a crash before that is picked up from.
     once = part_of(call.once, 0) if call.once is not None else None
+    for event_id, _ in claims:
+        await require_admission(call, event_id, once)
     held = await call.services.reservations.hold_group(claims, customer_id=call.caller.sub, once=once)
     replayed = (REPLAYED,) if all(each.replayed for each in held) else ()
     return json_answer(GroupAnswer([each.hold for each in held]), status=201, headers=replayed)
@@ -157,4 +160,5 @@ async def _hold_entry(call: Call, entry: ClaimOnEvent, number: int) -> Held:
     """Hold one entry; each has a key of its own, so that a batch cut off by a crash is completed, not repeated."""
     call.caller.require_event(entry.event_id)
     once = part_of(call.once, number) if call.once is not None else None
+    await require_admission(call, entry.event_id, once)
     return await call.services.reservations.hold(entry.event_id, entry.claim(), customer_id=call.caller.sub, once=once)
