@@ -54,6 +54,7 @@ def create_app(
             allow_headers=(
                 "authorization",
                 "content-type",
+                "holdfast-admission",
                 "idempotency-key",
                 "if-match",
                 "if-none-match",

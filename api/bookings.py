@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from api.admission_queue import repeats_booking, require_admission
 from api.answers import Answer
 from api.call import Call
 from api.decoding import DateOrMoment, check_free_form, decode_body, decode_moment, decode_query
@@ -145,6 +146,8 @@ async def answer_booking(call: Call, request: BookingRequest) -> Answer:
     """Book what was asked for, whichever route it came by."""
     details = request.details(call.caller, request_id=call.request_id.decode("ascii"))
     event_id, claim = _what_is_booked(call, request)
+    if event_id is not None and claim is not None:  # whoever has a hold has been let in
+        await require_admission(call, event_id, call.once, repeats_booking)
     if event_id is not None and await is_sold_against_payment(call, event_id):
         return await answer_paid(call, request, details, claim=claim)
     booked = await _book(call, request, details, claim)

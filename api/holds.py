@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from api.admission_queue import require_admission
 from api.answers import Answer, encode_json, json_answer
 from api.audit_log import log_refused
 from api.call import Call
@@ -90,9 +91,9 @@ _extension = msgspec.json.Decoder(ExtendRequest)
 
 async def place_hold(call: Call) -> Answer:
     """``POST /v1/events/{event_id}/holds`` → 201."""
-    held = await call.services.reservations.hold(
-        call.params["event_id"], decode_body(_claim, call.body), customer_id=call.caller.sub, once=call.once
-    )
+    event_id, claim = call.params["event_id"], decode_body(_claim, call.body)
+    await require_admission(call, event_id, call.once)
+    held = await call.services.reservations.hold(event_id, claim, customer_id=call.caller.sub, once=call.once)
     location = call.location(f"/v1/holds/{held.hold.id}")
     return Answer(201, encode_json(held.hold), headers=(location, REPLAYED) if held.replayed else (location,))
 
@@ -104,6 +105,8 @@ async def place_group(call: Call) -> Answer:
         call.caller.require_event(event_id)
     # The route keeps the whole answer; the part is what a crash before that is picked up from.
     once = part_of(call.once, 0) if call.once is not None else None
+    for event_id, _ in claims:
+        await require_admission(call, event_id, once)
     held = await call.services.reservations.hold_group(claims, customer_id=call.caller.sub, once=once)
     replayed = (REPLAYED,) if all(each.replayed for each in held) else ()
     return json_answer(GroupAnswer([each.hold for each in held]), status=201, headers=replayed)
@@ -165,12 +168,24 @@ async def _hold_on_event(
     call: Call, entries: Sequence[ClaimOnEvent], numbers: Sequence[int]
 ) -> list[Held | HoldfastError]:
     """Each has a key of its own, so that a batch cut off by a crash is completed, not repeated."""
-    return await call.services.reservations.hold_many(
-        entries[numbers[0]].event_id,
-        [entries[number].claim() for number in numbers],
-        customer_id=call.caller.sub,
-        onces=[part_of(call.once, number) if call.once is not None else None for number in numbers],
-    )
+    event_id = entries[numbers[0]].event_id
+    onces = {number: part_of(call.once, number) if call.once is not None else None for number in numbers}
+    outcomes: dict[int, Held | HoldfastError] = {}
+    for number in numbers:
+        try:
+            await require_admission(call, event_id, onces[number])
+        except HoldfastError as error:
+            outcomes[number] = error
+    admitted = [number for number in numbers if number not in outcomes]
+    if admitted:
+        held = await call.services.reservations.hold_many(
+            event_id,
+            [entries[number].claim() for number in admitted],
+            customer_id=call.caller.sub,
+            onces=[onces[number] for number in admitted],
+        )
+        outcomes.update(zip(admitted, held, strict=True))
+    return [outcomes[number] for number in numbers]
 
 
 def _result(call: Call, outcome: Held | HoldfastError | Forbidden) -> BatchResult:

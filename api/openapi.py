@@ -37,6 +37,10 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "description": "Makes it safe to repeat the request: at most 255 printable characters, new for every request.",
         "schema": {"type": "string", "pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
     },
+    "Holdfast-Admission": {
+        "description": "Tickets of admission queues, with commas between: for events that ask for one.",
+        "schema": {"type": "string"},
+    },
     "If-Match": {
         "description": "Change only the version with this entity tag.",
         "schema": {"type": "string", "pattern": '^"[0-9]{1,9}"$'},
@@ -94,6 +98,8 @@ def _refusals(route: Route) -> Iterator[type[Exception]]:
     if route.changes:
         yield from (engine.InvalidRequest, http.PayloadTooLarge)
         yield from (engine.IdempotencyKeyReused, engine.IdempotencyInFlight)
+    if route.takes_tickets:
+        yield from (engine.AdmissionRequired, engine.AdmissionPending)
     if route.body is not None:
         yield http.UnsupportedMediaType
 
@@ -172,6 +178,7 @@ def _without_default(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def _header_parameters(route: Route) -> Iterator[dict[str, Any]]:
     names = ["Idempotency-Key"] if route.changes else []
+    names += ["Holdfast-Admission"] if route.takes_tickets else []
     names += [route.conditional] if route.conditional else []
     for name in names:
         yield {"name": name, "in": "header", "required": False, **_HEADERS[name]}

@@ -74,6 +74,12 @@ class LimitExceededProblem(Problem, frozen=True):
     maximum: int
 
 
+class AdmissionPendingProblem(Problem, frozen=True):
+    """When it is the caller's turn."""
+
+    admitted_at: dt.datetime
+
+
 class BookingProblem(Problem, frozen=True):
     """The booking that the hold has become, or that was refused."""
 

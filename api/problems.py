@@ -176,7 +176,6 @@ KINDS: dict[type, Kind] = {
         shape=shapes.LimitExceededProblem,
         members=lambda error: {"limit": error.limit, "maximum": error.maximum},
     ),
-    # Somebody else's hold or booking must look exactly like one that never was: nothing of it may be told here.
     engine.RateLimited: Kind(
         status=429,
         code="rate-limited",
@@ -184,6 +183,24 @@ KINDS: dict[type, Kind] = {
         meaning="You have made as many requests as you may for now; the next may come after `Retry-After` seconds.",
         headers=lambda error: (*rate_headers(error.requests, error.window_s, 0), *_retry_after(error)),
     ),
+    engine.AdmissionRequired: Kind(
+        status=409,
+        code="admission-required",
+        title="Admission required",
+        meaning="The event lets customers in one after another. Take a ticket with `POST /v1/events/{event_id}/queue` "
+        "and send it in `Holdfast-Admission`: what came there is none of yours for this event, or has lapsed.",
+    ),
+    engine.AdmissionPending: Kind(
+        status=409,
+        code="admission-pending",
+        title="Admission pending",
+        meaning="Your ticket holds, and your turn comes at `admitted_at`: repeat the request after `Retry-After` "
+        "seconds.",
+        shape=shapes.AdmissionPendingProblem,
+        members=lambda error: {"admitted_at": error.admitted_at},
+        headers=_retry_after,
+    ),
+    # Somebody else's hold or booking must look exactly like one that never was: nothing of it may be told here.
     engine.HoldNotFound: Kind(
         status=404, code="hold-not-found", title="Hold not found", meaning="There is no such hold."
     ),

@@ -36,6 +36,7 @@ BOOKING_ROUTES: tuple[Route, ...] = (
             ),
         ),
         refusals=(*CLAIMS, *ENDED, BookingNotFound, PaymentDeclined, JournalFull, InventoryUnavailable),
+        takes_tickets=True,
     ),
     Route(
         method="GET",

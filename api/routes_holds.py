@@ -18,6 +18,7 @@ HOLD_ROUTES: tuple[Route, ...] = (
         body_example=examples.CLAIM | {"ttl": 120},
         replies=(Reply(201, "The places are held.", Hold, headers=("Location", *REPLAYABLE)),),
         refusals=CLAIMS,
+        takes_tickets=True,
     ),
     Route(
         method="POST",
@@ -31,6 +32,7 @@ HOLD_ROUTES: tuple[Route, ...] = (
         replies=(Reply(201, "All of it is held.", holds.GroupAnswer, headers=REPLAYABLE),),
         refusals=CLAIMS,
         keeps_answers=True,
+        takes_tickets=True,
     ),
     Route(
         method="POST",
@@ -50,6 +52,7 @@ HOLD_ROUTES: tuple[Route, ...] = (
             ),
         ),
         keeps_answers=True,
+        takes_tickets=True,
     ),
     Route(
         method="GET",

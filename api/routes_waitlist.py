@@ -1,9 +1,10 @@
-"""The table of URLs of waitlists: standing in line, leaving it, and what is offered."""
+"""The table of URLs of waiting: the queue for admission to an event, and the line for places that are taken."""
 
-from api import examples, waitlist
+from api import admission_queue, examples, waitlist
 from api.identity import ROLES
 from api.route import Reply, Route
 from api.routes_shared import BUYERS, CLAIMS, ENDED, REPLAYABLE
+from engine.admission_queue import AdmissionTicket
 from engine.bookings import Booking
 from engine.errors import (
     AlreadyInLine,
@@ -23,6 +24,17 @@ from engine.waitlist import WaitlistEntry
 _BOOKED_HEADERS = ("Location", "ETag", *REPLAYABLE)
 
 WAITLIST_ROUTES: tuple[Route, ...] = (
+    Route(
+        method="POST",
+        path="/v1/events/{event_id}/queue",
+        handler=admission_queue.take_ticket,
+        summary="Take a ticket of an event's admission queue, or see how far it has come",
+        tag="Admission",
+        roles=BUYERS,
+        replies=(Reply(200, "Your ticket, the same until it lapses.", AdmissionTicket, headers=REPLAYABLE),),
+        refusals=(EventNotFound, EventNotOpen),
+        keeps_answers=True,
+    ),
     Route(
         method="POST",
         path="/v1/events/{event_id}/waitlist",

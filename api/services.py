@@ -8,6 +8,7 @@ import msgspec
 from api.idempotency import OnceStore
 from api.identity import TokenVerifier
 from api.live import LiveMaps
+from engine.admission_queue import AdmissionQueue
 from engine.rate_limits import RateLimiter
 from engine.reservations import Reservations
 from engine.terms import Terms
@@ -70,6 +71,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     events: Events
     bookings: Bookings
     waitlist: Waitlist
+    admission_queue: AdmissionQueue
     checkout: Checkout
     desk: BookingDesk
     places: PlaceDesk

@@ -17,6 +17,7 @@ PRICE_MAX = 10**9  # ten million euros in cents
 CAPACITY_MAX = 10_000_000
 PLACES_PER_HOLD_MAX = 500  # bounds the work of one script call
 METADATA_MAX = 64  # members
+ADMISSION_RATE_MAX = 10_000  # customers a second; as many as all processes of a large machine can serve
 
 EventId = Annotated[str, msgspec.Meta(pattern=EVENT_ID_PATTERN)]
 CLOCK_PATTERN = r"^([01][0-9]|2[0-3]):[0-5][0-9]\Z"
@@ -86,6 +87,18 @@ class RefundTier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     percent: Annotated[int, msgspec.Meta(ge=0, le=100)]
 
 
+class AdmissionPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How customers are let in to an event's holds: ``rate`` of them a second, each for ``ticket_ttl`` seconds."""
+
+    rate: Annotated[int, msgspec.Meta(ge=1, le=ADMISSION_RATE_MAX)]
+    ticket_ttl: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 600
+
+    @property
+    def interval_us(self) -> int:
+        """Microseconds from one customer's turn to the next; rounded up, so that no more than ``rate`` come."""
+        return -(-1_000_000 // self.rate)
+
+
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The rules of sale; durations in seconds.
 
@@ -93,6 +106,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confirmed bookings when it has ended; who was checked in has ``completed`` in any case but ``keep``.
     ``late_payment`` is what becomes of a payment that arrives when its hold is gone: the same places are booked if they
     are still free, or it is refunded at once. ``pricing`` and ``inventory`` name who is asked beside Holdfast.
+    With ``admission`` customers need a ticket of the event's admission queue to hold or book places.
     """
 
     hold_ttl: Annotated[int, msgspec.Meta(ge=1, le=604_800)] = 120
@@ -117,6 +131,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     late_payment: Literal["book", "refund"] = "book"
     pricing: Literal["fixed", "service"] = "fixed"
     inventory: Literal["none", "service"] = "none"
+    admission: AdmissionPolicy | None = None
 
 
 class EventDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

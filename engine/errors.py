@@ -14,6 +14,8 @@
     │   ├── PlacesUnavailable       names every place that was not to be had
     │   ├── LimitExceeded           more places than one hold or one customer may claim
     │   ├── RateLimited             more requests than a caller may make
+    │   ├── AdmissionRequired       no ticket of the caller's that lets them in to the event
+    │   ├── AdmissionPending        there is one, and it is not their turn yet
     │   ├── HoldNotFound            unknown, or somebody else's
     │   ├── HoldExpired             its deadline had passed; the places are free
     │   ├── HoldReleased            it was given back
@@ -181,6 +183,26 @@ class RateLimited(Refusal):
     def retry_after_s(self) -> int:
         """The same in whole seconds, for ``Retry-After``."""
         return -(-self.retry_after_ms // 1000)
+
+
+class AdmissionRequired(EventRefusal):
+    """The event lets customers in one after another, and the caller has no ticket that lets them in."""
+
+
+class AdmissionPending(EventRefusal):
+    """The caller's turn at the event comes at ``admitted_at``, in ``wait_ms``."""
+
+    may_succeed_later = True
+
+    def __init__(self, event_id: str, *, admitted_at: dt.datetime, wait_ms: int) -> None:
+        super().__init__(event_id)
+        self.admitted_at = admitted_at
+        self.wait_ms = wait_ms
+
+    @property
+    def retry_after_s(self) -> int:
+        """The same in whole seconds, for ``Retry-After``."""
+        return -(-self.wait_ms // 1000)
 
 
 class HoldRefusal(Refusal):

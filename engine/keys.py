@@ -13,7 +13,7 @@ from lua import Script
 
 EVENT_KEYS = frozenset(
     ("state", "loading", "held", "sold", "holds", "expiries", "users", "rows", "ended", "bookings",
-     "waitlist", "entries", "wanted", "notices")
+     "waitlist", "entries", "wanted", "notices", "queue")
 )  # fmt: skip
 PARTITION_KEYS = frozenset(("journal", "dead", "wakeups", "live", "trail", "stored", "rates", "lines"))
 _EVENT_KEY = re.compile(r"hf:\{\d+\}:([^:]+):[a-z]+")

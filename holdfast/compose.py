@@ -13,6 +13,7 @@ from api.identity import KeySource, SharedSecret, TokenVerifier
 from api.jwks import JwksKeys, fetch_from
 from api.live import LiveMaps
 from api.services import Info, Services
+from engine.admission_queue import AdmissionQueue
 from engine.backlog import BacklogWatch
 from engine.catalog import Catalog
 from engine.draining import Drainer
@@ -125,6 +126,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     journals: JournalWatch
     reservations: Reservations
     waitlist: Waitlist
+    admission_queue: AdmissionQueue
     checkout: Checkout
     oversight: Oversight
     outbound: OutboundServices
@@ -222,6 +224,7 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             journals=journals,
             oversight=oversight,
             waitlist=Waitlist(database, Line(front, catalog)),
+            admission_queue=AdmissionQueue(front, catalog, secret=data_key(settings)),
             reservations=reservations,
             checkout=checkout,
             outbound=outbound,
@@ -265,6 +268,7 @@ async def open_services(
             events=parts.events,
             bookings=parts.bookings,
             waitlist=parts.waitlist,
+            admission_queue=parts.admission_queue,
             checkout=parts.checkout,
             desk=parts.desk,
             places=parts.places,

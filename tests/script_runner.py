@@ -376,6 +376,11 @@ class Venue:
     def take_token(self, caller: str, *, slot: int = 7, interval_us: int = 60_000_000, burst: int = 3) -> list[Any]:
         return self._run("take_token", slot, caller, interval_us, burst)
 
+    def take_ticket(
+        self, customer: str, *, interval_us: int = 500_000, ttl_ms: int = TTL_MS, most: int = 100
+    ) -> list[Any]:
+        return self._run("take_ticket", customer, interval_us, ttl_ms, most)
+
     def partition_key(self, name: str) -> bytes:
         return partition_key(self.partition, name)
 

@@ -21,6 +21,7 @@ from api.app import create_app
 from api.identity import SharedSecret, TokenVerifier
 from api.live import LiveMaps
 from api.services import Info, ReadinessCheck, Services
+from engine.admission_queue import AdmissionQueue
 from engine.catalog import Catalog
 from engine.draining import Drained, Drainer
 from engine.errors import LedgerUnavailable
@@ -135,6 +136,7 @@ async def composed(
             events=events,
             bookings=bookings,
             waitlist=Waitlist(database, Line(kernel, catalog)),
+            admission_queue=AdmissionQueue(kernel, catalog, secret=DATA_KEY),
             checkout=checkout,
             desk=desk,
             places=PlaceDesk(

@@ -43,6 +43,7 @@ DONE = {
     "SUPERSEDED",
     "ABANDONED",
     "TRANSFERRED",
+    "QUEUED",
 }
 DECLARED = [(name, status) for name in lua.names() for status in sorted(lua.load(name).statuses)]
 
@@ -102,6 +103,36 @@ def _no_trail_to_forget(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
     venue.redis.delete(venue.partition_key("trail"))
     return venue, lambda: venue.forget_trail(1, "5-0")
+
+
+# --- take_ticket -----------------------------------------------------------------------------------------------------
+
+
+@situation("take_ticket", "QUEUED")
+def _ticket_is_taken(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    return venue, lambda: venue.take_ticket("ana")
+
+
+@situation("take_ticket", "FULL")
+def _queue_is_full(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.take_ticket("ben")
+    return venue, lambda: venue.take_ticket("ana", most=1)
+
+
+@situation("take_ticket", "NOT_OPEN")
+def _no_ticket_for_a_closed_event(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.set_status("closed")
+    return venue, lambda: venue.take_ticket("ana")
+
+
+@situation("take_ticket", "NOT_LOADED")
+def _no_ticket_without_state(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    runner.redis.flushall()
+    return venue, lambda: venue.take_ticket("ana")
 
 
 # --- take_token ------------------------------------------------------------------------------------------------------

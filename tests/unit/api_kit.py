@@ -43,6 +43,7 @@ def services_without_stores(**parts: Any) -> Services:
         "events": missing,
         "bookings": missing,
         "waitlist": missing,
+        "admission_queue": missing,
         "checkout": missing,
         "desk": missing,
         "places": missing,

@@ -31,6 +31,8 @@ EXAMPLES: list[Exception] = [
     ),
     engine.LimitExceeded("max_places_per_hold", 10),
     engine.RateLimited(100, 60, retry_after_ms=600),
+    engine.AdmissionRequired("concert-42"),
+    engine.AdmissionPending("concert-42", admitted_at=dt.datetime(2027, 5, 1, 19, tzinfo=dt.UTC), wait_ms=1_600),
     engine.HoldNotFound("x"),
     engine.HoldExpired("x"),
     engine.HoldReleased("x"),
@@ -129,4 +131,5 @@ def test_problem_of_an_unknown_exception_is_an_internal_error() -> None:
 def test_every_answer_that_means_later_says_when(error: Exception) -> None:
     answer = answer_problem(error, base_url="http://h", request_id="r1", route="")
     says_when = b"retry-after" in dict(answer.headers)
-    assert says_when == (answer.status in (429, 503) or isinstance(error, engine.IdempotencyInFlight))
+    later = engine.IdempotencyInFlight | engine.AdmissionPending
+    assert says_when == (answer.status in (429, 503) or isinstance(error, later))

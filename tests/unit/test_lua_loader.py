@@ -33,7 +33,7 @@ REFUSES_NOT = "-- Nothing below refuses"
 # Statuses that come out of variables: what an include says of a hold's end, made of the word in the memory.
 FROM_MEMORY = {"EXPIRED", "RELEASED", "REFUSED"}
 DONE = {"HELD", "CONFIRMED", "EXTENDED", "RELEASED", "MARKED", "EXPIRED", "LOADING", "BURIED", "REVIVED", "REPAIRED"}
-DONE |= {"ARCHIVED", "UNBOOKED", "DISCARDED", "LOADED", "TAKEN", "BEGUN", "JOINED", "LEFT"}
+DONE |= {"ARCHIVED", "UNBOOKED", "DISCARDED", "LOADED", "TAKEN", "BEGUN", "JOINED", "LEFT", "QUEUED"}
 DONE |= {"RESERVED", "APPLIED", "ABANDONED", "TRANSFERRED"}
 
 
