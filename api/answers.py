@@ -1,5 +1,6 @@
 """An answer as a value: status, headers, body; it is sent in one place, so that nothing has to wrap ``send``."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -14,6 +15,9 @@ _NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
 _BODILESS = (204, 304)
 
 encode_json = msgspec.json.Encoder().encode
+
+WriteWhole = Callable[[int, bytes, bytes], bool]
+"""Writes status, header lines and body, and says whether it has; if not, they are to be sent as ASGI has it."""
 
 
 class Stream(Protocol):
@@ -49,6 +53,12 @@ def json_answer(value: Any, *, status: int = 200, headers: tuple[Header, ...] = 
 
 async def send_answer(answer: Answer, send: Send, *, request_id: bytes, with_body: bool) -> None:
     """Send the answer; a ``HEAD`` request gets the headers of the body it does not get."""
+    # A server may take an answer whole. It is asked through *send* itself, so that nobody who wraps that is left out.
+    write_whole: WriteWhole | None = getattr(getattr(send, "__self__", None), "write_whole", None)
+    if write_whole is not None and answer.stream is None and with_body:
+        lines = _lines(answer, request_id)
+        if lines is not None and write_whole(answer.status, lines, answer.body):
+            return
     headers = [_NOSNIFF, (b"x-request-id", request_id), *answer.headers]
     if answer.status not in _BODILESS:
         headers.append((b"content-type", answer.content_type))
@@ -57,3 +67,18 @@ async def send_answer(answer: Answer, send: Send, *, request_id: bytes, with_bod
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     if answer.stream is None:
         await send({"type": "http.response.body", "body": answer.body if with_body else b""})
+
+
+def _lines(answer: Answer, request_id: bytes) -> bytes | None:
+    """The same headers as they go over the wire; ``None`` if one of them would end its line."""
+    given = b"".join([b"%b: %b\r\n" % header for header in answer.headers])
+    if given.count(b"\n") != len(answer.headers) or given.count(b"\r") != len(answer.headers) or b"\0" in given:
+        return None
+    if answer.status in _BODILESS:
+        return b"x-content-type-options: nosniff\r\nx-request-id: %b\r\n%b" % (request_id, given)
+    return b"x-content-type-options: nosniff\r\nx-request-id: %b\r\n%bcontent-type: %b\r\ncontent-length: %d\r\n" % (
+        request_id,
+        given,
+        answer.content_type,
+        len(answer.body),
+    )

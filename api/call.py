@@ -1,10 +1,11 @@
 """One HTTP call as the handlers see it."""
 
+import itertools
+import os
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import uuid_utils
 from starlette.types import Receive, Scope
 
 from api.errors import ClientGone, PayloadTooLarge
@@ -16,6 +17,9 @@ if TYPE_CHECKING:  # services are made of parts that know of calls
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@~-]{0,127}")
 _SANE_HOST = re.compile(rb"[A-Za-z0-9.-]{1,253}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
+_PROCESS_ID = os.urandom(8).hex().encode("ascii")  # so that no two processes ever make the same id of a request
+_numbers = itertools.count()
+_LOOPBACK = ("127.0.0.1", "::1")
 _LENGTH_DIGITS_MAX = 18  # of a Content-Length; int() of a longer one is work for nothing
 
 
@@ -60,22 +64,35 @@ class Call:
         """Where this installation is reached: as configured, or as the client reached it."""
         if self._public_url is not None:
             return self._public_url
-        host = self.headers.get(b"host", b"")
-        if _SANE_HOST.fullmatch(host) is None:
-            name, port = self.scope.get("server") or ("localhost", 80)
-            host = f"{name}:{port}".encode() if port is not None else b"localhost"  # of a unix socket: path, None
-        return f"{self.scope.get('scheme', 'http')}://{host.decode('ascii')}{self.root_path}"
+        said, scope = self.headers.get(b"x-forwarded-proto", b""), self.scope
+        scheme = scheme_of(said, scope.get("client"), str(scope.get("scheme", "http")))
+        return base_url_of(self.headers.get(b"host", b""), scheme, scope.get("server")) + self.root_path
 
     def location(self, path: str) -> tuple[bytes, bytes]:
         """A ``Location`` header for a path of this application."""
         return (b"location", f"{self.root_path}{path}".encode())
 
 
+def base_url_of(host: bytes, scheme: str, server: tuple[str, int | None] | None) -> str:
+    """Where a client reached us, by its ``Host`` header; by our own end of the connection where that is nonsense."""
+    if _SANE_HOST.fullmatch(host) is None:
+        name, port = server or ("localhost", 80)
+        host = f"{name}:{port}".encode() if port is not None else b"localhost"  # of a unix socket: path, None
+    return f"{scheme}://{host.decode('ascii')}"
+
+
+def scheme_of(said: bytes, client: tuple[str, int] | None, ours: str) -> str:
+    """As the client sees it: a proxy on this machine may say (``X-Forwarded-Proto``) that it is another than *ours*."""
+    if said in (b"http", b"https") and (client is None or client[0] in _LOOPBACK):
+        return said.decode("ascii")
+    return ours
+
+
 def request_id(given: bytes | None) -> bytes:
     """The client's request id when it can be repeated in headers and logs; a fresh one otherwise."""
     if given is not None and _SANE_REQUEST_ID.fullmatch(given) is not None:
         return given
-    return uuid_utils.uuid7().hex.encode("ascii")
+    return b"%b%010x" % (_PROCESS_ID, next(_numbers))
 
 
 async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, maximum: int) -> bytes:

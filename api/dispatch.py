@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from api.errors import MethodNotAllowed, RouteNotFound
 from api.route import Route
 
+REMEMBERED_MAX = 2_000  # paths, some 500 bytes each; then it begins anew
+REMEMBERED_LENGTH_MAX = 150  # of a path: longer ones are nobody's event
+
 
 class _Node:
     __slots__ = ("children", "methods", "wildcard")
@@ -20,10 +23,14 @@ class _Node:
 
 
 class RouteTable:
-    """All routes, ready for dispatch; ``HEAD`` is answered wherever ``GET`` is."""
+    """All routes, ready for dispatch; ``HEAD`` is answered wherever ``GET`` is.
+
+    Where a crowd goes is remembered: thousands ask for the same event.
+    """
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._root = _Node()
+        self._found: dict[tuple[str, str], tuple[Route, dict[str, str]]] = {}
         for route in routes:
             self._add(route)
 
@@ -34,6 +41,16 @@ class RouteTable:
             RouteNotFound: Nothing is under *path*.
             MethodNotAllowed: Something is, but not for *method*.
         """
+        found = self._found.get((method, path))
+        if found is None:
+            found = self._look_up(method, path)
+            if len(path) <= REMEMBERED_LENGTH_MAX:
+                if len(self._found) >= REMEMBERED_MAX:
+                    self._found.clear()
+                self._found[method, path] = found
+        return found
+
+    def _look_up(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
         node = self._root
         values = []
         for segment in path.split("/"):

@@ -151,6 +151,7 @@ BURIED = Counter("holdfast_buried_total", "Journal entries that can never be wri
 PUBLISHED = Counter(
     "holdfast_published_total", "Attempts to tell a sink of an event, by what came of them.", "sink", "outcome"
 )
+SHED = Counter("holdfast_shed_total", "Requests refused because too many were under way, by class.", "class")
 
 FIGURES: tuple[Counter | Histogram, ...] = (
     REQUESTS,
@@ -179,6 +180,7 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     ENDED,
     BURIED,
     PUBLISHED,
+    SHED,
 )
 
 

@@ -65,7 +65,13 @@ class Kernel:
         Raises:
             StoreUnavailable: Redis gave no answer in time, or cannot write now; repeating the request is safe.
         """
-        return await self.run_over(name, [event], args, once=once, load=load)
+        script, partition = lua.load(name), self.partition_of(event)
+        keys = self._keys.for_event(script, event.event.id, partition, once)
+        call = partial(self.transport.evalsha, script, keys, args)
+        reply = await self._send_until_done(name, call)
+        if reply[0] != b"NOT_LOADED" and reply[0] != b"LINE":
+            return reply
+        return await self._send_once_ready(name, call, reply, [event], load=load)
 
     async def run_over(
         self,
@@ -77,12 +83,10 @@ class Kernel:
         load: bool = True,
     ) -> list[Any]:
         """The same for several events, all of one partition."""
-        script = lua.load(name)
-        partition = self.partition_of(events[0])
         if len(events) == 1:
-            keys = self._keys.for_event(script, events[0].event.id, partition, once)
-        else:
-            keys = self._keys.for_events(script, [event.event.id for event in events], partition, once)
+            return await self.run(name, events[0], args, once=once, load=load)
+        script, partition = lua.load(name), self.partition_of(events[0])
+        keys = self._keys.for_events(script, [event.event.id for event in events], partition, once)
         call = partial(self.transport.evalsha, script, keys, args)
         reply = await self._send_until_done(name, call)
         if reply[0] != b"NOT_LOADED" and reply[0] != b"LINE":

@@ -99,6 +99,25 @@ class Reservations(Views):
             InvalidRequest: The claim names what the event does not have.
             EventNotFound, EventNotOpen, PlacesUnavailable, LimitExceeded, IdempotencyKeyReused: Refused.
         """
+        # A group of one, without what a group costs: nearly all holds come this way.
+        event = self._catalog.recall(event_id) or await self._catalog.get(event_id)
+        places = resolve_places(event.layout, claim.items, claim.from_, claim.to)
+        key, text = new_claim_key(), format_places(places).encode()
+        ttl_ms = b"%d" % ((claim.ttl or event.definition.policy.hold_ttl) * 1000)
+        layout = event.layout.digest.encode()
+        args = (customer_id.encode(), once.body if once else b"", _ONCE_TTL, key.encode(), layout, text, ttl_ms)
+        reply = await self._kernel.run("hold_places", event, args, once=once.scope if once else None)
+        if reply[0] == b"HELD":
+            _, created_ms, deadline_ms, got = reply[1]
+            # What was asked for by number is what was got; the best available is known only now.
+            got_places = places if got == text else parse_places(got.decode())
+            return Held(_hold_on(event, key, created_ms, deadline_ms, got_places))
+        if reply[0] == b"REPLAYED":
+            first_key, *fields = reply[1]
+            return Held(_read_hold(event, first_key.decode(), *fields), replayed=True)
+        if reply[0] != b"STALE_LAYOUT":
+            raise claim_refusal(reply, [event])
+        self._catalog.forget(event_id)
         return (await self.hold_group([(event_id, claim)], customer_id=customer_id, once=once))[0]
 
     async def hold_group(
@@ -109,8 +128,7 @@ class Reservations(Views):
         Raises:
             InvalidRequest: An event comes twice, or they are not of one group; else as :meth:`hold`.
         """
-        # Taken straight from what is kept, where it is: a hold should not pay for the way to what is not.
-        events = [self._catalog.recall(event_id) or await self._catalog.get(event_id) for event_id, _ in claims]
+        events = [await self._catalog.get(event_id) for event_id, _ in claims]
         if len(events) > 1:
             check_group(events)
         reply = await self._try_hold(events, claims, customer_id, once)
@@ -313,7 +331,6 @@ class Reservations(Views):
             return reply
         held = []
         for event, (key, text, places), (_, created_ms, deadline_ms, got) in zip(events, asked, reply[1:], strict=True):
-            # What was asked for by number is what was got; the best available is known only now.
             got_places = places if got == text else parse_places(got.decode())
             held.append((event, key, (created_ms, deadline_ms, got_places)))
         return [b"HELD", held]

@@ -30,6 +30,7 @@ from engine.terms import Terms
 from engine.transport.open import Transport, open_transport
 from engine.verification import Verification
 from engine.waitlist import Line
+from holdfast.admission import Admission
 from holdfast.figures_board import Seat
 from holdfast.metrics import Figures, Sources, serve_metrics
 from holdfast.payments.providers import open_providers
@@ -242,10 +243,13 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIterator[Services]:
+async def open_services(
+    settings: Settings, seat: Seat | None = None, admission: Admission | None = None
+) -> AsyncIterator[Services]:
     """Everything the API needs, until the context ends.
 
-    With a *seat* on the board of its ``serve``, the process tells its figures there, and those of all that have one.
+    With a *seat* on the board of its ``serve``, the process tells its figures there, and those of all that have one;
+    those of *admission*, too, if it has that.
     """
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(open_parts(settings))
@@ -253,7 +257,7 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
         backlog = BacklogWatch(parts.front)
         live = LiveMaps(parts.reservations)
         stack.push_async_callback(live.close)
-        figures = Figures(_sources(parts, backlog, live), seat)
+        figures = Figures(_sources(parts, backlog, live, admission), seat)
         await stack.enter_async_context(figures.published())
         yield Services(
             reservations=parts.reservations,
@@ -277,7 +281,9 @@ async def open_services(settings: Settings, seat: Seat | None = None) -> AsyncIt
         )
 
 
-def _sources(parts: Parts, backlog: BacklogWatch, live: LiveMaps | None = None) -> Sources:
+def _sources(
+    parts: Parts, backlog: BacklogWatch, live: LiveMaps | None = None, admission: Admission | None = None
+) -> Sources:
     """Where the states come from that ``/metrics`` tells beside what was counted."""
 
     def gauges() -> dict[str, float]:
@@ -289,6 +295,7 @@ def _sources(parts: Parts, backlog: BacklogWatch, live: LiveMaps | None = None) 
             "holdfast_redis_unanswered": sum(link.unanswered for link in links),
             "holdfast_commit_waiting": parts.ledger.waiting,
             **({} if live is None else {"holdfast_stream_listeners": live.listener_count}),
+            **({} if admission is None else admission.gauges()),
             **parts.outbound.gauges(),
         }
 

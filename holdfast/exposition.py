@@ -21,6 +21,7 @@ PROCESS_GAUGES = {
     "holdfast_redis_links_up": "Those that are there.",
     "holdfast_redis_waiting": "Commands that wait to be sent.",
     "holdfast_redis_unanswered": "Commands sent and not answered yet.",
+    "holdfast_in_flight": "Requests let in and not answered yet.",
     "holdfast_commit_waiting": "Bookings that wait for their group commit.",
     "holdfast_stream_listeners": "Streams of events that are open.",
     "holdfast_pricing_circuit_open": "1 while the pricing service is not asked because it failed too often.",

@@ -143,6 +143,18 @@ class _Cycle(RequestResponseCycle):
                 self.transport.write(head)
         await super().send(message)
 
+    def write_whole(self, status: int, lines: bytes, body: bytes) -> bool:
+        """Write an answer whose header lines are ready, if nothing stands in the way of that; see ``api.answers``."""
+        if not self.keep_alive or self.flow.write_paused or self.disconnected:
+            return False
+        if self.response_started or self.access_log or self.scope["method"] == "HEAD":
+            return False
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        common = b"".join([b"%b: %b\r\n" % header for header in self.default_headers])
+        self._finish(b"%b%b%b\r\n%b" % (STATUS_LINE[status], common, lines, body))
+        return True
+
     async def run_asgi(self, app: ASGI3Application) -> None:
         """As uvicorn does; but an answer of which only the head came, and was held back, is none."""
         await super().run_asgi(app)

@@ -14,6 +14,7 @@ import msgspec
 
 from engine.journal_bound import JOURNAL_BYTES_MAX
 from engine.rate_limits import RateLimit
+from holdfast.admission import IN_FLIGHT
 from persistence.publishing.event_types import (
     ALL_OF_BOOKINGS,
     STREAM_LENGTH,
@@ -40,6 +41,9 @@ ARCHIVE_AFTER_MAX_S = 10 * 366 * 86_400.0
 RATE_BOUNDS = ((1, 1_000_000), (1, 86_400), (1, 1_000_000))  # requests, seconds, burst
 SERVICE_TIMEOUT_S = 0.5  # a customer waits for it; what a service does not know by then, it will not know in time
 SERVICE_TIMEOUT_BOUNDS_S = (0.01, 30.0)
+IN_FLIGHT_MAX = 65_536  # in effect no bound: what comes is begun
+CONNECTIONS = 8_192  # at some 15 kB each while they idle
+CONNECTIONS_MAX = 1_000_000
 _RATE = re.compile(r"([0-9]{1,7})/([0-9]{1,5})\+([0-9]{1,7})")
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster")
 _POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
@@ -86,6 +90,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reconciler: bool
     archive_after_s: float
     rate_limit: RateLimit | None
+    in_flight: int
+    connections_max: int
     stream: str | None
     stream_length: int
     stream_types: tuple[str, ...]
@@ -147,6 +153,10 @@ def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
             "archive_after_s", "HOLDFAST_ARCHIVE_AFTER", _seconds(0.0, ARCHIVE_AFTER_MAX_S), ARCHIVE_AFTER_S
         ),
         rate_limit=source.read("rate_limit", "HOLDFAST_RATE_LIMIT", _rate, None),
+        in_flight=source.read("in_flight", "HOLDFAST_IN_FLIGHT", _integer(1, IN_FLIGHT_MAX), IN_FLIGHT),
+        connections_max=source.read(
+            "connections_max", "HOLDFAST_CONNECTIONS_MAX", _integer(1, CONNECTIONS_MAX), CONNECTIONS
+        ),
         stream=source.read("stream", "HOLDFAST_STREAM", _stream_name, None),
         stream_length=source.read(
             "stream_length", "HOLDFAST_STREAM_LENGTH", _integer(1, STREAM_LENGTH_MAX), STREAM_LENGTH

@@ -15,10 +15,11 @@ import uvicorn
 import uvloop
 
 from api.app import create_app
+from holdfast.admission import Admission
 from holdfast.collector import spare_the_collector
 from holdfast.compose import open_services
 from holdfast.figures_board import worker_seat
-from holdfast.http_protocol import LeanProtocol
+from holdfast.http_gate import Gate
 from holdfast.http_server import Server
 from holdfast.logs import configure_logs
 from holdfast.settings import SETTINGS_VARIABLE as SETTINGS_VARIABLE
@@ -64,11 +65,14 @@ def main() -> int:
 
 async def _serve(settings: Settings, listeners: list[socket.socket], stop: StopRequest) -> int:
     try:
-        async with open_services(settings, worker_seat(os.environ)) as services:
+        admission = Admission(settings.in_flight)
+        async with open_services(settings, worker_seat(os.environ), admission) as services:
+            gate = Gate(admission, connections_max=settings.connections_max)
             server = Server(
                 uvicorn.Config(
                     create_app(services),
-                    http=LeanProtocol,
+                    http=gate.protocol,  # type: ignore[arg-type]  # anything that makes protocols will do
+                    proxy_headers=False,  # api.call looks at the one that matters when it matters
                     lifespan="off",  # the services are open before the first request, and closed after the last
                     log_config=None,
                     access_log=False,

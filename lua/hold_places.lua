@@ -128,8 +128,19 @@ local function replay(answer)
   return reply
 end
 
+local check_claim
+
+-- What stands in the way may have lapsed: end many of these, once, before the answer is that it does.
+local function look_again(n, ev, has_reaped)
+  if has_reaped then
+    return { 'CONTINUE' }
+  end
+  reap_due(ev)
+  return check_claim(n, true)
+end
+
 -- What the nth event says to the claim: a refusal, or nil and the claim ready to be written.
-local function check_claim(n)
+check_claim = function(n, has_reaped)
   local base = SHARED_ARGS + ARGS_PER_EVENT * (n - 1)
   local places = parse_places(ARGV[base + 3])
   if not places then
@@ -148,9 +159,7 @@ local function check_claim(n)
     claim.again = parse_hold(record)
     return nil, claim
   end
-  if ev.due <= ev.now then
-    reap_due(ev)
-  end
+  reap_due(ev, true)
   if ev.status ~= 'open' or ev.now >= ev.closes then
     return { 'NOT_OPEN', n, ev.status == 'open' and 'closed' or ev.status }
   end
@@ -158,14 +167,16 @@ local function check_claim(n)
   local limit, maximum = check_limits(ev, places, owner)
   if limit then
     if ev.due <= ev.now then
-      return { 'CONTINUE' } -- a lapsed hold of this customer may still count
+      return look_again(n, ev, has_reaped) -- a lapsed hold of this customer may still count
     end
     return { 'LIMIT', n, limit, maximum }
   elseif line_is_first(ev) then
     return { 'LINE', n }
   end
-  if not check_places(ev, places, claim.missing) or (#claim.missing > 1 and ev.due <= ev.now) then
+  if not check_places(ev, places, claim.missing) then
     return { 'CONTINUE' }
+  elseif #claim.missing > 1 and ev.due <= ev.now then
+    return look_again(n, ev, has_reaped)
   end
   return nil, claim
 end

@@ -73,10 +73,12 @@ async def application(scope: dict[str, Any], receive: Receive, send: Send) -> No
 
 
 @contextlib.asynccontextmanager
-async def serving(protocol: type[HttpToolsProtocol]) -> AsyncIterator[tuple[int, uvicorn.Server]]:
+async def serving(
+    protocol: type[HttpToolsProtocol], app: Any = application
+) -> AsyncIterator[tuple[int, uvicorn.Server]]:
     """A uvicorn in this event loop; its port."""
     config = uvicorn.Config(
-        application,  # type: ignore[arg-type]
+        app,
         http=protocol,
         port=0,
         lifespan="off",
@@ -215,3 +217,24 @@ async def test_lean_protocol_forgets_its_timer_when_the_client_leaves() -> None:
         await exchange(port, request("GET /a"))
         protocol = await asyncio.wait_for(lost, ANSWER_MAX_S)
     assert protocol.timeout_keep_alive_task is None
+
+
+async def test_lean_protocol_takes_whole_answers_and_leaves_to_asgi_what_is_not_plain() -> None:
+    taken: list[bool] = []
+
+    async def whole(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await receive()
+        lines, body = b"x-a: b\r\ncontent-length: 5\r\n", b"hello"
+        taken.append(send.__self__.write_whole(200, lines, body))  # type: ignore[attr-defined]
+        if not taken[-1]:
+            headers = [(b"x-a", b"b"), (b"content-length", b"5")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
+    expected = b"HTTP/1.1 200 OK\r\nx-a: b\r\ncontent-length: 5\r\n"
+    async with serving(LeanProtocol, whole) as (port, _):
+        assert await exchange(port, request("GET /a") + request("GET /a")) == 2 * (expected + b"\r\nhello")
+        assert await exchange(port, request("HEAD /a")) == expected + b"\r\n"
+        closing = await exchange(port, request("GET /a", "Connection: close"))
+        assert closing == expected + b"connection: close\r\n\r\nhello"
+    assert taken == [True, True, False, False]

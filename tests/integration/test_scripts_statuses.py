@@ -173,10 +173,10 @@ def _crowd_of_lapsed(runner: Runner) -> Venue:
     """Seventy holds of one place each have lapsed, and nobody has noticed: more than one call ends."""
     venue = Venue(
         runner,
-        {"id": "floor", "price": 1, "capacity": 70},
-        policy={"max_places_per_hold": 70, "max_places_per_customer": 70},
+        {"id": "floor", "price": 1, "capacity": 90},
+        policy={"max_places_per_hold": 90, "max_places_per_customer": 90},
     )
-    for number in range(70):
+    for number in range(90):
         venue.held("0:1;0*1", owner=f"c{number}")
     venue.advance(TTL_MS)
     return venue
@@ -185,7 +185,7 @@ def _crowd_of_lapsed(runner: Runner) -> Venue:
 @situation("hold_places", "CONTINUE")
 def _held_behind_a_crowd(runner: Runner) -> tuple[Venue, Act]:
     venue = _crowd_of_lapsed(runner)
-    return venue, lambda: venue.hold("0:1;0*65")
+    return venue, lambda: venue.hold("0:1;0*85")
 
 
 # --- extend, release, read, reap -------------------------------------------------------------------------------------

@@ -1,0 +1,161 @@
+"""The protocol that lets requests in, or refuses them: counts in :mod:`holdfast.admission`, words in ``http_refusals``.
+
+A request counts as under way from when it is there as a whole and may begin until its answer begins. Hundreds of them
+may be read in one pass of the event loop, before the first is begun: so it is counted here, where its bytes are seen,
+and no client can prolong it, by sending or reading slowly. Streams and pipelined requests that wait for those before
+them do not count.
+"""
+
+import asyncio
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+from uvicorn._types import ASGI3Application
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.server import ServerState
+
+from engine import figures
+from holdfast.admission import Admission, class_of
+from holdfast.http_bounds import BoundedProtocol, Watch
+from holdfast.http_refusals import Refusing, asker_of, plain_request, refusal_bytes
+
+
+class Gate:
+    """What the connections of one process share; ``uvicorn.Config(http=gate.protocol)``."""
+
+    def __init__(self, admission: Admission, *, connections_max: int) -> None:
+        self.admission = admission
+        self.watch = Watch(connections_max)
+
+    def protocol(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any], **rest: Any
+    ) -> asyncio.Protocol:
+        """What uvicorn calls for every connection."""
+        return GatedProtocol(self, config, server_state, app_state, **rest)
+
+
+class GatedProtocol(BoundedProtocol):
+    """One connection."""
+
+    def __init__(self, gate: Gate, *args: Any, **rest: Any) -> None:
+        super().__init__(gate.watch, *args, **rest)
+        self._admission = gate.admission
+        self._turn: _Turn | None = None  # of the request that was begun last
+
+    def data_received(self, data: bytes) -> None:
+        """Refuse a request where it stands, or have it parsed."""
+        # A client that does not read is not written to: behind the parser its answers wait until it does.
+        if self._admission.is_pressed and self._is_between_requests and not self.flow.write_paused:
+            answer = self._refusal(data)
+            if answer is not None:
+                self._receiving_since = None
+                self.transport.write(answer)
+                self.on_response_complete()
+                return
+        super().data_received(data)
+
+    def on_message_complete(self) -> None:
+        """Count a request that has begun; it may have to be refused even now, if its body came later than its head."""
+        super().on_message_complete()
+        turn = self._turn
+        if turn is None or turn.cycle is not self.cycle or turn.is_over:
+            return
+        if self._admission.has_room(turn.name):
+            turn.begin()
+        else:
+            self._refuse_late(turn)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        scope = cycle.scope
+        self._turn = None
+        name = class_of(scope["method"], scope["path"])
+        if name is None:
+            super()._start_asgi_task(cycle, app)
+            return
+        if not self._admission.has_room(name):
+            figures.SHED.add(name)
+            super()._start_asgi_task(cycle, Refusing(self._admission.retry_after_s()))  # type: ignore[arg-type]
+            return
+        turn = self._turn = _Turn(self._admission, name, cycle, app)
+        if not cycle.more_body:  # it has waited behind another one of the same connection
+            turn.begin()
+        task = self.loop.create_task(cycle.run_asgi(turn))  # type: ignore[arg-type]
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(turn.end)
+
+    @property
+    def _is_between_requests(self) -> bool:
+        return not self._midway and (self.cycle is None or self.cycle.response_complete)
+
+    def _refusal(self, data: bytes) -> bytes | None:
+        request, admission = plain_request(data), self._admission
+        if request is None:
+            return None
+        name = class_of(request.method, request.path)
+        if name is None or admission.has_room(name):
+            return None
+        asker = request.asker(self.scheme or "http", self.server, self.client)
+        if asker is None:
+            return None
+        figures.SHED.add(name)
+        return refusal_bytes(asker, admission.retry_after_s(), self.server_state.default_headers)
+
+    def _refuse_late(self, turn: "_Turn") -> None:
+        """Answer for an application that still waits for the body; to it the client has gone."""
+        cycle = turn.cycle
+        turn.end()
+        if self.flow.write_paused:  # it sends and sends, and reads nothing
+            self.transport.abort()
+            return
+        figures.SHED.add(turn.name)
+        close = not cycle.keep_alive
+        asker, headers = asker_of(cycle.scope), self.server_state.default_headers  # type: ignore[arg-type]
+        self.transport.write(refusal_bytes(asker, self._admission.retry_after_s(), headers, close=close))
+        cycle.response_started = cycle.response_complete = cycle.disconnected = True
+        cycle.message_event.set()
+        if close:
+            self.transport.close()
+        self.on_response_complete()
+
+
+class _Turn:
+    """One request that was let in: the application around it, which sees when its answer begins."""
+
+    __slots__ = ("_admission", "_app", "_counts", "cycle", "is_over", "name")
+
+    def __init__(self, admission: Admission, name: str, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._admission = admission
+        self._app = app
+        self._counts = False
+        self.cycle = cycle
+        self.name = name
+        self.is_over = False
+
+    def begin(self) -> None:
+        """Count it, from now until :meth:`end`."""
+        self._counts = True
+        self._admission.begin(self.name)
+
+    def end(self, _: object = None) -> None:
+        """Count it no longer; may be called again, for its task ends however its answer does."""
+        self.is_over = True
+        if self._counts:
+            self._counts = False
+            self._admission.end(self.name)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ours is given on
+        """Run the application."""
+        await self._app(scope, receive, self.send)  # type: ignore[arg-type]
+
+    async def send(self, message: Any) -> None:
+        """Whatever is sent, the work is done: how long it takes to leave is the client's doing."""
+        self.end()
+        await self.cycle.send(message)
+
+    def write_whole(self, status: int, lines: bytes, body: bytes) -> bool:
+        """The short way of ``api.answers``, where the protocol has it."""
+        self.end()
+        write_whole = getattr(self.cycle, "write_whole", None)
+        return write_whole is not None and write_whole(status, lines, body)
