@@ -18,7 +18,9 @@ CONNECTIONS = 64
 LAST_ANSWERS_MAX_S = 10
 _SCRIPT = Path(__file__).with_name("hold.lua")
 _RESULT = re.compile(r"^RESULT (\d+) (\d+) (\d+) (\d+)$", re.MULTILINE)
-_STATUS = re.compile(rb"HTTP/1\.1 (\d)")
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_BODILESS = (b"204", b"304")  # whatever length they tell of
+_ID = re.compile(rb'"id": *"([^"]+)"')
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -73,12 +75,29 @@ async def send_requests(url: str, requests: Iterator[bytes], *, duration_s: int)
     Raises:
         Void: Connections failed.
     """
+    return await _by_senders(url, lambda until: _Sender(requests, until=until), duration_s=duration_s)
+
+
+async def send_sales(
+    url: str, make: Callable[[], tuple[Iterator[bytes], Callable[[bytes], bytes]]], *, duration_s: int
+) -> Outcome:
+    """Keep 64 connections busy with a hold and then its confirmation; *make* tells what one of them sends.
+
+    That is requests of holds, and how a hold's id becomes the request that confirms it. Answers are those of
+    confirmations; what is not answered 201 is refused, also a booking that is not durable yet.
+
+    Raises:
+        Void: Connections failed.
+    """
+    return await _by_senders(url, lambda until: _Buyer(*make(), until=until), duration_s=duration_s)
+
+
+async def _by_senders(url: str, make: Callable[[float], "_Sender"], *, duration_s: int) -> Outcome:
     host, _, port = urlsplit(url).netloc.rpartition(":")
     loop = asyncio.get_running_loop()
     cpu, began = CpuClock(), time.perf_counter()
     senders = [
-        (await loop.create_connection(lambda: _Sender(requests, until=began + duration_s), host, int(port)))[1]
-        for _ in range(CONNECTIONS)
+        (await loop.create_connection(lambda: make(began + duration_s), host, int(port)))[1] for _ in range(CONNECTIONS)
     ]
     async with asyncio.timeout(duration_s + LAST_ANSWERS_MAX_S):
         await asyncio.gather(*(sender.ended for sender in senders))
@@ -108,11 +127,12 @@ def _requests(load: Load) -> Iterator[bytes]:
 
 
 class _Sender(asyncio.Protocol):
-    """One connection: the next request goes out when an answer has come. Answers here fit into one segment."""
+    """One connection: the next request goes out when the whole of an answer has come."""
 
     def __init__(self, requests: Iterator[bytes], *, until: float) -> None:
         self._requests = requests
         self._until = until
+        self._received = b""
         self._send: Callable[[bytes], None] = lambda _: None
         self._close: Callable[[], None] = lambda: None
         self.answers = self.refused = 0
@@ -123,18 +143,47 @@ class _Sender(asyncio.Protocol):
         self._send(next(self._requests))
 
     def data_received(self, data: bytes) -> None:
-        status = _STATUS.match(data)
-        if status is None:  # the body of an answer whose head came before
-            return
+        data = self._received + data
+        head, end, body = data.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        is_whole = end and (length is None or head[9:12] in _BODILESS or len(body) >= int(length[1]))
+        self._received = b"" if is_whole else data
+        if is_whole:
+            self._take(head, body)
+
+    def _take(self, head: bytes, body: bytes) -> None:  # noqa: ARG002 - what is bought next depends on it
+        self._count(is_refused=head[9:10] != b"2")
+
+    def _count(self, *, is_refused: bool) -> None:
         self.answers += 1
-        self.refused += status[1] != b"2"
+        self.refused += is_refused
         if time.perf_counter() < self._until:
             self._send(next(self._requests))
         else:
             self._close()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if error is not None and not self.ended.done():
+        if self.ended.done():
+            return
+        if error is not None or time.perf_counter() < self._until:
             self.ended.set_exception(Void(f"a connection was lost: {error}"))
-        elif not self.ended.done():
+        else:
             self.ended.set_result(None)
+
+
+class _Buyer(_Sender):
+    """One connection of holds, each of them confirmed before the next."""
+
+    def __init__(self, holds: Iterator[bytes], confirm: Callable[[bytes], bytes], *, until: float) -> None:
+        super().__init__(holds, until=until)
+        self._confirm = confirm
+        self._is_held = False
+
+    def _take(self, head: bytes, body: bytes) -> None:
+        is_made = head[9:12] == b"201"
+        hold_id = None if self._is_held else _ID.search(body)
+        self._is_held = is_made and hold_id is not None
+        if self._is_held and hold_id is not None:
+            self._send(self._confirm(hold_id[1]))
+        else:
+            self._count(is_refused=not is_made)

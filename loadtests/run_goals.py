@@ -17,6 +17,7 @@ import measure_engine
 import measure_figures
 import measure_http
 import measure_memory
+import measure_peers
 import measure_recovery
 import measure_script
 import measure_storms
@@ -36,6 +37,7 @@ MEASUREMENTS: Sequence[Measurement] = (
     measure_script.MEASUREMENT,
     measure_engine.MEASUREMENT,
     measure_batch.MEASUREMENT_OVER_HTTP,
+    measure_peers.MEASUREMENT,
     measure_venues.MEASUREMENT,
     measure_memory.MEASUREMENT,
     measure_drain.MEASUREMENT,
