@@ -77,7 +77,7 @@ class Strategy(msgspec.Struct, frozen=True):
     """One way; ``hold`` and ``confirm`` tell whether they did it, and it is committed when they return.
 
     ``taken`` counts places ``held`` (lapsed or not) and ``sold``, and events or holds that are wrong (``oversold``).
-    ``pool_size`` was the fastest of 4, 8, 16, 32 and 64 connections on two cores.
+    ``pool_size`` connections are at its disposal.
     """
 
     name: str
