@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 from engine import figures
 from holdfast.admission import Admission, class_of
 from holdfast.http_bounds import BoundedProtocol, Watch
-from holdfast.http_refusals import Refusing, asker_of, plain_request, refusal_bytes
+from holdfast.http_refusals import Refusing, asker_of, plain_asker, plain_target, refusal_bytes
 
 
 class Gate:
@@ -90,13 +90,13 @@ class GatedProtocol(BoundedProtocol):
         return not self._midway and (self.cycle is None or self.cycle.response_complete)
 
     def _refusal(self, data: bytes) -> bytes | None:
-        request, admission = plain_request(data), self._admission
-        if request is None:
+        target, admission = plain_target(data), self._admission
+        if target is None:
             return None
-        name = class_of(request.method, request.path)
+        name = class_of(*target)
         if name is None or admission.has_room(name):
             return None
-        asker = request.asker(self.scheme or "http", self.server, self.client)
+        asker = plain_asker(data, self.scheme or "http", self.server, self.client)
         if asker is None:
             return None
         figures.SHED.add(name)

@@ -1,9 +1,8 @@
-"""G9: holds that arrive at up to three times the capacity, with admission control and without.
+"""G9: holds that arrive at twice the capacity, with admission control and without.
 
-The capacity is what 64 connections get answered in a closed loop, of the same process, just before: whatever arrives
-at a multiple of it comes from ``arrivals.py``. The API's process has one core, everything else the other cores: twice
-as many requests cost the generator twice as much, and where that takes time from the server it looks like overload. ``--explore`` prints a table
-over bounds and multiples instead of the goals' figures.
+The capacity is what 64 connections get answered in a closed loop, of the same process, just before: what arrives at a
+multiple of it comes from ``arrivals.py``. The API's process has one core, everything else the other cores: twice as
+many requests cost the generator twice as much, and where it takes that from the server, it looks like overload.
 """
 
 import itertools
@@ -13,15 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-import click
 import httpx2
 import msgspec
 import psutil  # type: ignore[import-untyped]
-import uvloop
 from arrivals import Point, Shape, Target, drive
-from bench import Bench, open_bench
+from bench import Bench
 from goal_program import Measurement, run_alone
-from harness import QUICK, Goal, Result, Void
+from harness import Goal, Result, Void
 from http_load import send_requests
 from measure_http import Worker, running_worker
 from venues import definition
@@ -61,10 +58,11 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         refused = self.point.outcomes.get("503", 0) / self.point.rate / SHAPE.seconds
         others = {name: count for name, count in self.point.outcomes.items() if name not in ("right", "503")}
+        point = self.point
         return (
-            f"{self.factor:4.1f}x of {self.capacity:5.0f}/s: goodput {self.goodput:4.2f}, refused {refused:4.2f},"
-            f" of 64 connections {self.refused_before:4.2f}, p50 {self.point.p50_ms:6.1f} ms, p99 {self.point.p99_ms:6.1f} ms, {self.cpu_us:4.0f} µs,"
-            f" generator late by {self.point.generator_lag_ms:5.0f} ms {others or ''}"
+            f"{self.factor:4.1f}x of {self.capacity:5.0f}/s: goodput {self.goodput:4.2f}, refused {refused:4.2f}"
+            f" (of 64 connections {self.refused_before:4.2f}), p50 {point.p50_ms:6.1f} ms, p99 {point.p99_ms:6.1f} ms,"
+            f" {self.cpu_us:4.0f} µs, generator late by {point.generator_lag_ms:4.0f} ms {others or ''}"
         )
 
 
@@ -152,25 +150,6 @@ def _requests(target: Target) -> Iterator[bytes]:
         f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
         for token in target.tokens
     )
-
-
-async def _explore(bounds: Sequence[int], factors: Sequence[float], rounds: int, case: str) -> None:
-    async with open_bench(QUICK) as bench:
-        variants = {str(bound): msgspec.structs.replace(bench.settings, in_flight=bound) for bound in bounds}
-        seen = await see(bench, variants, factors, rounds=rounds, case=case)
-        for (name, _), every in seen.items():
-            for one in every:
-                print(f"{case}, bound {name:>5}: {one}", flush=True)
-
-
-@click.command()
-@click.option("--in-flight", "bounds", multiple=True, type=int, default=(16, 32, 64, 128, 256, UNBOUNDED))
-@click.option("--factor", "factors", multiple=True, type=float, default=(0.7, 2.0))
-@click.option("--rounds", default=1)
-@click.option("--case", default="holds")
-def explore(bounds: Sequence[int], factors: Sequence[float], rounds: int, case: str) -> None:
-    """Print what came of each bound and multiple."""
-    uvloop.run(_explore(bounds, factors, rounds, case))
 
 
 MEASUREMENT = Measurement("G9", GOODPUT, measure)
