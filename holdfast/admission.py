@@ -13,7 +13,7 @@ a millisecond each, some 40 ms. Who comes first when there is too much follows f
   so that requests stuck on a Postgres that is away keep neither holds nor reads out.
 """
 
-IN_FLIGHT = 128  # so that 64 connections, each with a request under way, are refused nothing (decision 0031)
+IN_FLIGHT = 128  # so that 64 connections, each with a request under way, are refused nothing (decision 28)
 CONFIRMS = 4  # times as many confirms
 RETRY_AFTER_MAX_S = 4
 

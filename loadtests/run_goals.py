@@ -17,6 +17,7 @@ import measure_engine
 import measure_figures
 import measure_http
 import measure_memory
+import measure_overload
 import measure_peers
 import measure_recovery
 import measure_script
@@ -42,6 +43,7 @@ MEASUREMENTS: Sequence[Measurement] = (
     measure_memory.MEASUREMENT,
     measure_drain.MEASUREMENT,
     measure_recovery.MEASUREMENT,
+    measure_overload.MEASUREMENT,
     measure_storms.MEASUREMENT,
     measure_stream.MEASUREMENT,
     measure_workers.MEASUREMENT,

@@ -22,7 +22,7 @@
 
 --- @keys
 
-local CLAIMS_MAX = 100 -- bounds how long everybody else waits: docs/decisions/0028
+local CLAIMS_MAX = 100 -- bounds how long everybody else waits: docs/decisions/0027
 local FIRST = 3
 local owner, layout, count = ARGV[1], ARGV[2], #ARGV - FIRST + 1
 if count > CLAIMS_MAX then
