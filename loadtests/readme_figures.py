@@ -33,6 +33,7 @@ def figures(reports: Mapping[str, Report]) -> str:
         where = (
             f"{machine['cpu']}, {machine['cores']} shared cores, Python {machine['python']},"
             f" Valkey {machine['valkey']}, {report.measured_at:%Y-%m-%d}"
+            + (", quick runs, whose spreads are wide" if report.is_quick else "")
         )
         places.setdefault(where, []).append(name)
     said = [where if len(places) == 1 else f"{', '.join(names)}: {where}" for where, names in places.items()]
