@@ -146,7 +146,7 @@ async def _empty(parts: Parts) -> None:
         await connection.execute("UPDATE usage SET sold = 0")
 
 
-MEASUREMENT = Measurement("G7", G7, measure)
+MEASUREMENT = Measurement("G7", G7, measure, slow=True)
 
 if __name__ == "__main__":
     run_alone(MEASUREMENT)

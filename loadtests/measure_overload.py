@@ -152,7 +152,7 @@ def _requests(target: Target) -> Iterator[bytes]:
     )
 
 
-MEASUREMENT = Measurement("G9", GOODPUT, measure)
+MEASUREMENT = Measurement("G9", GOODPUT, measure, slow=True)
 
 if __name__ == "__main__":
     run_alone(MEASUREMENT)

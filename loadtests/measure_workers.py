@@ -53,7 +53,7 @@ async def _two_workers(bench: Bench) -> AsyncIterator[Worker]:
         yield both
 
 
-MEASUREMENT = Measurement("G11", G11, measure)
+MEASUREMENT = Measurement("G11", G11, measure, slow=True)
 
 if __name__ == "__main__":
     run_alone(MEASUREMENT)
