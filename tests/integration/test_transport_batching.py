@@ -1,6 +1,7 @@
 """Many callers over one connection: batches, order, errors, callers that go away."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -48,7 +49,22 @@ async def test_commands_submitted_together_reach_the_server_in_few_reads(server:
     await transport.command("PING")
     before = server.stat("total_reads_processed")
     await asyncio.gather(*(transport.command("SET", n, "v") for n in range(CALLERS)))
-    assert server.stat("total_reads_processed") - before < 20
+    assert server.stat("total_reads_processed") - before < CALLERS / multiplexer.SENT_AT_ONCE + 10
+
+
+async def test_the_first_of_many_are_at_the_server_before_the_last_are_submitted(
+    server: Valkey, transport: Any
+) -> None:
+    await transport.command("PING")
+    calls = [transport.command("INCR", "early") for _ in range(2 * multiplexer.SENT_AT_ONCE)]
+    for call in calls[:-1]:
+        call.send(None)  # up to its submission, as the event loop would, but without giving it a turn
+    deadline = time.monotonic() + 5
+    while int(server.call("GET", "early") or 0) < multiplexer.SENT_AT_ONCE:
+        assert time.monotonic() < deadline, "nothing left before the turn ended"
+    assert int(server.call("GET", "early")) == multiplexer.SENT_AT_ONCE
+    for call in calls:
+        call.close()
 
 
 async def test_only_one_connection_is_made_however_many_callers(server: Valkey, transport: Any) -> None:
@@ -153,6 +169,7 @@ async def test_submitting_past_the_bound_is_refused_and_the_rest_is_served(
     transport: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(multiplexer, "QUEUE_MAX", 100)
+    monkeypatch.setattr(multiplexer, "SENT_AT_ONCE", 1000)  # they wait for the end of the turn
     replies = await asyncio.gather(*(transport.command("PING") for _ in range(130)), return_exceptions=True)
     assert replies[:100] == [b"PONG"] * 100
     assert {type(reply) for reply in replies[100:]} == {NotSent}
