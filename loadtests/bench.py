@@ -14,6 +14,7 @@ from harness import Plan
 from pipe import Pipe
 from venues import Venue, sellable
 
+from holdfast.collector import spare_the_collector
 from holdfast.embedded.servers import embedded_servers
 from holdfast.migrating import migrate_database
 from holdfast.settings import Settings, load_settings
@@ -55,6 +56,7 @@ async def open_bench(plan: Plan) -> AsyncIterator[Bench]:
             client = redis.Redis.from_url(servers.redis_url)
             socket_path = client.connection_pool.connection_kwargs["path"]
             pipe = Pipe(socket_path)
+            spare_the_collector()  # as every worker does; else one round of it in the middle of a run is what is measured
             try:
                 yield Bench(plan, settings, socket_path, client, pipe, scratch)
             finally:
