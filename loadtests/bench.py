@@ -56,7 +56,7 @@ async def open_bench(plan: Plan) -> AsyncIterator[Bench]:
             client = redis.Redis.from_url(servers.redis_url)
             socket_path = client.connection_pool.connection_kwargs["path"]
             pipe = Pipe(socket_path)
-            spare_the_collector()  # as every worker does; else one round of it in the middle of a run is what is measured
+            spare_the_collector()  # as every worker does: a round of it in the middle of a run would count
             try:
                 yield Bench(plan, settings, socket_path, client, pipe, scratch)
             finally:
