@@ -92,7 +92,8 @@ class Reconciler:
 
         Raises:
             EventNotFound, EventNotOpen: One of those named does not exist, or is a draft.
-            StoreUnavailable, LedgerUnavailable: A server does not answer.
+            StoreUnavailable: Redis does not answer for any of their partitions.
+            LedgerUnavailable: Postgres does not answer.
         """
         return await SingleRound(self._equipment, dry_run=dry_run, on_progress=on_progress).run(event_ids)
 
