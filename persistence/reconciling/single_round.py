@@ -90,6 +90,8 @@ class SingleRound:
         if not self._dry_run and event_ids is None:
             with self._going_on("publish"):
                 self._findings.round.published = await self._equipment.relay.run_once(within_s=PUBLISH_MAX_S)
+            for sink in self._equipment.relay.lost:
+                self._findings.held_up(f"webhook {sink.name}", ValueError(sink.lost))
         return self._findings.finish(time.monotonic() - began, self._unreached)
 
     async def _reach(self, territory: Everywhere) -> None:
