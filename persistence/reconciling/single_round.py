@@ -73,7 +73,7 @@ class SingleRound:
             await self._reach(territory)
         await self._drain_journals(territory)
         await self._wake_due(territory, event_ids)
-        await self._end_bookings(territory, event_ids)
+        await self._end_bookings(event_ids)
         async for page in self._expected(territory, event_ids):
             await self._mend(page)
         await self._audit_all()
@@ -147,12 +147,12 @@ class SingleRound:
             await self._offer.work(territory)
         self._findings.round.offered = self._findings.figures.done.get(self._offer.name, 0)
 
-    async def _end_bookings(self, territory: Everywhere, event_ids: Sequence[str] | None) -> None:
+    async def _end_bookings(self, event_ids: Sequence[str] | None) -> None:
         if event_ids is None and self._dry_run:
             self._findings.lapsed(await self._expire.count())
         elif event_ids is None:
             with self._going_on(self._expire.name):
-                await self._expire.work(territory)
+                await self._expire.finish()
         with self._going_on(self._care.name):
             await self._care.finish(event_ids, dry_run=self._dry_run)
         if event_ids is None and self._dry_run:
