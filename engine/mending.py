@@ -1,25 +1,19 @@
 """What a person decides about a dead letter: try it again, or give it up."""
 
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import msgspec
 
 from engine.bookings import JournalEntry
 from engine.catalog import Catalog
-from engine.dead_letters import DeadLetter, discard, discard_booking, revive
-from engine.errors import (
-    EventNotFound,
-    EventNotOpen,
-    IdempotencyKeyReused,
-    LedgerUnavailable,
-    Overloaded,
-    PlacesUnavailable,
-)
+from engine.dead_letters import DeadLetter, discard, discard_booking, is_there, revive
+from engine.errors import EventNotFound, EventNotOpen, JournalFull, LedgerUnavailable, Overloaded, Refusal
 from engine.events import SellableEvent
 from engine.ids import BookingId
 from engine.kernel import Kernel
 from engine.ports import Ledger, UnwritableEntry
-from engine.settlement import OUTDATED, Settlement
+from engine.settlement import Settlement
 
 
 class Retried(msgspec.Struct, frozen=True):
@@ -46,10 +40,24 @@ class Discarded(msgspec.Struct, frozen=True):
     freed: bool = False
 
 
-async def retry(kernel: Kernel, settlement: Settlement, catalog: Catalog, ledger: Ledger, dead: DeadLetter) -> Retried:
+AcceptAgain = Callable[[JournalEntry, SellableEvent], Awaitable[JournalEntry]]
+"""Takes the places of a booking that the ledger has not got once more, as a new booking would; raises a refusal."""
+
+
+async def retry(
+    kernel: Kernel,
+    settlement: Settlement,
+    catalog: Catalog,
+    ledger: Ledger,
+    dead: DeadLetter,
+    *,
+    accept_again: AcceptAgain,
+) -> Retried:
     """Put a letter back into the journal, and write it to the ledger at once.
 
-    A letter of an epoch that is over stays one: the ledger would refuse it, and what it says would be lost.
+    The places of one whose epoch is over were not kept for it: they are taken again first, if they are free. Where they
+    are not it stays a letter, for what it says would be lost. A crash in between leaves a booking like any other, and a
+    letter of which the ledger has the booking.
 
     Raises:
         StoreUnavailable: Redis does not answer; it is in the journal or among the dead letters.
@@ -61,13 +69,16 @@ async def retry(kernel: Kernel, settlement: Settlement, catalog: Catalog, ledger
     try:
         event = await catalog.get(dead.entry.event_id)
         if await _is_outdated(kernel, ledger, dead.entry, event):
-            return outcome("unwritable", OUTDATED)
-        entry = await revive(kernel, dead)
+            entry = await _take_again(kernel, dead, event, accept_again)
+        else:
+            entry = await revive(kernel, dead)
     except ValueError as error:
         return outcome("unwritable", f"it cannot be read: {error}")
     except (EventNotFound, EventNotOpen) as error:
         return outcome("unwritable", f"the ledger has no event {error.event_id!r} on sale")
-    except (LedgerUnavailable, Overloaded) as error:
+    except Refusal as error:
+        return outcome("unwritable", f"its places, which were not kept for it, are refused: {_in_words(error)}")
+    except (LedgerUnavailable, JournalFull, Overloaded) as error:
         return outcome("unwritable", f"the ledger cannot be asked about it now: {error}")
     if entry is None:
         return outcome("gone")
@@ -75,8 +86,8 @@ async def retry(kernel: Kernel, settlement: Settlement, catalog: Catalog, ledger
         settled = await settlement.settle(entry, event, was_buried=True)
     except UnwritableEntry as error:
         return outcome("unwritable", error)
-    except (PlacesUnavailable, IdempotencyKeyReused) as error:
-        return outcome("refused", f"{type(error).__name__}: {error}")
+    except Refusal as error:
+        return outcome("refused", _in_words(error))
     except (LedgerUnavailable, Overloaded) as error:
         return outcome("waiting", error)
     if settled.replayed:
@@ -84,10 +95,28 @@ async def retry(kernel: Kernel, settlement: Settlement, catalog: Catalog, ledger
     return Retried(dead.journal_id, dead.booking_id, "written", reference=settled.booking.reference)
 
 
+async def _take_again(
+    kernel: Kernel, dead: DeadLetter, event: SellableEvent, accept_again: AcceptAgain
+) -> JournalEntry | None:
+    """The entry that is in the journal in the letter's stead; ``None`` when somebody was faster.
+
+    The letter goes before the ledger has the booking, as with :func:`revive`: :func:`give_up` relies on it.
+    """
+    if not await is_there(kernel, dead):
+        return None
+    entry = await accept_again(dead.entry, event)
+    await discard(kernel, dead)
+    return entry
+
+
 async def _is_outdated(kernel: Kernel, ledger: Ledger, entry: JournalEntry, event: SellableEvent) -> bool:
     """Whether the event has another epoch in Redis than the entry, which is not in the ledger either."""
     epoch = await kernel.epoch_in_store(event)
     return epoch not in (None, entry.epoch) and await ledger.find_booking(entry.booking_id) is None
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 async def give_up(kernel: Kernel, ledger: Ledger, dead: DeadLetter) -> Discarded:

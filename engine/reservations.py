@@ -274,6 +274,31 @@ class Reservations(Views):
         claim_args = (event.layout.digest.encode(), format_places(places).encode())
         return await self._finish(await self._run_booking("book_places", event, request, *claim_args), event, request)
 
+    async def accept_again(self, entry: JournalEntry, event: SellableEvent) -> JournalEntry:
+        """Take the places of a booking that was accepted under an epoch that is over, under the one of now.
+
+        It keeps its id and what was agreed. That the ledger has not got it is for the caller to know, and to settle
+        the entry that is returned is the caller's too. Safe to repeat.
+
+        Raises:
+            Refusal: Its places are taken, its event is not on sale any more, or its customer may not have them.
+            ValueError: Its details cannot be opened.
+        """
+        claim = parse_claim_id(entry.booking_id)
+        assert claim is not None, entry.booking_id
+        once = Once(entry.once, entry.body_digest) if entry.once else None
+        details = self._sealer.unseal(entry.details, entry.booking_id)
+        attempt = b"again-" + entry.journal_id.encode()
+        request = BookingRequest(
+            claim.key.encode(), entry.booking_id, entry.customer_id, details, entry.details, once, attempt
+        )
+        claim_args = (event.layout.digest.encode(), format_places(entry.places).encode())
+        # What Redis knows of the key is that it made this very booking; whether it has made another, the ledger says.
+        reply = await self._run_booking("book_places", event, request, *claim_args, asks_for_key=False)
+        if reply[0] != b"CONFIRMED":
+            raise booking_refusal(reply, event, entry.booking_id)
+        return _accepted_entry(reply, event, request)
+
     async def book(
         self,
         event_id: str,
@@ -393,10 +418,12 @@ class Reservations(Views):
         sealed = self._sealer.seal(details, booking_id)
         return BookingRequest(key.key.encode(), booking_id, customer_id, details, sealed, once, attempt)
 
-    async def _run_booking(self, script: str, event: SellableEvent, request: BookingRequest, *more: bytes) -> list[Any]:
+    async def _run_booking(
+        self, script: str, event: SellableEvent, request: BookingRequest, *more: bytes, asks_for_key: bool = True
+    ) -> list[Any]:
         """Run a script that books, and have the event audited first when it says that another server has taken over."""
         args = [*booking_args(request, journal_bytes_max=self._journal_bytes_max), *more]
-        scope = request.once.scope if request.once else None
+        scope = request.once.scope if request.once and asks_for_key else None
         for _ in range(VERIFICATIONS_MAX):
             reply = await self._kernel.run(script, event, args, once=scope)
             if reply[0] != b"UNAUDITED":
@@ -417,20 +444,7 @@ class Reservations(Views):
             ):
                 return booked
             raise booking_refusal(reply, event, request.booking_id)
-        _, epoch, created_ms, confirmed_ms, journal_id, places = reply
-        entry = JournalEntry(
-            journal_id=journal_id.decode(),
-            epoch=int(epoch),
-            event_id=event.event.id,
-            booking_id=request.booking_id,
-            customer_id=request.customer_id,
-            places=parse_places(places.decode()),
-            created_at_ms=created_ms,
-            confirmed_at_ms=confirmed_ms,
-            details=request.sealed,
-            once=request.once.scope if request.once else b"",
-            body_digest=request.once.body if request.once else b"",
-        )
+        entry = _accepted_entry(reply, event, request)
         return _theirs(await self._settle(entry, event, request.details), request.customer_id)
 
     async def _resume(self, booking_id: str, customer_id: str) -> Booked:
@@ -459,6 +473,24 @@ class Reservations(Views):
         except (TimeoutError, LedgerUnavailable, Overloaded, UnwritableEntry):
             return Booked(accepted_booking(entry, event, details))  # the last one is for a person to look into
         return Booked(settled.booking, replayed=settled.replayed)
+
+
+def _accepted_entry(reply: list[Any], event: SellableEvent, request: BookingRequest) -> JournalEntry:
+    """The entry that a script has made, as it told of it."""
+    _, epoch, created_ms, confirmed_ms, journal_id, places = reply
+    return JournalEntry(
+        journal_id=journal_id.decode(),
+        epoch=int(epoch),
+        event_id=event.event.id,
+        booking_id=request.booking_id,
+        customer_id=request.customer_id,
+        places=parse_places(places.decode()),
+        created_at_ms=created_ms,
+        confirmed_at_ms=confirmed_ms,
+        details=request.sealed,
+        once=request.once.scope if request.once else b"",
+        body_digest=request.once.body if request.once else b"",
+    )
 
 
 def _read_hold(

@@ -26,7 +26,9 @@ from engine.loader import EventLoader
 from engine.places import NumberedPlaces
 from engine.ports import Committed, Ledger, Refused, UnwritableEntry
 
-OUTDATED = "its event was built anew since it was accepted, without its places: discard it, and book anew"
+OUTDATED = (
+    "its event was built anew since it was accepted, without its places: a retry takes them again if they are free"
+)
 
 T = TypeVar("T")
 

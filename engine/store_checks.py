@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 from redis.exceptions import ResponseError
 
+from engine.transport.errors import TransportError
 from engine.transport.open import Transport
 from engine.transport.servers import NodeAddress
 
@@ -27,23 +28,35 @@ class UnfitStore(Exception):
 
 
 async def require_fit_store(transport: Transport) -> None:
-    """Look at every master.
+    """Look at every master that answers: of a cluster, one that is down keeps nobody from serving the others' events.
 
     Raises:
         UnfitStore: A server is too old, or evicts keys when its memory is short.
+        NotSent, OutcomeUnknown: None of them answers.
     """
-    failures = [f for f in await examine_store(transport) if f.verdict == "failure"]
+    findings, silent = list[Finding](), list[TransportError]()
+    nodes = transport.nodes()
+    for node in nodes:
+        try:
+            findings += await examine_node(transport, node)
+        except TransportError as error:
+            silent.append(error)
+    if silent and len(silent) == len(nodes):
+        raise silent[0]
+    failures = [f for f in findings if f.verdict == "failure"]
     if failures:
         raise UnfitStore("; ".join(f"{f.subject}: {f.detail}. {f.remedy}" for f in failures))
 
 
 async def examine_store(transport: Transport) -> list[Finding]:
     """Version, eviction policy and persistence of every master known."""
-    findings: list[Finding] = []
-    for node in transport.nodes():
-        info = parse_info(await transport.command("INFO", "everything", node=node))
-        findings += [_version(node, info), _policy(node, info), _persistence(node, info)]
-    return findings
+    return [finding for node in transport.nodes() for finding in await examine_node(transport, node)]
+
+
+async def examine_node(transport: Transport, node: NodeAddress) -> list[Finding]:
+    """The same of one master."""
+    info = parse_info(await transport.command("INFO", "everything", node=node))
+    return [_version(node, info), _policy(node, info), _persistence(node, info)]
 
 
 def parse_info(reply: bytes) -> dict[str, str]:

@@ -43,6 +43,8 @@ async def survey_store(transport: Transport) -> list[Finding]:
     for node in transport.nodes():
         info = parse_info(await transport.command("INFO", "everything", node=node))
         findings += [_memory(node, info), _connections(node, info), await _replicas(transport, node, info)]
+        if info.get("cluster_enabled") == "1":
+            findings.append(await _coverage(transport, node))
         findings += [await _scripts(transport, node), await _rights(transport, node)]
     return findings
 
@@ -86,6 +88,18 @@ async def _replicas(transport: Transport, node: NodeAddress, info: Mapping[str, 
     needed = int(reply[1]) if len(reply) > 1 else 0
     detail = f"{count}, min-replicas-to-write is {needed}"
     return Finding(subject, "ok", detail) if needed else Finding(subject, "warning", detail, remedy)
+
+
+async def _coverage(transport: Transport, node: NodeAddress) -> Finding:
+    subject = f"coverage of {node}"
+    remedy = "Set cluster-require-full-coverage no, so that a node that is down stops its own events and no others"
+    try:
+        reply = await transport.command("CONFIG", "GET", "cluster-require-full-coverage", node=node)
+    except ResponseError as error:
+        return Finding(subject, "warning", f"whether all slots must be served cannot be asked: {error}", remedy)
+    value = reply[1].decode() if len(reply) > 1 else "unknown"
+    detail = f"cluster-require-full-coverage is {value}"
+    return Finding(subject, "ok", detail) if value == "no" else Finding(subject, "warning", detail, remedy)
 
 
 async def _scripts(transport: Transport, node: NodeAddress) -> Finding:

@@ -9,6 +9,7 @@ now and then for a day more, because bookings that were accepted before may stil
 import asyncio
 import datetime as dt
 import time
+from collections.abc import Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -30,6 +31,7 @@ STEP_S = 5.0  # of one event at a stretch, where others wait
 # Until an event of which nothing is left is looked at again: soon while bookings may be on their way to the ledger.
 SOON_S, SOON_FOR = 10.0, dt.timedelta(minutes=5)
 AGAIN_S = 600.0
+INTERRUPTED_MAX = 1_000  # events remembered of which some bookings cannot be ended; more begin at their first again
 LATE_FOR = DAY  # a journal that has waited for Postgres longer than this needs a person anyway
 CANCELLED_REASON = "the event was cancelled"
 OVER_REASON = "the event is over"
@@ -62,6 +64,15 @@ def care_for(event: Event) -> Care | None:
     return _CANCELLED if event.status == "cancelled" else _OVER[event.definition.policy.after_event]
 
 
+class _Visit(msgspec.Struct):
+    """One look through the bookings of an event: until when it is leased, how much was done, and what went wrong."""
+
+    lease: dt.datetime | None
+    stop_at: float
+    ended: int = 0
+    problem: Exception | None = None
+
+
 class Aftercare:
     """Looks through the bookings of events that are cancelled or over, in any number of processes."""
 
@@ -69,6 +80,8 @@ class Aftercare:
         self._database = database
         self._desk = desk
         self._tasks: set[asyncio.Task[None]] = set()
+        self._begin: dict[str, int] = {}
+        """Behind which booking an event's next visit begins, where the last one was interrupted among failures."""
 
     def begin(self, event_id: str) -> None:
         """Take care of an event now, in the background. Should this process die, a reconciler goes on."""
@@ -110,34 +123,52 @@ class Aftercare:
     async def take_care(self, event_id: str, *, at_most_s: float = STEP_S) -> int:
         """End what is to be ended of an event that is due, for a while; returns how many were.
 
-        Does nothing when it is not due, or somebody else is at it.
+        Does nothing when it is not due, or somebody else is at it. Bookings that cannot be ended keep no others from
+        it: a visit that is interrupted among them is followed by one that begins behind them.
 
         Raises:
             LedgerUnavailable: Postgres does not answer. The lease lapses, and then it goes on.
+            Exception: What was wrong with the first that could not be ended, when the others have been tried. All of
+                them are tried again when the lease has lapsed.
         """
         if (row := await self._lease(event_id)) is None:
             return 0
         event = event_from_row(row)
-        care, lease = care_for(event), row["aftercare_at"]
-        ended, after, stop_at = 0, -1, time.monotonic() + at_most_s
-        while care is not None:
-            query = sa.select(bookings.c.id, bookings.c.event_id, bookings.c.number, bookings.c.status).where(
-                bookings.c.event_id == event_id, bookings.c.number > after, bookings.c.status.in_(care.steps)
-            )
-            page = await fetch_rows(self._database, query.order_by(bookings.c.number).limit(PAGE))
-            if not page:
-                break
-            count = await end_all(self._desk, page, care.steps, event=event.definition, reason=care.reason)
-            ENDED.add(care.kind, count=count)
-            ended, after = ended + count, page[-1]["number"]
-            is_interrupted = time.monotonic() > stop_at
-            lease = await self._put_off(event_id, lease, 0.0 if is_interrupted else LEASE_S)
-            if is_interrupted or lease is None:
-                return ended
-        await self._put_off(event_id, lease, _pause_after(event, care))
-        if ended:
-            logger.info("bookings of an event ended", event_id=event_id, bookings=ended)
-        return ended
+        care, visit = care_for(event), _Visit(row["aftercare_at"], time.monotonic() + at_most_s)
+        is_whole = care is None or await self._look_through(event_id, event, care, visit)
+        if visit.problem is not None:
+            raise visit.problem
+        if is_whole and visit.lease is not None:
+            await self._put_off(event_id, visit.lease, _pause_after(event, care))
+        if visit.ended:
+            logger.info("bookings of an event ended", event_id=event_id, bookings=visit.ended)
+        return visit.ended
+
+    async def _look_through(self, event_id: str, event: Event, care: Care, visit: _Visit) -> bool:
+        """Go round all bookings of an event once; returns whether it came to that."""
+        begin = self._begin.pop(event_id, -1)
+        stretches: list[tuple[int, int | None]] = [(begin, None)] + ([(-1, begin)] if begin >= 0 else [])
+        for after, last in stretches:
+            while page := await self._page(event_id, care, after, last):
+                count, error = await end_all(self._desk, page, care.steps, event=event.definition, reason=care.reason)
+                ENDED.add(care.kind, count=count)
+                visit.ended, visit.problem, after = visit.ended + count, visit.problem or error, page[-1]["number"]
+                is_interrupted = time.monotonic() > visit.stop_at
+                visit.lease = await self._put_off(event_id, visit.lease, 0.0 if is_interrupted else LEASE_S)
+                if is_interrupted and visit.problem is not None and len(self._begin) < INTERRUPTED_MAX:
+                    self._begin[event_id] = after
+                if is_interrupted or visit.lease is None:
+                    return False
+        return True
+
+    async def _page(self, event_id: str, care: Care, after: int, last: int | None) -> Sequence[Row]:
+        """The next of an event's bookings that are to be ended, up to number *last*."""
+        query = sa.select(bookings.c.id, bookings.c.event_id, bookings.c.number, bookings.c.status).where(
+            bookings.c.event_id == event_id, bookings.c.number > after, bookings.c.status.in_(care.steps)
+        )
+        if last is not None:
+            query = query.where(bookings.c.number <= last)
+        return await fetch_rows(self._database, query.order_by(bookings.c.number).limit(PAGE))
 
     async def _take_care_to_the_end(self, event_id: str) -> None:
         try:
@@ -157,7 +188,7 @@ class Aftercare:
 
         return await in_transaction(self._database, work)
 
-    async def _put_off(self, event_id: str, lease: dt.datetime, seconds: float | None) -> dt.datetime | None:
+    async def _put_off(self, event_id: str, lease: dt.datetime | None, seconds: float | None) -> dt.datetime | None:
         """Until when the event is put off now; ``None`` if for good, or if the *lease* is not ours any more.
 
         The event may have been cancelled meanwhile, which makes it due at once: that must not be overwritten.

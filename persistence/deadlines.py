@@ -1,13 +1,15 @@
 """What ends by the clock in the ledger: requests that nobody has decided on, and verdicts that nobody will ask for."""
 
 import datetime as dt
+import uuid
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from engine.figures import ENDED
 from persistence.booking_desk import BookingDesk
-from persistence.database import fetch_rows, in_transaction
+from persistence.database import Row, fetch_rows, in_transaction
 from persistence.ending import PAGE, end_all
 from persistence.schema import bookings, refused_bookings
 
@@ -20,23 +22,40 @@ REFUSALS_KEPT_FOR = dt.timedelta(days=7)
 _IS_LAPSED = sa.text("status = 'pending' AND expires_at < now()")
 
 
-async def lapse_requests(database: AsyncEngine, desk: BookingDesk) -> int:
-    """Expire requests whose ``expires_at`` has passed, a bounded number of them; returns how many.
+class LapsedRequests:
+    """Expires requests whose ``expires_at`` has passed, in rotation: those that cannot be keep no others waiting."""
 
-    Raises:
-        LedgerUnavailable: Postgres does not answer.
-    """
-    query = sa.select(bookings.c.id, bookings.c.event_id, bookings.c.status).where(_IS_LAPSED)
-    lapsed = 0
-    for _ in range(PAGES_MAX):
-        page = await fetch_rows(database, query.order_by(bookings.c.expires_at).limit(PAGE))
-        if page:
-            count = await end_all(desk, page, {"pending": "expire"}, event=None, reason=LAPSED_REASON)
+    def __init__(self, database: AsyncEngine, desk: BookingDesk) -> None:
+        self._database = database
+        self._desk = desk
+        self._after: tuple[dt.datetime, uuid.UUID] | None = None
+
+    async def end_some(self, *, pages_max: float = PAGES_MAX) -> int:
+        """Go on behind those that were looked at last, for a bounded number of them; returns how many were expired.
+
+        Raises:
+            LedgerUnavailable: Postgres does not answer.
+            Exception: What was wrong with the first of those that could not be expired, when the others have been.
+        """
+        lapsed, pages, problem = 0, 0, None
+        while pages < pages_max:
+            page = await self._next_page()
+            self._after = (page[-1]["expires_at"], page[-1]["id"]) if len(page) == PAGE else None
+            count, error = await end_all(self._desk, page, {"pending": "expire"}, event=None, reason=LAPSED_REASON)
             ENDED.add("approval_lapsed", count=count)
-            lapsed += count
-        if len(page) < PAGE:
-            break
-    return lapsed
+            lapsed, pages, problem = lapsed + count, pages + 1, problem or error
+            if self._after is None:
+                break
+        if problem is not None:
+            raise problem
+        return lapsed
+
+    async def _next_page(self) -> Sequence[Row]:
+        key = (bookings.c.expires_at, bookings.c.id)
+        query = sa.select(*key, bookings.c.event_id, bookings.c.status).where(_IS_LAPSED)
+        if self._after is not None:
+            query = query.where(sa.tuple_(*key) > sa.tuple_(*map(sa.literal, self._after)))
+        return await fetch_rows(self._database, query.order_by(*key).limit(PAGE))
 
 
 async def count_lapsed(database: AsyncEngine) -> int:

@@ -19,16 +19,17 @@ _AS_HOLDFAST = Order(admit=lambda _: SYSTEM)
 
 async def end_all(
     desk: BookingDesk, page: Sequence[Row], steps: dict[str, Step], *, event: EventDefinition | None, reason: str
-) -> int:
+) -> tuple[int, Exception | None]:
     """Take the step that *steps* has for each booking's status; returns how many there were to take.
 
     A booking that somebody else has ended meanwhile is left alone. One that cannot be ended holds up no other: what was
-    wrong with it is raised when all have been tried. Only cancelling needs to know the *event*.
+    wrong with the first of them is returned when all have been tried, for the caller to raise when it has tried all
+    pages. Only cancelling needs to know the *event*.
     """
-    queue, errors, ended = list(reversed(page)), list[Exception](), 0
+    queue, problem, ended = list(reversed(page)), None, 0
 
     async def lane() -> None:
-        nonlocal ended
+        nonlocal ended, problem
         while queue:
             row = queue.pop()
             booking_id = claim_id(row["id"].int, row["event_id"])
@@ -38,12 +39,10 @@ async def end_all(
             except (InvalidTransition, BookingNotFound):
                 pass  # it has changed since the page was read
             except Exception as error:
-                errors.append(error)
+                problem = problem or error
 
     await asyncio.gather(*[lane() for _ in range(AT_ONCE_MAX)])
-    if errors:
-        raise errors[0]
-    return ended
+    return ended, problem
 
 
 async def _end(desk: BookingDesk, booking_id: str, step: Step, event: EventDefinition | None, reason: str) -> None:

@@ -5,6 +5,7 @@ somebody is about to learn the same from the provider's answer is *early*: it is
 later, when it mostly tells nothing new any more. Until then its payment stays due, so that a crash forgets nothing.
 """
 
+import datetime as dt
 import uuid
 from collections.abc import Sequence
 from typing import Literal
@@ -20,6 +21,10 @@ EARLY_WAIT_S = 1.0  # a request is done with its payment by then, unless its pro
 # For which whoever has brought a payment where it is may be expected to go on with it. One that is ``pending`` has been
 # left to webhooks.
 IN_HAND_S = 2.0
+# Providers repeat a webhook for days, and people ask about one for weeks.
+NOTICES_KEPT_FOR = dt.timedelta(days=90)
+PURGED_AT_ONCE = 5_000  # rows of one transaction, a tenth of a second or so
+PURGED_MAX = 100_000  # of one round: with one an hour, 28 webhooks a second for ever
 
 _IS_NEWS = "(state = ANY($3::text[]) OR (state = 'captured' AND captured < $4::bigint))"
 _WRITE_DOWN = f"""
@@ -41,6 +46,14 @@ _WRITE_DOWN = f"""
     )
     SELECT is_news, is_in_hand, EXISTS (SELECT FROM kept) AS is_first FROM mine
 """  # noqa: S608 - made of the constants above
+# One that comes again when it has been deleted tells nothing new: the payment's state says what may follow it.
+_PURGE = """
+    DELETE FROM payment_events WHERE (provider, id) IN (
+        SELECT provider, id FROM payment_events
+         WHERE received_at < now() - $1::interval
+           AND NOT EXISTS (SELECT FROM payments WHERE payments.id = payment_id AND check_at IS NOT NULL)
+         LIMIT $2)
+"""
 _FIND_STATES = "SELECT id, booking_id, event_id, state, captured FROM payments WHERE id = ANY($1::uuid[])"
 
 
@@ -78,6 +91,22 @@ class Notices:
             ):
                 news.append((claim_id(row["booking_id"].int, row["event_id"]), notice))
         return news
+
+    async def purge(self) -> int:
+        """Delete what is older than :data:`NOTICES_KEPT_FOR`, unless its payment is not settled yet; returns how many.
+
+        At most :data:`PURGED_MAX` of them: the others come with the next call.
+        """
+        total = 0
+        while total < PURGED_MAX:
+            with ledger_errors():
+                async with driver_connection(self._database) as connection:
+                    done = await connection.execute(_PURGE, NOTICES_KEPT_FOR, min(PURGED_AT_ONCE, PURGED_MAX - total))
+            purged = int(done.rpartition(" ")[2])
+            total += purged
+            if purged < PURGED_AT_ONCE:
+                break
+        return total
 
 
 def _captured(notice: Notice) -> int:

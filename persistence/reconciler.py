@@ -18,6 +18,7 @@ Each duty is a loop of its own over the partitions that this process has a lease
     history    every 2 s       who held what → Postgres           persistence/hold_history.py
     forgotten  every hour      what of it is too old              the same
     refusals   every hour      verdicts nobody will ask for       persistence/deadlines.py
+    notices    every hour      old webhooks of settled payments   persistence/payment_notices.py
     publish    every 0.25 s    outbox → webhooks, Redis stream    …/publish.py
     published  every hour      what of it is too old              persistence/publishing/queue.py
     heartbeat  every 3 s       say so in Postgres                 persistence/heartbeats.py
@@ -41,6 +42,7 @@ from persistence.deadlines import purge_refusals
 from persistence.heartbeats import Figures, forget, forget_stale, write_heartbeat
 from persistence.hold_history import purge_hold_history, store_trail
 from persistence.partition_leases import PartitionLeases, Territory
+from persistence.payment_notices import Notices
 from persistence.reconciling.archive import Archive
 from persistence.reconciling.audit import Audit, AuditLarge
 from persistence.reconciling.clock import StoreClock, WatchClock
@@ -92,7 +94,8 @@ class Reconciler:
 
         Raises:
             EventNotFound, EventNotOpen: One of those named does not exist, or is a draft.
-            StoreUnavailable, LedgerUnavailable: A server does not answer.
+            StoreUnavailable: Redis does not answer for any of their partitions.
+            LedgerUnavailable: Postgres does not answer.
         """
         return await SingleRound(self._equipment, dry_run=dry_run, on_progress=on_progress).run(event_ids)
 
@@ -129,6 +132,9 @@ class Reconciler:
     async def _purge_refusals(self) -> int:
         return await purge_refusals(self._equipment.database)
 
+    async def _purge_notices(self) -> int:
+        return await Notices(self._equipment.database).purge()
+
     async def _forget_published(self) -> int:
         relay = self._equipment.relay
         return await relay.queue.purge(dt.timedelta(days=relay.options.keep_days))
@@ -164,6 +170,7 @@ class Reconciler:
             EachPartition("history", self._store_trail, findings.figures, pause_s=HISTORY_PAUSE_S),
             Once("forgotten", self._forget_history, findings.figures, pause_s=FORGET_PAUSE_S),
             Once("refusals", self._purge_refusals, findings.figures, pause_s=FORGET_PAUSE_S),
+            Once("notices", self._purge_notices, findings.figures, pause_s=FORGET_PAUSE_S),
             Publish(equipment.relay, findings.figures),
             Once("published", self._forget_published, findings.figures, pause_s=FORGET_PAUSE_S),
             Heartbeat(equipment, self._id, findings.figures),

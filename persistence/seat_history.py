@@ -4,7 +4,8 @@ What is asked of each, and in which order, so that nothing slips through between
 
 1. Redis's records: holds that live now, with their deadlines as they are, and bookings the ledger may not have yet;
 2. the trail: what became of holds and is not in Postgres yet. A hold that ended since step 1 is in here;
-3. Postgres: the history of holds, and bookings with theirs. What was stored since step 2 is in both.
+3. Postgres: the history of holds, and bookings with theirs. What was stored since step 2 is in both. Places that a
+   booking had before it was changed are in the outbox (:mod:`persistence.past_places`).
 
 So a hold that has not ended by 2 and 3 and has no record in 1 did end, and nobody has told how: Redis lost it.
 """
@@ -28,6 +29,7 @@ from engine.records import BookingRecord, parse_booking_record, parse_hold_recor
 from engine.trail import TrailLine, walk_trail
 from persistence.database import driver_connection, ledger_errors
 from persistence.hold_history import HoldRow, fold_lines, gap_name, moment
+from persistence.past_places import PastPlaces, read_past_places
 
 TIMEOUT_S = 30  # holds and bookings of one event are looked through: a person is waiting, and no customer
 
@@ -51,7 +53,7 @@ _BOOKINGS = """
       LEFT JOIN LATERAL (SELECT at, to_status FROM history
                           WHERE booking_id = id AND at > $2 AND NOT to_status = ANY($4::text[])
                           ORDER BY version LIMIT 1) AS past ON true
-     WHERE event_id = $1 AND created_at <= $2 AND places ~ $3
+     WHERE event_id = $1 AND created_at <= $2 AND (places ~ $3 OR id = ANY($5::uuid[]))
        AND COALESCE(first.at, confirmed_at, created_at) <= $2
        AND COALESCE(status_then.to_status, status) = ANY($4::text[])
      ORDER BY number
@@ -65,8 +67,9 @@ class ClaimThen(msgspec.Struct, frozen=True):
     """Who had a seat on a leg. ``until`` of a hold that lives is its deadline; of a booking that does, ``None``.
 
     ``ended``: how. Of a hold ``expired``, ``released``, ``confirmed``, ``refused`` (a booking that the ledger would not
-    have), ``rebuilt`` (Redis had lost it by then) or ``unknown``; of a booking the status it came to; ``None`` while it
-    goes on. ``certain`` is off where a part of it is only the most that can have been.
+    have), ``rebuilt`` (Redis had lost it by then) or ``unknown``; of a booking the status it came to, or ``changed``
+    (to other places) or ``transferred``; ``None`` while it goes on. ``certain`` is off where a part of it is only the
+    most that can have been.
     """
 
     leg: int = 0
@@ -107,6 +110,7 @@ class _InLedger(msgspec.Struct, frozen=True):
     gaps: Sequence[Any]
     bookings: Sequence[Any]
     known: frozenset[uuid.UUID]
+    past: PastPlaces
 
 
 async def who_held(
@@ -132,7 +136,7 @@ async def who_held(
     in_ledger = await _read_ledger(engine, sellable, kernel.partition_of(sellable), seat, at, list(in_redis.bookings))
     found = [
         *_holds_then(in_redis, in_ledger, seat, at),
-        *_bookings_then(in_ledger, sellable.event.id),
+        *_bookings_then(in_ledger, sellable.event.id, at),
         *_unwritten_then(in_redis, in_ledger, sellable.event.id, at),
     ]
     claims = []
@@ -184,10 +188,12 @@ async def _read_ledger(
             async with connection.transaction(readonly=True):
                 await connection.execute(f"SET LOCAL statement_timeout = '{TIMEOUT_S}s'")
                 holds = await connection.fetch(_HOLDS, event_id, at, pattern, timeout=TIMEOUT_S)
-                bookings = await connection.fetch(_BOOKINGS, event_id, at, pattern, OWNING_STATUSES, timeout=TIMEOUT_S)
+                past = await read_past_places(connection, sellable.layout, event_id, seat, at, timeout_s=TIMEOUT_S)
+                args = (event_id, at, pattern, OWNING_STATUSES, list(past.states))
+                bookings = await connection.fetch(_BOOKINGS, *args, timeout=TIMEOUT_S)
                 gaps = await connection.fetch(_GAPS, gap_name(partition), at)
                 known = await connection.fetch(_KNOWN, in_redis)
-    return _InLedger([HoldRow(**row) for row in holds], gaps, bookings, frozenset(row["id"] for row in known))
+    return _InLedger([HoldRow(**row) for row in holds], gaps, bookings, frozenset(row["id"] for row in known), past)
 
 
 def _holds_then(
@@ -215,7 +221,8 @@ def _holds_then(
             )
 
 
-def _bookings_then(in_ledger: _InLedger, event_id: str) -> Iterator[tuple[Places, ClaimThen]]:
+def _bookings_then(in_ledger: _InLedger, event_id: str, at: dt.datetime) -> Iterator[tuple[Places, ClaimThen]]:
+    past = in_ledger.past
     for row in in_ledger.bookings:
         claim = ClaimThen(
             status="owned",
@@ -224,8 +231,16 @@ def _bookings_then(in_ledger: _InLedger, event_id: str) -> Iterator[tuple[Places
             since=row["since"],
             until=row["until_at"],
             ended=row["ended_as"],
+            certain=row["id"] not in past.unknown,
         )
-        yield parse_places(row["places"]), claim
+        if row["id"] in past.unknown or (stays := past.stays(row["id"], at)) is None:
+            yield parse_places(row["places"]), claim
+            continue
+        for stay in stays:
+            then = msgspec.structs.replace(claim, customer_id=stay.customer_id, since=stay.since or claim.since)
+            if stay.until is not None:
+                then = msgspec.structs.replace(then, until=stay.until, ended=stay.ended)
+            yield Places(stay.leg, stay.leg + 1, ()), then
 
 
 def _unwritten_then(
@@ -255,11 +270,20 @@ def _notes(
     for gap in in_ledger.gaps:
         times = f"{gap['made_at']:%Y-%m-%dT%H:%M:%SZ} and {gap['until_at']:%Y-%m-%dT%H:%M:%SZ}"
         yield f"the history of holds has a gap: {gap['lines']} lines between {times} were lost"
+    if count := len(in_ledger.past.unknown):
+        some = "a booking" if count == 1 else f"{count:,} bookings"
+        yield f"{some} of the event changed since, and the places from before are not known any more"
+    changed = {booking_id.int for booking_id in in_ledger.past.unknown}
     for claim in claims:
         if claim.ended in ("rebuilt", "unknown"):
             yield f"hold {claim.id}: Redis lost it, and it may have ended before {claim.until:%Y-%m-%dT%H:%M:%SZ}"
-        elif not claim.certain:
+        elif not claim.certain and _number_of(claim) not in changed:
             yield f"booking {claim.id} is not in the ledger yet, which may refuse it"
+
+
+def _number_of(claim: ClaimThen) -> int | None:
+    key = parse_claim_id(claim.id or "")
+    return key.uuid.int if key else None
 
 
 def _uuid_of(key: str, event_id: str) -> uuid.UUID | None:

@@ -96,13 +96,15 @@ async def show_letter(context: click.Context, letter_id: str, as_json: bool) -> 
 async def retry_letters(context: click.Context, letter_ids: tuple[str, ...], every: bool, as_json: bool) -> int:
     """Put them back into the journal and write them, after what kept them out is mended.
 
+    Of one whose event was built anew since, the places are taken again first, if they are free.
+
     Exit code 0 when all are written, 2 when one could still not be written, or was refused by the ledger.
     """
     if every == bool(letter_ids):
         raise click.UsageError("name the dead letters, or say --all")
     async with open_installation(context) as (_, parts):
         letters = await (_all_letters(parts.kernel) if every else _find(parts.kernel, letter_ids))
-        retried = [await retry(parts.kernel, parts.settlement, parts.catalog, parts.ledger, dead) for dead in letters]
+        retried = [await _retry(parts, dead) for dead in letters]
     if as_json:
         print_json(retried)
     else:
@@ -134,6 +136,11 @@ async def discard_letters(context: click.Context, letter_ids: tuple[str, ...], y
     else:
         for one in discarded:
             click.echo(_discarded_in_words(one))
+
+
+async def _retry(parts: Parts, dead: DeadLetter) -> Retried:
+    accept_again = parts.reservations.accept_again
+    return await retry(parts.kernel, parts.settlement, parts.catalog, parts.ledger, dead, accept_again=accept_again)
 
 
 async def _all_letters(kernel: Kernel) -> list[DeadLetter]:

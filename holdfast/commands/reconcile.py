@@ -46,7 +46,8 @@ async def command(
     Runs until SIGTERM; several may run, and share the work. `holdfast serve` runs one by itself.
 
     With --once, exit code 0 when there was nothing wrong, 1 when something was and has been put right (or, with
-    --dry-run, would be), 2 when something needs a person or a server does not answer. To end lapsed holds and to
+    --dry-run, would be), 2 when something needs a person or a server does not answer: of a cluster, the partitions of
+    the other nodes are gone through all the same, and those that were not are named. To end lapsed holds and to
     archive events that are over is daily work, and so are journal entries younger than ten seconds, which it leaves
     alone. Older ones, missing events and differences are not.
     """
@@ -114,12 +115,27 @@ def _print(out: Console, found: Round) -> None:
     ):
         duties.add_row(duty, f"{count:,}")
     out.print(duties)
+    for told in _away(found):
+        out.print(told, markup=False)
     verdict = {
         "clean": "Nothing was wrong.",
         "repaired": "Something is wrong, and would be put right." if found.dry_run else "What was wrong was put right.",
         "person": "Something needs a person: see `holdfast audit` and `holdfast dead-letters list`.",
     }
+    if found.unreached or found.held_up:
+        verdict["person"] = "Not all could be done: see what is away, then do it again."
     out.print(f"\n{verdict[found.verdict]} {found.seconds:.1f} s.", markup=False)
+
+
+def _away(found: Round) -> Iterator[str]:
+    """What could not be reached, a line for each reason."""
+    partitions: dict[str, list[int]] = {}
+    for one in found.unreached:
+        partitions.setdefault(one.error, []).append(one.partition)
+    for error, numbers in partitions.items():
+        yield f"\nnot reached: partition {', '.join(map(str, numbers))}: {error}"
+    for duty, error in found.held_up.items():
+        yield f"\nnot done in full: {duty}: {error}"
 
 
 def _repairs(found: Round) -> int:

@@ -47,6 +47,7 @@ class ShownSink(msgspec.Struct, frozen=True, kw_only=True):
     oldest_s: float | None
     disabled_at: dt.datetime | None
     disabled_reason: str | None
+    lost: str | None
 
 
 class ShownSecret(msgspec.Struct, frozen=True):
@@ -119,6 +120,7 @@ async def list_sinks(context: click.Context, as_json: bool) -> None:
         oldest = "" if sink.oldest_s is None else f"{sink.oldest_s:,.0f} s"
         state = "at work" if sink.disabled_at is None else f"disabled: {sink.disabled_reason}"
         state += ", two secrets" if sink.secrets > 1 else ""
+        state += f"; told nothing: {sink.lost}" if sink.lost is not None else ""
         table.add_row(
             sink.name, sink.target, ", ".join(sink.types), f"{sink.waiting:,}", oldest, f"{sink.dead:,}", state
         )
@@ -164,7 +166,10 @@ async def enable(context: click.Context, name: str) -> None:
 @click.pass_context
 @run_async
 async def rotate(context: click.Context, name: str, finish: bool, as_json: bool) -> None:
-    """Make a new secret and sign with both; once the receiver knows it, --finish drops the old one."""
+    """Make a new secret and sign with both; once the receiver knows it, --finish drops the old one.
+
+    Secrets that were sealed with a data key that is lost are replaced.
+    """
     async with open_installation(context) as (_, parts):
         sink = await parts.sinks.rotate(name, finish=finish)
     if not finish:
@@ -287,6 +292,8 @@ async def _target(parts: Parts, target: str, secret: str | None) -> tuple[str, t
     sink = await parts.sinks.find(target)
     if sink.kind != "webhook":
         raise click.UsageError(f"{target!r} is no webhook")
+    if sink.lost is not None:
+        raise click.UsageError(f"{sink.lost}; holdfast webhooks rotate {target} makes a new one")
     return sink.target, sink.secrets
 
 
@@ -330,6 +337,7 @@ def _show(sink: Sink, state: QueueState | None) -> ShownSink:
         oldest_s=None if state is None else state.oldest_s,
         disabled_at=sink.disabled_at,
         disabled_reason=sink.disabled_reason,
+        lost=sink.lost,
     )
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import structlog
@@ -51,6 +51,12 @@ class Relay:
         self._posts: dict[int, _Post] = {}
         self._known_until = 0.0
         self._stream_ensured = False
+        self._lost: dict[int, Sink] = {}
+
+    @property
+    def lost(self) -> Sequence[Sink]:
+        """Sinks that nothing can be told because their secrets are lost; what is for them waits."""
+        return list(self._lost.values())
 
     async def step(self) -> int:
         """Look what there is to do, queue what is new, and ring for the couriers; returns how many events were queued.
@@ -87,7 +93,7 @@ class Relay:
                 if not any(post.busy for post in self._posts.values()):
                     look = await self.queue.look()
                     rests = {sink_id for sink_id, post in self._posts.items() if post.courier.rests_s}
-                    if not look.unpublished and rests.issuperset(look.due):
+                    if not look.unpublished and rests.union(self._lost).issuperset(look.due):
                         break
         finally:
             await self.close()
@@ -110,7 +116,9 @@ class Relay:
         if not self._stream_ensured:
             await self._sinks.ensure_stream(self.options.stream, self.options.stream_types)
             self._stream_ensured = True
-        wanted = {sink.id: sink for sink in await self._sinks.all() if sink.disabled_at is None}
+        enabled = {sink.id: sink for sink in await self._sinks.all() if sink.disabled_at is None}
+        wanted = {sink_id: sink for sink_id, sink in enabled.items() if sink.lost is None}
+        self._note_lost({sink_id: sink for sink_id, sink in enabled.items() if sink.lost is not None})
         for sink_id, post in list(self._posts.items()):
             if post.courier.gone or post.courier.sink != wanted.get(sink_id):
                 await self._posts.pop(sink_id).close()
@@ -118,6 +126,14 @@ class Relay:
             if sink_id not in self._posts:
                 self._posts[sink_id] = self._open_post(sink)
         self._known_until = time.monotonic() + SINKS_KNOWN_S
+
+    def _note_lost(self, lost: dict[int, Sink]) -> None:
+        """Say of each once that it is lost, and once that it is not any more."""
+        for sink_id in lost.keys() - self._lost.keys():
+            logger.error("webhook cannot be signed", sink=lost[sink_id].name, reason=lost[sink_id].lost)
+        for sink_id in self._lost.keys() - lost.keys():
+            logger.info("webhook can be signed again, or is gone", sink=self._lost[sink_id].name)
+        self._lost = lost
 
     def _open_post(self, sink: Sink) -> "_Post":
         options = self.options

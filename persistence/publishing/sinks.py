@@ -27,7 +27,10 @@ class SinkError(Exception):
 
 
 class Sink(msgspec.Struct, frozen=True, kw_only=True):
-    """One sink; ``secrets`` are a webhook's, the newest first. ``types`` are names, or all of a kind: ``booking.*``."""
+    """One sink; ``secrets`` are a webhook's, the newest first. ``types`` are names, or all of a kind: ``booking.*``.
+
+    ``lost`` says why the secrets cannot be had: nothing can be signed then, and what is to be told waits.
+    """
 
     id: int
     name: str
@@ -38,6 +41,7 @@ class Sink(msgspec.Struct, frozen=True, kw_only=True):
     created_at: dt.datetime
     disabled_at: dt.datetime | None
     disabled_reason: str | None
+    lost: str | None = None
 
     def __repr__(self) -> str:
         """Leave the secrets out, so that a sink can be logged."""
@@ -56,7 +60,6 @@ class Sinks:
 
         Raises:
             LedgerUnavailable: Postgres does not answer.
-            ValueError: A secret was sealed with a key that is not here.
         """
         return [self._open(row) for row in await fetch_rows(self._database, sa.select(sinks).order_by(sinks.c.name))]
 
@@ -142,13 +145,15 @@ class Sinks:
     async def rotate(self, name: str, *, finish: bool = False) -> Sink:
         """Put a new secret in front of the one at hand, and sign with both; with *finish* drop the old one.
 
+        Secrets that are lost are replaced by the new one.
+
         Raises:
             SinkError: There is no such webhook, or the last rotation is not finished, or there is none to finish.
         """
         sink = await self.find(name)
-        if not sink.secrets:
+        if sink.kind != "webhook":
             raise SinkError(f"{name!r} has no secrets")
-        if finish == (len(sink.secrets) < SECRETS_MAX):
+        if finish == (sink.lost is not None or len(sink.secrets) < SECRETS_MAX):
             raise SinkError("no rotation is under way" if finish else "finish the rotation that is under way first")
         secrets = sink.secrets[:1] if finish else (new_secret(), *sink.secrets)
         await self._change(name, secrets=self._seal(name, secrets))
@@ -165,8 +170,12 @@ class Sinks:
         return self._sealer.seal_text(" ".join(secrets), _bound(name))
 
     def _open(self, row: Row) -> Sink:
-        sealed = row["secrets"]
-        secrets = () if sealed is None else tuple(self._sealer.unseal_text(sealed, _bound(row["name"])).split(" "))
+        secrets, lost = tuple[str, ...](), None
+        if row["secrets"] is not None:
+            try:
+                secrets = tuple(self._sealer.unseal_text(row["secrets"], _bound(row["name"])).split(" "))
+            except ValueError as error:  # of this one: the others can be told things all the same
+                lost = str(error)
         return Sink(
             id=row["id"],
             name=row["name"],
@@ -177,6 +186,7 @@ class Sinks:
             created_at=row["created_at"],
             disabled_at=row["disabled_at"],
             disabled_reason=row["disabled_reason"],
+            lost=lost,
         )
 
 

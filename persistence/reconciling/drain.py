@@ -10,7 +10,7 @@ from persistence.reconciling.clock import StoreClock
 from persistence.reconciling.duty import Duty
 from persistence.reconciling.equipment import Equipment
 from persistence.reconciling.findings import Findings
-from persistence.reconciling.partitions import for_each
+from persistence.reconciling.partitions import Unreached, for_each
 
 COUNTED_MAX = 1_000
 AT_ONCE_MAX = 4  # partitions drained beside each other: their entries meet in the same group commits anyway
@@ -29,6 +29,16 @@ class Drain(Duty):
         self._findings = findings
 
     async def work(self, territory: Territory) -> None:
+        unreached = Unreached()
+        await self.drain_all(territory, unreached)
+        unreached.tell()
+
+    async def drain_all(self, territory: Territory, unreached: Unreached) -> None:
+        """Drain what is old of every partition but those *unreached*.
+
+        Raises:
+            LedgerUnavailable: Postgres does not answer.
+        """
         turns, until_ms = asyncio.Semaphore(AT_ONCE_MAX), await self._until_ms()
 
         async def drain(partition: int) -> None:
@@ -36,13 +46,16 @@ class Drain(Duty):
                 async with turns:
                     self._findings.drained(partition, await self._equipment.drain(partition))
 
-        await for_each(territory.partitions, drain)
+        await for_each(territory.partitions, drain, unreached=unreached)
 
-    async def find_old(self, territory: Territory) -> list[int]:
+    async def find_old(self, territory: Territory, unreached: Unreached) -> list[int]:
         """The partitions whose first journal entry is older than the grace."""
-        partitions, until_ms = territory.partitions, await self._until_ms()
-        old = await for_each(partitions, lambda partition: self._is_old(partition, until_ms))
-        return [partition for partition, is_old in zip(partitions, old, strict=True) if is_old]
+        until_ms = await self._until_ms()
+
+        async def look(partition: int) -> list[int]:
+            return [partition] if await self._is_old(partition, until_ms) else []
+
+        return [one for found in await for_each(territory.partitions, look, unreached=unreached) for one in found]
 
     async def count_old(self, partition: int) -> int:
         """How many entries of a journal are older than the grace; of many, a thousand."""

@@ -2,9 +2,12 @@
 that are cancelled or over.
 """
 
+import math
 from collections.abc import Sequence
 
-from persistence.deadlines import count_lapsed, lapse_requests
+from engine.errors import LedgerUnavailable
+from persistence.aftercare import STEP_S
+from persistence.deadlines import LapsedRequests, count_lapsed
 from persistence.partition_leases import Territory
 from persistence.reconciling.duty import Duty
 from persistence.reconciling.equipment import Equipment
@@ -23,10 +26,15 @@ class Expire(Duty):
         super().__init__()
         self._equipment = equipment
         self._findings = findings
+        self._requests = LapsedRequests(equipment.database, equipment.desk)
 
     async def work(self, territory: Territory) -> None:
         if 0 in territory.partitions:
-            self._findings.lapsed(await lapse_requests(self._equipment.database, self._equipment.desk))
+            self._findings.lapsed(await self._requests.end_some())
+
+    async def finish(self) -> None:
+        """End all that have lapsed, however many."""
+        self._findings.lapsed(await self._requests.end_some(pages_max=math.inf))
 
     async def count(self) -> int:
         """How many requests have lapsed."""
@@ -46,7 +54,7 @@ class CareForEvents(Duty):
 
     async def work(self, territory: Territory) -> None:  # noqa: ARG002 - leases share the work, event by event
         for event_id in await self._care.find_due(limit=EVENTS_MAX):
-            self._findings.cared_for(event_id, await self._care.take_care(event_id))
+            await self._one(event_id, at_most_s=STEP_S)
 
     async def finish(self, event_ids: Sequence[str] | None, *, dry_run: bool) -> None:
         """Go through all that are due, those named or all, to their end; with *dry_run* only count what is left."""
@@ -54,13 +62,21 @@ class CareForEvents(Duty):
         while fresh := [one for one in await self._care.find_due(limit=EVENTS_MAX + len(seen)) if one not in seen]:
             for event_id in fresh:
                 if event_ids is None or event_id in event_ids:
-                    self._findings.cared_for(event_id, await self._one(event_id, dry_run=dry_run))
+                    if dry_run:
+                        self._findings.cared_for(event_id, await self._care.count_left(event_id))
+                    else:
+                        await self._one(event_id, at_most_s=math.inf)
             seen.update(fresh)
 
-    async def _one(self, event_id: str, *, dry_run: bool) -> int:
-        if dry_run:
-            return await self._care.count_left(event_id)
-        total = 0
-        while count := await self._care.take_care(event_id):
-            total += count
-        return total
+    async def _one(self, event_id: str, *, at_most_s: float) -> None:
+        """Look through the bookings of one event; what is wrong with it keeps no other waiting.
+
+        Raises:
+            LedgerUnavailable: Postgres does not answer.
+        """
+        try:
+            self._findings.cared_for(event_id, await self._care.take_care(event_id, at_most_s=at_most_s))
+        except LedgerUnavailable:
+            raise
+        except Exception as error:
+            self._findings.failed(event_id, error)

@@ -45,7 +45,7 @@ class OfferPlaces(Duty):
         found = await for_each(territory.latest, self._lines, unreached=unreached)
         lines = [event_id for part in found for event_id in part]
         self.pause_s = max(LOOK_PAUSE_S, len(lines) * PAUSE_PER_LINE_S)
-        notices = sum(await for_each(lines, self._offer, at_once=AT_ONCE_MAX))
+        notices = sum(await for_each(lines, self._offer, at_once=AT_ONCE_MAX, unreached=unreached))
         if notices:
             self._figures.count("done", {self.name: notices})
             self.bell.set()  # there may be more than were told at once

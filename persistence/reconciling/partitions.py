@@ -4,7 +4,7 @@ In a cluster, one node that is down is an outage of its partitions alone.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -25,6 +25,11 @@ class Unreached:
 
     def __bool__(self) -> bool:
         return bool(self._errors)
+
+    @property
+    def errors(self) -> Mapping[Any, Exception]:
+        """What kept each of them from being done."""
+        return self._errors
 
     @contextmanager
     def noting(self, key: object) -> Iterator[None]:

@@ -8,6 +8,7 @@ import msgspec
 from persistence.differences import Difference
 from persistence.reconciling.equipment import Drained, Repaired
 from persistence.reconciling.findings import Findings, count_kinds
+from persistence.reconciling.partitions import Unreached
 from persistence.reconciling.roster import Sighting
 
 DIFFERENCES_MAX = 1_000  # of one event, told one by one; the counts by kind have all
@@ -36,8 +37,18 @@ class EventRound(msgspec.Struct, kw_only=True):
         return bool(self.missing or self.rebuilt or self.found or self.error)
 
 
+class NotReached(msgspec.Struct, frozen=True):
+    """A partition that was left alone from some point of the round on, because its server did not answer."""
+
+    partition: int
+    error: str
+
+
 class Round(msgspec.Struct, kw_only=True):
-    """A round as ``--json`` prints it. ``events`` are those with something to tell; ``audited`` were looked at."""
+    """A round as ``--json`` prints it. ``events`` are those with something to tell; ``audited`` were looked at.
+
+    ``held_up`` are duties of the whole installation, with what they ran into; they have done the rest.
+    """
 
     verdict: Verdict = "clean"
     dry_run: bool
@@ -59,6 +70,8 @@ class Round(msgspec.Struct, kw_only=True):
     published: int = 0
     """Events of the outbox that were queued for its sinks."""
     events: list[EventRound] = []
+    unreached: list[NotReached] = []
+    held_up: dict[str, str] = {}
 
 
 class Collected(Findings):
@@ -128,17 +141,28 @@ class Collected(Findings):
         self.event(event_id).archived = True
 
     def failed(self, event_id: str, error: Exception) -> None:
-        self.event(event_id).error = f"{type(error).__name__}: {error}"
+        self.event(event_id).error = describe(error)
 
-    def finish(self, seconds: float) -> Round:
-        """The round, with its sums and its verdict."""
+    def held_up(self, duty: str, error: Exception) -> None:
+        """A duty could not be done in full."""
+        self.round.held_up[duty] = describe(error)
+
+    def finish(self, seconds: float, unreached: Unreached) -> Round:
+        """The round, with its sums and its verdict; *unreached* has partitions."""
         found = self.round
+        found.unreached = [NotReached(one, describe(error)) for one, error in sorted(unreached.errors.items())]
         found.seconds = round(seconds, 3)
         found.events = sorted(self._events.values(), key=lambda event: event.event_id)
         found.repaired = sum(sum(event.repaired.values()) for event in found.events)
         found.unresolved = sum(sum(event.unresolved.values()) for event in found.events)
-        if found.unresolved or found.buried or any(event.error for event in found.events):
+        is_whole = not (found.unreached or found.held_up or any(event.error for event in found.events))
+        if found.unresolved or found.buried or not is_whole:
             found.verdict = "person"
         elif found.drained or any(event.wrong for event in found.events):
             found.verdict = "repaired"
         return found
+
+
+def describe(error: Exception) -> str:
+    """An error in a line."""
+    return f"{type(error).__name__}: {error}"

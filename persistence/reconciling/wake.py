@@ -10,7 +10,7 @@ from persistence.partition_leases import Territory
 from persistence.reconciling.clock import StoreClock
 from persistence.reconciling.duty import Duty
 from persistence.reconciling.findings import Findings
-from persistence.reconciling.partitions import for_each
+from persistence.reconciling.partitions import Unreached, for_each
 
 # A hold lives for a second at least, so that one which is made after a look is seen by the next before it is due.
 LOOK_AHEAD_MS = 900
@@ -53,11 +53,14 @@ class Wake(Duty):
         if sum(counts) >= DUE_MAX:
             self.bell.set()
 
-    async def find_due(self, territory: Territory) -> list[tuple[int, str]]:
+    async def find_due(self, territory: Territory, unreached: Unreached) -> list[tuple[int, str]]:
         """Partition and id of the events that have something due."""
-        partitions, now_ms = territory.latest, await self._begin_look()
-        found = await for_each(partitions, lambda partition: self._due(partition, now_ms))
-        return [(partition, event_id) for partition, due in zip(partitions, found, strict=True) for event_id in due]
+        now_ms = await self._begin_look()
+
+        async def look(partition: int) -> list[tuple[int, str]]:
+            return [(partition, event_id) for event_id in await self._due(partition, now_ms)]
+
+        return [one for due in await for_each(territory.latest, look, unreached=unreached) for one in due]
 
     async def reap(self, partition: int, event_id: str) -> None:
         """End what is due of one event."""

@@ -23,6 +23,7 @@ WARM_UP = 400  # operations before a fault, so that it meets a sale under way
 AFTER = 800  # and after it
 RESOLVE_S = 60.0  # from a 202 to a booking or a refusal: an outage, the grace of ten seconds, and a round of draining
 POLL_S = 0.2
+ASKING_MAX = 64  # bookings asked after at a time: with thousands waiting, nobody else would have a turn
 FINDINGS_MAX = 20  # of one kind of trouble there may be thousands
 
 
@@ -38,8 +39,11 @@ class Crowd:
         clients: int = CLIENTS,
         pause_s: float = 0.0,
         vanishing: float = 0.0,
+        resolve_s: float = RESOLVE_S,
     ) -> None:
         self._pause_s = pause_s
+        self._resolve_s = resolve_s
+        self._asking = asyncio.Semaphore(ASKING_MAX)
         self.vanishing = vanishing
         """The share of requests that are first sent by somebody who hangs up before the answer."""
         self.recording = Recording()
@@ -139,10 +143,11 @@ class Crowd:
     async def _resolve(self, waiting: Operation) -> None:
         """Until it is a booking or refused; what is neither in time stays unknown, and is a finding."""
         asked_at, answer = now(), None
-        while now() - asked_at < RESOLVE_S:
+        while now() - asked_at < self._resolve_s:
             with contextlib.suppress(NoAnswer):
                 path = f"/v1/bookings/{waiting.booking_id}"
-                answer = await self._rig.ask("GET", path, customer=waiting.customer)
+                async with self._asking:
+                    answer = await self._rig.ask("GET", path, customer=waiting.customer)
                 self.inspect("GET", path, answer)
                 confirmed = answer.status == 200 and answer.json()["status"] == "confirmed"
                 if confirmed or answer.status in (404, 410):
@@ -150,7 +155,7 @@ class Crowd:
                     self._end(waiting, "ok" if confirmed else "fail", answer)
                     return
             await asyncio.sleep(POLL_S)
-        self.note(f"{waiting.booking_id} was answered 202, and after {RESOLVE_S:g} s: {answer}")
+        self.note(f"{waiting.booking_id} was answered 202, and after {self._resolve_s:g} s: {answer}")
         self.recording.add(waiting)
 
     def _end(self, waiting: Operation, outcome: Outcome, answer: Answer) -> None:

@@ -12,7 +12,6 @@ from shops import Shop, claim, open_shops
 
 from engine.booking_requests import BookingRequest, booking_args
 from engine.bookings import Booking, BookingDetails, JournalEntry
-from engine.catalog import Catalog
 from engine.dead_letters import DeadLetter, scan_letters
 from engine.definition import Policy
 from engine.draining import PAGE, PAGES_AHEAD, Drained, Drainer
@@ -20,12 +19,11 @@ from engine.errors import BookingRefused, LedgerUnavailable
 from engine.events import SellableEvent
 from engine.ids import BookingId, new_claim_id, parse_claim_id
 from engine.journal_bound import JOURNAL_BYTES_MAX
-from engine.keys import event_key, partition_key
+from engine.keys import event_key, once_key, partition_key
 from engine.mending import Discarded, Retried, give_up, retry
 from engine.once import Once
 from engine.ports import Committed, Refused, UnwritableEntry
 from engine.settlement import OUTDATED
-from persistence.events import Events
 from persistence.ledger import PostgresLedger
 from persistence.sealing import AesSealer
 
@@ -36,6 +34,15 @@ SOME_PAGES = 2 * PAGE + 1
 ROOMY = Policy(max_places_per_customer=10_000)
 NOBODY_CALLED_EVE = "ALTER TABLE bookings ADD CONSTRAINT nobody_called_eve CHECK (customer_id <> 'eve')"
 EVE_IS_WELCOME = "ALTER TABLE bookings DROP CONSTRAINT nobody_called_eve"
+
+
+A_1 = claim(section="stalls", seats=["A-1"])
+EVES = Once(b"e" * 32, b"b" * 32)
+
+
+async def retry_letter(shop: Shop, ledger: PostgresLedger, dead: DeadLetter) -> Retried:
+    accept_again = shop.reservations.accept_again
+    return await retry(shop.kernel, shop.settlement, shop.catalog, ledger, dead, accept_again=accept_again)
 
 
 @pytest.fixture
@@ -119,7 +126,7 @@ async def test_entries_younger_than_the_grace_are_left_to_the_process_that_made_
     shop: Shop, lab: Lab, journal: Journal
 ) -> None:
     await journal.accept()
-    patient = Drainer(shop.kernel, shop.settlement, Catalog(Events(lab.engine)), lab.ledger)
+    patient = Drainer(shop.kernel, shop.settlement, shop.catalog, lab.ledger)
     assert await patient.drain(journal.partition) == Drained()
     assert journal.length == 1
 
@@ -156,7 +163,7 @@ class WatchedLedger:
 async def test_backlog_of_any_size_is_in_memory_a_few_pages_at_a_time(shop: Shop, lab: Lab, journal: Journal) -> None:
     await journal.accept(SOME_PAGES)
     watched = WatchedLedger(lab.ledger)
-    drainer = Drainer(shop.kernel, shop.settlement, Catalog(Events(lab.engine)), watched, grace_ms=0)  # type: ignore[arg-type]
+    drainer = Drainer(shop.kernel, shop.settlement, shop.catalog, watched, grace_ms=0)  # type: ignore[arg-type]
     assert (await drainer.drain(journal.partition)).settled == SOME_PAGES
     assert PAGE < watched.most <= PAGES_AHEAD * PAGE
 
@@ -229,16 +236,15 @@ async def test_booking_that_postgres_will_not_have_is_confirming_until_a_person_
     (dead,) = await journal.dead()
     assert "nobody_called_eve" in dead.letter.reason
 
-    catalog = Catalog(Events(lab.engine))
-    retried = await retry(shop.kernel, shop.settlement, catalog, lab.ledger, dead)
+    retried = await retry_letter(shop, lab.ledger, dead)
     assert (retried.outcome, retried.booking_id) == ("unwritable", booked.booking.id)
     (dead,) = await journal.dead()
     await lab.fetch(EVE_IS_WELCOME)
-    retried = await retry(shop.kernel, shop.settlement, catalog, lab.ledger, dead)
+    retried = await retry_letter(shop, lab.ledger, dead)
     found = await shop.reservations.find_booking(booked.booking.id, customer_id="eve")
     assert (retried.outcome, retried.reference) == ("written", found.reference)
     assert (found.status, found.durable) == ("confirmed", True)
-    assert (await retry(shop.kernel, shop.settlement, catalog, lab.ledger, dead)).outcome == "gone"
+    assert (await retry_letter(shop, lab.ledger, dead)).outcome == "gone"
     await shop.settlement.close()
     assert (journal.length, await journal.dead(), journal.sold()) == (0, [], 2)
 
@@ -250,10 +256,8 @@ async def test_booking_that_waits_again_after_a_retry_is_found_in_the_journal(
     (booking_id,) = await journal.accept(customer_id="eve")
     await shop.drainer.drain(journal.partition)
     (dead,) = await journal.dead()
-    catalog = Catalog(Events(lab.engine))
-    await catalog.get(event.event.id)
     async with postgres_away(lab.url):
-        assert (await retry(shop.kernel, shop.settlement, catalog, lab.ledger, dead)).outcome == "waiting"
+        assert (await retry_letter(shop, lab.ledger, dead)).outcome == "waiting"
         assert (await shop.reservations.find_booking(booking_id, customer_id="eve")).status == "confirming"
     assert (journal.length, await journal.dead()) == (1, [])
     await lab.fetch(EVE_IS_WELCOME)
@@ -293,7 +297,66 @@ async def test_discarding_the_letter_of_a_booking_that_the_ledger_has_frees_noth
     assert (journal.sold(), await journal.dead()) == (1, [])
 
 
-async def test_letter_of_an_epoch_that_is_over_is_kept_by_a_retry(
+async def stale_letter(shop: Shop, lab: Lab, event: SellableEvent, journal: Journal) -> DeadLetter:
+    """The letter of a booking of Eve's of A-1, which Redis has forgotten with everything else of its event."""
+    await lab.fetch(NOBODY_CALLED_EVE)
+    await shop.reservations.book(event.event.id, A_1, BookingDetails(notes="window"), customer_id="eve", once=EVES)
+    await lab.fetch(EVE_IS_WELCOME)
+    journal.redis.delete(event_key(journal.partition, event.event.id, "state"), once_key(journal.partition, EVES.scope))
+    await shop.loader.load(event.event.id)
+    (dead,) = await journal.dead()
+    return dead
+
+
+async def test_letter_of_an_epoch_that_is_over_is_booked_again_where_its_places_are_free(
+    shop: Shop, lab: Lab, event: SellableEvent, journal: Journal
+) -> None:
+    dead = await stale_letter(shop, lab, event, journal)
+    accept_again = shop.reservations.accept_again
+    await accept_again(dead.entry, event)  # by a process that ended then: nothing is settled
+    retried = await retry_letter(shop, lab.ledger, dead)
+    await shop.settlement.close()
+
+    found = await shop.reservations.find_booking(str(dead.booking_id), customer_id="eve")
+    assert (retried.outcome, retried.reference, found.status) == ("written", found.reference, "confirmed")
+    assert (found.notes, found.items[0].seats) == ("window", ("A-1",))
+    assert (journal.length, await journal.dead()) == (0, [])
+    again = await shop.reservations.book(event.event.id, A_1, BookingDetails(), customer_id="eve", once=EVES)
+    assert (again.booking.id, again.replayed) == (found.id, True)
+    assert await lab.value("SELECT count(*) FROM claims") == 1
+
+
+async def test_letter_of_an_epoch_that_is_over_is_kept_where_its_places_are_taken(
+    shop: Shop, lab: Lab, event: SellableEvent, journal: Journal
+) -> None:
+    dead = await stale_letter(shop, lab, event, journal)
+    bens = await shop.reservations.book(event.event.id, A_1, BookingDetails(), customer_id="ben")
+
+    retried = await retry_letter(shop, lab.ledger, dead)
+
+    assert (retried.outcome, "PlacesUnavailable" in str(retried.reason)) == ("unwritable", True)
+    assert ([letter.raw for letter in await journal.dead()], journal.length) == ([dead.raw], 0)
+    assert not (await give_up(shop.kernel, lab.ledger, dead)).freed
+    assert (await shop.reservations.find_booking(bens.booking.id, customer_id="ben")).status == "confirmed"
+    assert await lab.value("SELECT count(*) FROM claims") == 1
+
+
+async def test_letter_of_a_request_that_was_repeated_since_makes_no_second_booking(
+    shop: Shop, lab: Lab, event: SellableEvent, journal: Journal
+) -> None:
+    dead = await stale_letter(shop, lab, event, journal)
+    await shop.reservations.book(event.event.id, A_1, BookingDetails(), customer_id="eve", once=EVES)
+    await lab.fetch("DELETE FROM claims")
+    journal.redis.delete(event_key(journal.partition, event.event.id, "sold"))  # as if its place were free all the same
+
+    retried = await retry_letter(shop, lab.ledger, dead)
+
+    assert (retried.outcome, "its idempotency key has made" in str(retried.reason)) == ("refused", True)
+    assert await lab.value("SELECT count(*) FROM bookings") == 1
+    assert await journal.dead() == []
+
+
+async def test_letter_that_the_ledger_finds_outdated_is_kept_until_redis_knows_it_too(
     shop: Shop, lab: Lab, event: SellableEvent, journal: Journal
 ) -> None:
     await lab.fetch(NOBODY_CALLED_EVE)
@@ -301,22 +364,22 @@ async def test_letter_of_an_epoch_that_is_over_is_kept_by_a_retry(
     await shop.drainer.drain(journal.partition)
     await lab.fetch(EVE_IS_WELCOME)
     (dead,) = await journal.dead()
-    catalog = Catalog(Events(lab.engine))
 
     await lab.fetch("UPDATE events SET epoch = epoch + 1")  # Redis has not been told: the ledger refuses the letter
-    retried = await retry(shop.kernel, shop.settlement, catalog, lab.ledger, dead)
+    retried = await retry_letter(shop, lab.ledger, dead)
     assert (retried.outcome, retried.booking_id, retried.reason) == ("unwritable", booking_id, OUTDATED)
     await shop.settlement.close()  # Redis's state is built anew meanwhile
     (again,) = await journal.dead()
     assert (again.flat_fields, again.letter.reason, journal.length) == (dead.flat_fields, OUTDATED, 0)
 
     async with postgres_away(lab.url):  # it must not wait in a journal that would lose it
-        assert (await retry(shop.kernel, shop.settlement, catalog, lab.ledger, again)).outcome == "unwritable"
-    assert (await retry(shop.kernel, shop.settlement, catalog, lab.ledger, again)).reason == OUTDATED
+        assert (await retry_letter(shop, lab.ledger, again)).outcome == "unwritable"
     assert ([letter.raw for letter in await journal.dead()], journal.length) == ([again.raw], 0)
-    assert (await give_up(shop.kernel, lab.ledger, again)).outcome == "discarded"
-    with pytest.raises(BookingRefused):
-        await shop.reservations.find_booking(booking_id, customer_id="eve")
+    retried = await retry_letter(shop, lab.ledger, again)
+    found = await shop.reservations.find_booking(booking_id, customer_id="eve")
+    assert (retried.outcome, retried.reference, found.status) == ("written", found.reference, "confirmed")
+    await shop.settlement.close()
+    assert (journal.sold(), journal.length, await journal.dead()) == (1, 0, [])
 
 
 class LedgerOfASlowDiscard:
@@ -340,8 +403,7 @@ async def test_discard_leaves_a_booking_alone_that_a_retry_has_written_meanwhile
     await shop.drainer.drain(journal.partition)
     await lab.fetch(EVE_IS_WELCOME)
     (dead,) = await journal.dead()
-    catalog = Catalog(Events(lab.engine))
-    slow = LedgerOfASlowDiscard(lab.ledger, lambda: retry(shop.kernel, shop.settlement, catalog, lab.ledger, dead))
+    slow = LedgerOfASlowDiscard(lab.ledger, lambda: retry_letter(shop, lab.ledger, dead))
 
     discarded = await give_up(shop.kernel, slow, dead)  # type: ignore[arg-type]
 
@@ -374,9 +436,7 @@ async def test_letter_that_somebody_else_wrote_can_be_seen_and_discarded(
     journal.redis.hset(partition_key(journal.partition, "dead"), "1-1", "gibberish")
     (dead,) = await journal.dead()
     assert "cannot be read" in dead.letter.reason
-    assert (
-        await retry(shop.kernel, shop.settlement, Catalog(Events(lab.engine)), lab.ledger, dead)
-    ).outcome == "unwritable"
+    assert (await retry_letter(shop, lab.ledger, dead)).outcome == "unwritable"
     assert (await give_up(shop.kernel, lab.ledger, dead)).outcome == "discarded"
     assert await journal.dead() == []
 

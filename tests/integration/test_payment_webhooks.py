@@ -15,7 +15,9 @@ from payment_lab import SECRET, RunningSimulator, check_money, running_simulator
 from api.payments import NOTICE_MAX
 from api.services import Services
 from holdfast.payments.signatures import sign
+from persistence import payment_notices
 from persistence.database import driver_connection
+from persistence.payment_notices import Notices
 
 URL = "/v1/payments/webhooks/simulator"
 PAID = {"payment": "required"}
@@ -243,3 +245,49 @@ async def test_webhook_of_a_payment_whose_answer_is_lost_is_acted_on_while_the_a
         return bool((await ana.get(f"/v1/bookings/{booking_id}")).json()["payment_status"] == "completed")
 
     await until(is_booked, within_s=5.0)
+
+
+async def test_old_webhooks_are_purged_unless_their_payment_is_not_settled(
+    client: httpx2.AsyncClient, ana: Person, olga: Person, services: Services, simulator: RunningSimulator
+) -> None:
+    booking_id = await open_payment(ana, olga)
+    pay(simulator, booking_id)
+    assert (await send(client, notice(simulator, booking_id))).status_code == 202
+    await settled(services)
+    database = services.bookings.engine
+    notices = Notices(database)
+    async with driver_connection(database) as connection:
+        stranger = "INSERT INTO payment_events VALUES ('simulated', $1, NULL, 'captured', 'no payment of ours', $2)"
+        for number in range(5):
+            await connection.execute(stranger, f"old-{number}", dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
+        await connection.execute(stranger, "new", dt.datetime.now(dt.UTC))
+        assert await notices.purge() == 5
+
+        await connection.execute("UPDATE payment_events SET received_at = now() - interval '91 days'")
+        await connection.execute("UPDATE payments SET check_at = now() + interval '1 minute'")
+        assert await notices.purge() == 1  # the stranger's: nobody knows yet what becomes of the other's payment
+        kept = await events_kept(services)
+        assert kept > 0
+        await connection.execute("UPDATE payments SET check_at = NULL")
+        assert await notices.purge() == kept
+
+    assert await status_of(ana, booking_id) == ("confirmed", "completed")
+    assert (await send(client, notice(simulator, booking_id))).status_code == 202  # which comes once more, much later
+    await settled(services)
+    assert await status_of(ana, booking_id) == ("confirmed", "completed")
+    await check_money(database, simulator)
+
+
+async def test_a_round_of_purging_is_bounded(
+    client: httpx2.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(payment_notices, "PURGED_AT_ONCE", 2)
+    monkeypatch.setattr(payment_notices, "PURGED_MAX", 3)
+    old = """
+        INSERT INTO payment_events
+        SELECT 'simulated', n::text, NULL, 'captured', 'none of ours', now() - interval '91 days'
+          FROM generate_series(1, 4) AS n
+    """
+    async with driver_connection(services.bookings.engine) as connection:
+        await connection.execute(old)
+    assert [await Notices(services.bookings.engine).purge() for _ in range(3)] == [3, 1, 0]

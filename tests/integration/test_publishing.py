@@ -25,6 +25,8 @@ from persistence.publishing.courier import Pace
 from persistence.publishing.letters import Range, dead_deliveries, outbox_state, replay, revive
 from persistence.publishing.queue import Queue
 from persistence.publishing.relay import Relay, RelayOptions
+from persistence.publishing.sinks import Sinks
+from persistence.sealing import AesSealer
 
 pytest_plugins = ("ledger_fixtures",)
 
@@ -367,6 +369,36 @@ async def test_both_secrets_sign_while_one_replaces_the_other(publishing: Publis
     await until(lambda: len(receiver.taken) == 2)
     assert not receiver.taken[1].is_signed_with(old)
     assert receiver.taken[1].is_signed_with(new)
+
+
+async def test_sink_whose_key_is_lost_is_named_and_keeps_no_other_from_being_told(
+    publishing: Publishing, receiver: Receiver
+) -> None:
+    lost_with_its_key = Sinks(publishing.lab.engine, AesSealer([b"t" * 32]))
+    await lost_with_its_key.add("old", receiver.url)
+    shop = await publishing.sinks.add("shop", receiver.url)
+    relay = await publishing.relay(stream="events")
+    await publishing.tell(booking := new_booking())
+
+    await until(lambda: receiver.taken)
+    assert receiver.taken[0].is_signed_with(shop.secrets[0])
+    for _ in range(100):
+        if await publishing.waiting() == 1:
+            break
+        await asyncio.sleep(0.05)
+    assert await publishing.waiting() == 1, "what is for the one that is lost waits"
+    assert len(await stream_of(publishing, "events")) == 1
+    (lost,) = relay.lost
+    assert (lost.name, "a key that is not here" in str(lost.lost)) == ("old", True)
+    cron = Relay(publishing.lab.engine, publishing.kernel, publishing.sinks, RelayOptions(stream="events"))
+    began = time.monotonic()
+    await cron.run_once(within_s=20.0)
+    assert time.monotonic() - began < 10, "it does not wait for what cannot be told"
+
+    (secret,) = (await publishing.sinks.rotate("old")).secrets
+    await until(lambda: len(receiver.taken) == 2)
+    assert (receiver.taken[1].is_signed_with(secret), relay.lost) == (True, [])
+    assert receiver.taken[1].id == receiver.taken[0].id, booking
 
 
 async def test_sink_is_told_only_of_the_types_it_names(publishing: Publishing, receiver: Receiver) -> None:

@@ -177,6 +177,25 @@ async def test_command_adds_tests_lists_rotates_and_removes(
     assert (gone.returncode, "there is no webhook 'shop'" in gone.stderr) == (1, True)
 
 
+async def test_command_names_a_sink_whose_key_is_lost_and_gives_it_another_secret(
+    shop: Installation, cli: CommandLine, receiver: Receiver
+) -> None:
+    await shop.parts.sinks.add("shop", receiver.url)
+    await shop.postgres("UPDATE sinks SET secrets = sha256('sealed with another key') WHERE name = 'shop'")
+
+    listed = await asyncio.to_thread(cli.json, "webhooks", "list")
+    assert "a key that is not here" in next(sink["lost"] for sink in listed if sink["name"] == "shop")
+    assert "told nothing: " in await asyncio.to_thread(cli.ok, "webhooks", "list")
+    refused = await asyncio.to_thread(cli.run, "webhooks", "test", "shop")
+    assert (refused.returncode, "webhooks rotate shop" in refused.stderr) == (2, True)
+    cron = await asyncio.to_thread(cli.run, "reconcile", "--once", "--json")
+    assert (cron.returncode, list(json.loads(cron.stdout)["held_up"])) == (2, ["webhook shop"])
+
+    rotated = await asyncio.to_thread(cli.json, "webhooks", "rotate", "shop")
+    await asyncio.to_thread(cli.ok, "webhooks", "test", "shop")
+    assert receiver.taken[0].is_signed_with(rotated["secret"])
+
+
 async def test_command_refuses_a_private_target_unless_allowed(shop: Installation, cli: CommandLine) -> None:
     cli.environment["HOLDFAST_WEBHOOKS_ALLOW_PRIVATE"] = "off"
     for url in ("http://shop.example/", "https://127.0.0.1/"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from reconciling import Installation, reconciling, until
+from sqlalchemy.exc import SQLAlchemyError
 
 from engine.bookings import BookingDetails
 from engine.claims import ItemRequest
@@ -15,7 +16,8 @@ from engine.definition import Policy
 from engine.reservations import ClaimRequest
 from holdfast.compose import make_equipment, open_parts
 from holdfast.settings import Settings, load_settings
-from persistence.deadlines import lapse_requests, purge_refusals
+from persistence import aftercare, deadlines
+from persistence.deadlines import LapsedRequests, purge_refusals
 from persistence.reconciling.single_round import SingleRound
 
 pytest_plugins = ("ledger_fixtures",)
@@ -48,6 +50,18 @@ async def let_lapse(shop: Installation) -> None:
 async def end_event(shop: Installation, event_id: str) -> None:
     """Have the event be over, as far as the ledger knows: nobody can wait for one in a test."""
     await shop.postgres("UPDATE events SET aftercare_at = now() WHERE id = $1", event_id)
+
+
+async def break_first(shop: Installation, count: int) -> None:
+    """Have Postgres refuse every change of the first *count* bookings."""
+    await shop.postgres(
+        "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'broken row'; END $$"
+    )
+    (row,) = await shop.postgres("SELECT number FROM bookings ORDER BY number LIMIT 1 OFFSET $1 - 1", count)
+    await shop.postgres(
+        f"CREATE TRIGGER broken BEFORE UPDATE ON bookings FOR EACH ROW WHEN (old.number <= {row['number']}) "
+        "EXECUTE FUNCTION broken()"
+    )
 
 
 async def until_status(shop: Installation, booking_id: str, status: str) -> None:
@@ -85,7 +99,7 @@ async def test_several_reconcilers_at_once_lapse_each_request_once(shop: Install
         await shop.book("gig", f"A-{number}")
     await let_lapse(shop)
 
-    counts = await asyncio.gather(*(lapse_requests(shop.parts.database, shop.parts.desk) for _ in range(4)))
+    counts = await asyncio.gather(*(LapsedRequests(shop.parts.database, shop.parts.desk).end_some() for _ in range(4)))
 
     assert sum(counts) == 10
     (row,) = await shop.postgres("SELECT count(*) AS lines FROM history WHERE to_status = 'expired'")
@@ -98,8 +112,69 @@ async def test_approval_at_the_last_moment_and_lapsing_never_both_hold(shop: Ins
     await let_lapse(shop)
     await shop.postgres("UPDATE bookings SET status = 'confirmed', version = 2")
 
-    assert await lapse_requests(shop.parts.database, shop.parts.desk) == 0
+    assert await LapsedRequests(shop.parts.database, shop.parts.desk).end_some() == 0
     assert await shop.status_of(booking_id) == "confirmed"
+
+
+async def test_requests_that_cannot_be_ended_keep_no_others_waiting(
+    shop: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadlines, "PAGE", 2)
+    await shop.open_event("gig", policy=MANUAL)
+    ids = [await shop.book("gig", f"A-{number}") for number in range(1, 7)]
+    await let_lapse(shop)
+    await shop.postgres("UPDATE bookings SET expires_at = expires_at + number * interval '1 microsecond'")
+    await break_first(shop, 4)
+    requests = LapsedRequests(shop.parts.database, shop.parts.desk)
+
+    for _ in range(2):
+        with pytest.raises(SQLAlchemyError, match="broken row"):
+            await requests.end_some(pages_max=1)
+    assert await requests.end_some(pages_max=1) == 2
+
+    assert [await shop.status_of(booking_id) for booking_id in ids] == ["pending"] * 4 + ["expired"] * 2
+    await shop.postgres("DROP TRIGGER broken ON bookings")
+    assert sum([await requests.end_some() for _ in range(3)]) == 4, "they are tried again"
+
+
+async def test_bookings_that_cannot_be_ended_keep_no_others_of_their_event_waiting(
+    shop: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aftercare, "PAGE", 2)
+    await shop.open_event("gig", policy=Policy(after_event="complete"))
+    ids = [await shop.book("gig", f"A-{number}") for number in range(1, 7)]
+    await end_event(shop, "gig")
+    await break_first(shop, 4)
+    care = shop.parts.aftercare
+
+    for _ in range(2):
+        with pytest.raises(SQLAlchemyError, match="broken row"):
+            await care.take_care("gig", at_most_s=0.0)
+    assert await care.take_care("gig", at_most_s=0.0) == 2
+    assert [await shop.status_of(booking_id) for booking_id in ids] == ["confirmed"] * 4 + ["completed"] * 2
+
+    with pytest.raises(SQLAlchemyError, match="broken row"):
+        await care.take_care("gig")
+    (event,) = await shop.postgres("SELECT aftercare_at - now() AS pause FROM events")
+    assert dt.timedelta() < event["pause"] <= dt.timedelta(seconds=aftercare.LEASE_S), "they are tried again"
+    await shop.postgres("DROP TRIGGER broken ON bookings")
+    await end_event(shop, "gig")
+    assert await care.take_care("gig") == 4
+
+
+async def test_event_with_bookings_that_cannot_be_ended_is_named_and_keeps_no_other_waiting(
+    shop: Installation,
+) -> None:
+    for event_id in ("bad", "good"):
+        await shop.open_event(event_id, policy=Policy(after_event="complete"))
+        await shop.book(event_id)
+        await end_event(shop, event_id)
+    await break_first(shop, 1)
+
+    found = await SingleRound(make_equipment(shop.parts, shop.settings), dry_run=False).run()
+
+    assert (found.verdict, found.ended) == ("person", 1)
+    assert [event.event_id for event in found.events if event.error and "broken row" in event.error] == ["bad"]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +267,7 @@ async def test_event_on_sale_that_redis_has_lost_is_loaded_when_a_booking_of_it_
     shop.redis.flushall()
     await let_lapse(shop)
 
-    assert await lapse_requests(shop.parts.database, shop.parts.desk) == 1
+    assert await LapsedRequests(shop.parts.database, shop.parts.desk).end_some() == 1
 
     assert shop.is_loaded(event)
     await book_again(shop, "gig", "A-1")

@@ -1,6 +1,7 @@
 """A reconciler over a cluster of which one primary, without a replica, is down: the others' events are looked after."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 from cluster_fixture import Cluster, running_cluster
+from command_line import CommandLine
 from reconciling import Installation, reconciling, until
 from redis.crc import key_slot
 from structlog.testing import capture_logs
@@ -71,6 +73,16 @@ def settings(cluster: Cluster, fresh_database: Callable[..., str], migrated_data
 async def shop(settings: Settings) -> AsyncIterator[Installation]:
     async with open_parts(settings) as parts:
         yield Installation(parts, settings)
+
+
+@pytest.fixture
+def command(settings: Settings) -> CommandLine:
+    return CommandLine(
+        REDIS_URL=str(settings.redis_url),
+        DATABASE_URL=str(settings.database_url),
+        HOLDFAST_DATA_DIR=settings.data_dir,
+        HOLDFAST_PARTITIONS=str(PARTITIONS),
+    )
 
 
 def server_of(cluster: Cluster, partition: int) -> Valkey:
@@ -174,3 +186,50 @@ async def test_events_of_a_node_that_is_down_keep_no_others_from_being_audited_a
     assert abs(await clock.now_ms() - time.time() * 1000) < 1_000
     with pytest.raises(StoreUnavailable):
         await clock.look()
+
+
+async def test_a_single_round_does_what_it_can_and_names_the_partitions_it_could_not_reach(
+    cluster: Cluster, shop: Installation, command: CommandLine
+) -> None:
+    dead = server_of(cluster, 0)
+    living = [server for server in cluster.servers if server is not dead]
+    away = [number for number in range(PARTITIONS) if server_of(cluster, number) is dead]
+    await shop.open_event(name_on(cluster, dead))
+    first, second = [await shop.open_event(name_on(cluster, server)) for server in living]
+    booking_id = await shop.leave_behind(first, age_s=20)
+    shop.redis.delete(shop.key(second, "state"))
+    await take_down(dead, cluster)
+
+    dry = await asyncio.to_thread(command.run, "reconcile", "--once", "--dry-run", "--json")
+    assert dry.returncode == 2, dry.stderr
+    would = json.loads(dry.stdout)
+    assert [one["partition"] for one in would["unreached"]] == away
+    assert (would["drained"], would["events"][0]["missing"], would["rebuilt"]) == (1, True, 0)
+
+    done = await asyncio.to_thread(command.run, "reconcile", "--once", "--json")
+    assert done.returncode == 2, done.stderr
+    found = json.loads(done.stdout)
+    assert [one["partition"] for one in found["unreached"]] == away
+    assert all(one["error"].startswith("StoreUnavailable: ") for one in found["unreached"])
+    assert (found["verdict"], found["drained"], found["rebuilt"], found["audited"]) == ("person", 1, 1, 2)
+    assert await shop.status_of(booking_id) == "confirmed"
+    assert shop.is_loaded(second)
+
+    table = await asyncio.to_thread(command.run, "reconcile", "--once")
+    assert table.returncode == 2
+    assert f"not reached: partition {', '.join(map(str, away))}: StoreUnavailable" in table.stdout
+
+
+async def test_doctor_warns_where_one_node_that_is_down_would_stop_all(cluster: Cluster, command: CommandLine) -> None:
+    first = cluster.servers[0]
+    first.call("CONFIG", "SET", SERVE_ON[0], "yes")
+    try:
+        said = await asyncio.to_thread(command.run, "doctor", "--json")
+    finally:
+        first.call("CONFIG", "SET", *SERVE_ON)
+
+    found = [one for one in json.loads(said.stdout)["findings"] if one["subject"].startswith("coverage of ")]
+    assert sorted(one["verdict"] for one in found) == ["ok", "ok", "warning"]
+    (warning,) = [one for one in found if one["verdict"] == "warning"]
+    assert warning["subject"] == f"coverage of 127.0.0.1:{first.port}"
+    assert "cluster-require-full-coverage no" in warning["remedy"]

@@ -14,7 +14,10 @@ from engine.bookings import BookingDetails
 from engine.errors import InvalidRequest
 from engine.events import SellableEvent
 from engine.ids import parse_claim_id
+from engine.lifecycle import Actor
+from persistence.booking_desk import Order
 from persistence.hold_history import moment, store_trail
+from persistence.place_desk import PlaceWish
 from persistence.seat_history import ClaimThen, SeatThen, who_held
 
 pytest_plugins = ("ledger_fixtures",)
@@ -204,6 +207,59 @@ async def test_hold_that_was_lost_with_redis_is_told_with_what_is_not_known(past
     assert (rebuilt.customer_id, rebuilt.ended, rebuilt.certain) == ("ana", "rebuilt", False)
     assert held < (rebuilt.until or held) < after
     assert await past.who(after) == ("held", "ben", None)
+
+
+async def change(past: Past, booking_id: str, *seats: str) -> None:
+    order = Order(admit=lambda _: Actor("ana", "customer"))
+    wanted = PlaceWish(items=claim(section="stalls", seats=list(seats)).items)
+    await past.shop.places.change(booking_id, order, wanted, now=dt.datetime.now(dt.UTC))
+
+
+async def test_seat_is_followed_through_changes_of_its_booking(past: Past) -> None:
+    booking_id = await past.hold("A-4")
+    await past.confirm(booking_id)
+    first = await past.now()
+    await change(past, booking_id, "A-5")
+    second = await past.now()
+    await past.confirm(await past.hold("A-4", by="ben"), by="ben")
+    await change(past, booking_id, "A-5", "A-6")
+    third = await past.now()
+
+    async def owners(at: dt.datetime, *, seat: int = SEAT) -> list[tuple[str | None, str | None]]:
+        return [
+            (one.customer_id, one.ended) for one in (await past.seat(at, seat=seat)).claims if one.status == "owned"
+        ]
+
+    assert [await owners(at) for at in (first, second, third)] == [[("ana", "changed")], [], [("ben", None)]]
+    assert [await owners(at, seat=SEAT + 1) for at in (first, second, third)] == [[], [("ana", None)], [("ana", None)]]
+    assert [await owners(at, seat=SEAT + 2) for at in (first, second, third)] == [[], [], [("ana", None)]]
+    (before,) = [one for one in (await past.seat(first)).claims if one.status == "owned"]
+    (after,) = [one for one in (await past.seat(third, seat=SEAT + 1)).claims if one.status == "owned"]
+    assert before.until == after.since
+    assert (await past.seat(first)).notes == ()
+
+
+async def test_seat_of_a_booking_that_was_given_away_was_its_first_customer_s(past: Past) -> None:
+    booking_id = await past.hold("A-4")
+    await past.confirm(booking_id)
+    first = await past.now()
+    order = Order(admit=lambda _: Actor("ana", "customer"))
+    await past.shop.places.transfer(booking_id, order, "ben")
+    second = await past.now()
+
+    assert (await past.who(first), await past.who(second)) == (("owned", "ana", "transferred"), ("owned", "ben", None))
+
+
+async def test_change_that_the_outbox_has_forgotten_is_told_as_such(past: Past) -> None:
+    booking_id = await past.hold("A-4")
+    await past.confirm(booking_id)
+    first = await past.now()
+    await change(past, booking_id, "A-5")
+    await past.lab.fetch("DELETE FROM outbox")
+
+    told = await past.seat(first, seat=SEAT + 1)
+    assert [(one.customer_id, one.certain) for one in told.claims if one.status == "owned"] == [("ana", False)]
+    assert told.notes == ("a booking of the event changed since, and the places from before are not known any more",)
 
 
 async def test_booking_that_is_not_in_the_ledger_yet_is_told_as_such(past: Past) -> None:

@@ -10,7 +10,7 @@ from persistence.heartbeats import Figures
 from persistence.partition_leases import Everywhere, Territory
 from persistence.reconciling.duty import Duty, EachPartition, Once, keep_doing
 from persistence.reconciling.findings import Findings
-from persistence.reconciling.outages import SUBJECTS_MAX, Outages
+from persistence.reconciling.outages import FORGOTTEN_AFTER_S, SUBJECTS_MAX, Outages
 
 
 class Failing(Duty):
@@ -58,6 +58,24 @@ def test_what_is_failing_is_remembered_up_to_a_bound() -> None:
             outages.note(f"event {number}", StoreUnavailable("gone"))
 
     assert len(logs) == SUBJECTS_MAX
+
+
+def test_what_is_not_tried_any_more_is_forgotten_and_makes_room() -> None:
+    now = 0.0
+    outages = Outages(monotonic=lambda: now)
+    for number in range(SUBJECTS_MAX):
+        outages.note(f"archived event {number}", StoreUnavailable("gone"))
+    now = FORGOTTEN_AFTER_S / 2
+    outages.note("archived event 7", StoreUnavailable("gone"))  # which fails still
+    now = FORGOTTEN_AFTER_S + 1
+    with capture_logs() as logs:
+        outages.note("archived event 7", StoreUnavailable("gone"))
+        outages.note("another event", StoreUnavailable("gone"))
+        outages.over("another event")
+        outages.over("archived event 8")
+
+    assert [log["event"] for log in logs] == ["reconciler is held up", "reconciler goes on"]
+    assert {log["subject"] for log in logs} == {"another event"}
 
 
 def test_a_duty_that_fails_is_told_however_many_events_do() -> None:
