@@ -10,7 +10,7 @@ from persistence.reconciling.audit import Audit
 from persistence.reconciling.clock import StoreClock
 from persistence.reconciling.drain import Drain
 from persistence.reconciling.equipment import Equipment
-from persistence.reconciling.expire import CareForEvents, Expire
+from persistence.reconciling.expire import CareForEvents, Expire, ReleaseBlocks
 from persistence.reconciling.offer import OfferPlaces, SettleEntries
 from persistence.reconciling.partitions import Unreached
 from persistence.reconciling.rebuild import Expected, Rebuild
@@ -43,6 +43,7 @@ class SingleRound:
         self._entries = SettleEntries(equipment)
         self._offer = OfferPlaces(equipment, self._findings.figures)
         self._expire = Expire(equipment, self._findings)
+        self._blocks = ReleaseBlocks(equipment, self._findings)
         self._care = CareForEvents(equipment, self._findings)
         self._settle = Settle(equipment, self._findings)
         self._rebuild = Rebuild(equipment, self._roster, suspicions, self._findings)
@@ -110,8 +111,10 @@ class SingleRound:
     async def _end_bookings(self, territory: Everywhere, event_ids: Sequence[str] | None) -> None:
         if event_ids is None and self._dry_run:
             self._findings.lapsed(await self._expire.count())
+            self._findings.unblocked(await self._blocks.count())
         elif event_ids is None:
             await self._expire.work(territory)
+            await self._blocks.work(territory)
         await self._care.finish(event_ids, dry_run=self._dry_run)
         if event_ids is None and self._dry_run:
             self._findings.settled(await self._settle.count())
