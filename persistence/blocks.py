@@ -53,7 +53,7 @@ from persistence.steps import find_repetition, give_up_places
 BLOCK_SEATS_MAX = 1_000  # numbered seats of one block: some two milliseconds of one script
 BLOCKS_MAX = 500  # live ones of an event: every snapshot of its state carries them
 DRAFT_ATTEMPTS_MAX = 3  # of a draft that others change, or open, meanwhile
-RELEASES_MAX = 200  # of one call of the reconciler's
+RELEASES_MAX = 200  # blocks of one call of the reconciler's
 RELEASED_REASON = "its time was over"
 _NO_JOURNAL = "0-0"  # what stands for the place in the journal of an entry that never was in one
 
