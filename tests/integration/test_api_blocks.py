@@ -638,3 +638,24 @@ async def test_a_block_has_a_bound_of_numbered_seats_and_none_of_counted_places(
     split = {"items": [{"section": "stalls", "seats": many[600:1200]}, {"section": "stalls", "seats": many[:600]}]}
     for too_many in (claim(*many[:1001]), split):
         assert (await olga.post(path, too_many)).status_code == 422
+
+
+async def test_a_block_of_a_draft_waits_for_a_change_of_its_layout_and_goes_by_what_it_is_then(
+    olga: Person, database_url: str
+) -> None:
+    event_id = (await olga.post("/v1/events", event_definition())).json()["id"]
+    database = open_database(database_url)
+    try:
+        async with driver_connection(database) as connection:
+            changing = connection.transaction()
+            await changing.start()
+            await connection.execute("UPDATE events SET layout_digest = 'another' WHERE id = $1", event_id)
+            blocking = asyncio.create_task(olga.post(f"/v1/events/{event_id}/blocks", claim("A-1")))
+            await asyncio.sleep(0.2)
+            assert not blocking.done()
+            await changing.commit()
+        # The definition was left as it was, so that no attempt fits the layout.
+        assert (await blocking).status_code == 503
+    finally:
+        await database.dispose()
+    assert await _rows(database_url, "SELECT * FROM claims WHERE event_id = $1", event_id) == []
