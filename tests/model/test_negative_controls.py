@@ -314,7 +314,10 @@ MUTANTS = {
         "hold_places", "if ev.status ~= 'open' or ev.now >= ev.closes then", "if false then", sale_has_ended
     ),
     "bookings go on when sale has ended": Mutant(
-        "book_places", "elseif is_sale and (ev.status ~= 'open' or ev.now >= ev.closes) then", "elseif false then", sale_has_ended
+        "book_places",
+        "elseif is_sale and (ev.status ~= 'open' or ev.now >= ev.closes) then",
+        "elseif false then",
+        sale_has_ended
     ),
     "neighbours are chosen that are sold": Mutant(
         "hold_places", "not held[i] and not sold[i] and", "not held[i] and", places_are_wanted_twice
