@@ -15,6 +15,11 @@ EVENT: Final[dict[str, Any]] = {
 CLAIM: Final[dict[str, Any]] = {
     "items": [{"section": "floor", "quantity": 2}, {"section": "stalls", "seats": ["A-1", "A-2"]}]
 }
+BLOCK: Final[dict[str, Any]] = {
+    "items": [{"section": "stalls", "seats": ["A-1", "A-2"]}, {"section": "floor", "quantity": 20}],
+    "release_at": "2027-04-24T19:00:00Z",
+    "reason": "House seats",
+}
 BOOKING: Final[dict[str, Any]] = {
     "hold_id": "01jt2x9k4mzq8v7c5e3h1n6b0r~concert-42",
     "guest": {"name": "Ana Ruiz", "email": "ana@example.org"},

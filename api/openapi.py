@@ -25,6 +25,7 @@ _PATH_PARAMS: dict[str, dict[str, Any]] = {
     "hold_id": {"type": "string", "minLength": 1, "maxLength": 128},
     "booking_id": {"type": "string", "minLength": 1, "maxLength": 128},
     "entry_id": {"type": "string", "minLength": 1, "maxLength": 128},
+    "block_id": {"type": "string", "minLength": 1, "maxLength": 128},
     "customer_id": {"type": "string", "minLength": 1, "maxLength": 255, "example": "ana"},
     "reference": {"type": "string", "minLength": 1, "maxLength": 32, "example": "HF-7K3M-9QXP"},
     "code": {"type": "string", "enum": sorted(KIND_BY_CODE)},

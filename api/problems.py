@@ -259,6 +259,12 @@ KINDS: dict[type, Kind] = {
     engine.EntryNotFound: Kind(
         status=404, code="entry-not-found", title="Entry not found", meaning="There is no such entry of a waitlist."
     ),
+    engine.BlockNotFound: Kind(
+        status=404,
+        code="block-not-found",
+        title="Block not found",
+        meaning="The event has no such block: its places were given back, or were never taken off sale.",
+    ),
     engine.PaymentDeclined: Kind(
         status=402,
         code="payment-declined",

@@ -13,6 +13,7 @@ from api.identity import ADMIN, CUSTOMER
 from api.openapi import openapi_document
 from api.route import Reply, Route
 from api.routes_admin import ADMIN_ROUTES
+from api.routes_blocks import BLOCK_ROUTES
 from api.routes_booking_steps import BOOKING_STEP_ROUTES
 from api.routes_bookings import BOOKING_ROUTES
 from api.routes_events import EVENT_ROUTES
@@ -140,6 +141,7 @@ ROUTES: tuple[Route, ...] = (
     *WAITLIST_ROUTES,
     *_CUSTOMER_ROUTES,
     *EVENT_ROUTES,
+    *BLOCK_ROUTES,
     *_OPERATION_ROUTES,
     *ADMIN_ROUTES,
 )

@@ -10,7 +10,9 @@ from api.call import Call
 from api.decoding import decode_query
 from api.versions import tagged_answer
 from engine.availability import seat_bits, set_bits
+from engine.blocks import marked_places
 from engine.errors import EventNotFound
+from engine.places import NumberedPlaces
 from engine.snapshots import View
 from engine.views import availability
 
@@ -35,7 +37,10 @@ class SeatQuery(RangeQuery, frozen=True, forbid_unknown_fields=True):
 
 
 class SeatState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One seat: free only when it is free on all legs of the range. ``fits``: a table has room for so many."""
+    """One seat: free only when it is free on all legs of the range, blocked when it is off sale on any.
+
+    ``fits``: a table has room for so many.
+    """
 
     section: str
     seat: str
@@ -54,7 +59,8 @@ class SeatList(msgspec.Struct, frozen=True):
 class SeatBitmaps(msgspec.Struct, frozen=True):
     """The same as two bitmaps in base64: bit ``seat index x legs + leg``, the most significant bit of a byte first.
 
-    ``layout`` is the digest of the layout that gives seats their indices: in order of section, row and position.
+    ``sold`` has what is off sale, too. ``layout`` is the digest of the layout that gives seats their indices: in order
+    of section, row and position.
     """
 
     seq: int
@@ -104,6 +110,7 @@ async def visible_event(call: Call) -> str:
 def _list(view: View, first_leg: int, last_leg: int, *, party: int | None) -> SeatList:
     layout, snapshot = view.event.layout, view.snapshot
     held, sold = (set(set_bits(seat_bits(b, layout, first_leg, last_leg))) for b in (snapshot.held, snapshot.sold))
+    blocked = _blocked_seats(view, first_leg, last_leg)
     states = []
     for section in layout.sections:
         if not section.seated:
@@ -114,8 +121,22 @@ def _list(view: View, first_leg: int, last_leg: int, *, party: int | None) -> Se
             if party is not None and (fits is None or fits < party):
                 continue
             status: SeatStatus = "sold" if number in sold else "held" if number in held else "free"
+            if number in blocked:
+                status = "blocked"
             states.append(SeatState(section.id, seat.label, status, fits))
     return SeatList(snapshot.seq, layout.legs, states)
+
+
+def _blocked_seats(view: View, first_leg: int, last_leg: int) -> set[int]:
+    """Seats that are off sale on any leg of the range; they are among the sold ones."""
+    return {
+        seat
+        for places in marked_places(view.snapshot.fields)
+        if places.first_leg < last_leg and first_leg < places.last_leg
+        for item in places.items
+        if isinstance(item, NumberedPlaces)
+        for seat in item.seats
+    }
 
 
 def _bitmaps(view: View) -> SeatBitmaps:

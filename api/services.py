@@ -13,6 +13,7 @@ from engine.rate_limits import RateLimiter
 from engine.reservations import Reservations
 from engine.terms import Terms
 from persistence.aftercare import Aftercare
+from persistence.blocks import Blocks
 from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
 from persistence.checkout import Checkout
@@ -76,6 +77,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     desk: BookingDesk
     places: PlaceDesk
     aftercare: Aftercare
+    blocks: Blocks
     oversight: Oversight
     terms: Terms
     eraser: Eraser

@@ -8,6 +8,7 @@ was most of Redis's work in a load, with everybody else waiting; here it costs t
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from engine.blocks import BLOCKED_OWNER, MARK
 from engine.ids import claim_keys
 from engine.layout import Layout
 from engine.places import NumberedPlaces, Places, parse_places
@@ -31,6 +32,7 @@ class BookingBatches:
         self._quantities: dict[str, int] = {}
         self._heads: dict[str, tuple[int, int, int]] = {}  # `0:1;1` of `0:1;1#100`: legs and section
         self._seats: Counter[tuple[int, int, int]] = Counter()  # one by one, by the same
+        self._marks: list[bytes] = []  # names and values of the fields that tell what is off sale
 
     def add(self, rows: Sequence[BookingRow]) -> list[bytes]:
         """Count *rows*, one at least; returns what ``load_bookings`` is told of them, but for the epoch.
@@ -43,10 +45,15 @@ class BookingBatches:
         totals: dict[str, int] = {}
         for customer_id, quantity in zip(customers, quantities, strict=True):
             totals[customer_id] = totals.get(customer_id, 0) + quantity
+        keys = claim_keys(ids)
+        if BLOCKED_OWNER in totals:
+            for key, text, customer_id in zip(keys, texts, customers, strict=True):
+                if customer_id == BLOCKED_OWNER:
+                    self._marks += (f"{MARK}{key}".encode(), text.encode())
         records = [
             f"{key}{confirmed_ms}|{confirmed_ms}|||{quantity}|{text}|{customer_id}\0"
             for key, confirmed_ms, quantity, text, customer_id in zip(
-                claim_keys(ids), times, quantities, texts, customers, strict=True
+                keys, times, quantities, texts, customers, strict=True
             )
         ]
         users = [f"{total}|{customer_id}\0" for customer_id, total in totals.items()]
@@ -54,7 +61,7 @@ class BookingBatches:
 
     def pieces(self) -> Iterator[list[bytes]]:
         """What ``load_places`` is told of all that was added, but for the epoch: a call each; none if nothing was."""
-        fields = list(self._counters())
+        fields = [*self._counters(), *self._marks]
         for start in range(0, len(fields), FIELDS_PER_CALL):
             yield [b"0", b"", *fields[start : start + FIELDS_PER_CALL]]
         for start in range(0, len(self._cells), PIECE_BYTES):

@@ -61,7 +61,8 @@ def accepted_booking(entry: JournalEntry, event: SellableEvent, details: Booking
     not durable.
     """
     policy = event.definition.policy
-    is_settled, is_requested = leaves_it_to_redis(event), policy.approval == "manual"
+    is_settled = details.block is None and leaves_it_to_redis(event)
+    is_requested = policy.approval == "manual"
     accepted_at = moment(entry.confirmed_at_ms)
     items, amount = describe_places(event.layout, entry.places)
     price = details.price or Price(amount, 0, 0, amount)
@@ -93,4 +94,5 @@ def accepted_booking(entry: JournalEntry, event: SellableEvent, details: Booking
         created_at=moment(entry.created_at_ms),
         updated_at=accepted_at,
         confirmed_at=accepted_at if status == "confirmed" else None,
+        expires_at=None if details.block is None else details.block.release_at,
     )

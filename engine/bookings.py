@@ -40,13 +40,21 @@ class Price(msgspec.Struct, frozen=True):
     source: Literal["fixed", "service", "fallback"] = "fixed"
 
 
+class BlockTerms(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What makes a booking a block: who has taken its places off sale, and when they come back by themselves."""
+
+    actor: str
+    release_at: dt.datetime | None = None
+
+
 class BookingDetails(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What goes with a booking beside the places, and is for the ledger alone.
 
     Guests, attendees and notes are personal data: they are sealed (encrypted) before they leave the process, and only
     the ledger's readers open them. With them, so that Redis can neither read nor change it, goes what was agreed:
     ``price`` where it is not the sections' own, ``payment_id`` where the booking was paid for, with its provider's name
-    of it (``payment_ref``) where that was known, and who asked for it.
+    of it (``payment_ref``) where that was known, and who asked for it. ``block`` is there where it is no booking of a
+    customer's: see :mod:`engine.blocks`.
     """
 
     guest: dict[str, Any] | None = None
@@ -59,6 +67,7 @@ class BookingDetails(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     payment_ref: str | None = None
     role: str = "customer"
     request_id: str | None = None
+    block: BlockTerms | None = None
 
 
 class JournalEntry(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@
     │   ├── HoldReleased            it was given back
     │   ├── HoldConfirmed           it is a booking already
     │   ├── BookingNotFound         unknown, or somebody else's
+    │   ├── BlockNotFound           unknown, or given back
     │   ├── PaymentDeclined         the provider has declined it; the hold, or the booking as it was, lives on
     │   ├── BookingRefused          it was accepted, and then the ledger knew better; it is undone
     │   ├── NoWaitlist              the event's policy has no line to stand in
@@ -272,6 +273,14 @@ class EntryNotFound(Refusal):
     def __init__(self, entry_id: str) -> None:
         super().__init__(entry_id)
         self.entry_id = entry_id
+
+
+class BlockNotFound(Refusal):
+    """There is no such block of the event, or its places were given back."""
+
+    def __init__(self, block_id: str) -> None:
+        super().__init__(block_id)
+        self.block_id = block_id
 
 
 class PaymentDeclined(Refusal):

@@ -75,9 +75,11 @@ TRANSITIONS: tuple[Transition, ...] = (
 
 # What the ledger keeps. ``confirming`` is not one of them: it is what can be said before the ledger has been heard.
 STORED_STATUSES: tuple[str, ...] = tuple(status for status in get_args(BookingStatus) if status != "confirming")
+# Of blocks (see ``engine.blocks``), which lie among the bookings and have a life of their own: made, and given back.
+BLOCK_STATUSES: tuple[str, ...] = ("blocked", "unblocked")
 # A booking of one of these statuses owns its places: it has rows in ``claims`` and ``usage``. What is completed keeps
 # them, because somebody did sit there. In ``payment_initiated`` it is the hold in Redis that owns them.
-OWNING_STATUSES: tuple[str, ...] = ("paid", "pending", "confirmed", "checked_in", "completed", "no_show")
+OWNING_STATUSES: tuple[str, ...] = ("paid", "pending", "confirmed", "checked_in", "completed", "no_show", "blocked")
 UPCOMING_STATUSES: tuple[str, ...] = ("payment_initiated", "paid", "pending", "confirmed", "checked_in")
 
 _ALLOWED: dict[str | None, list[str]] = defaultdict(list)
@@ -118,17 +120,22 @@ def status_after(from_status: str, step: Step) -> BookingStatus:
 
 def statuses_condition(column: str = "status") -> str:
     """The SQL that says that *column* is a status the ledger keeps."""
-    return f"{column} IN ({_quoted(STORED_STATUSES)})"
+    return f"{column} IN ({_quoted(STORED_STATUSES + BLOCK_STATUSES)})"
 
 
 def transitions_condition() -> str:
-    """The SQL that says of a row of ``history`` that the table has its arrow, or that its status stays as it was."""
+    """The SQL that says of a row of ``history`` that the table has its arrow, or that its status stays as it was.
+
+    The two arrows of blocks are there beside those of the table.
+    """
     by_origin = [
         f"from_status = '{status}' AND to_status IN ({_quoted(allowed_from(status))})"
         for status in STORED_STATUSES
         if allowed_from(status)
     ]
-    beginning = f"from_status IS NULL AND to_status IN ({_quoted(allowed_from(None))})"
+    made, given_back = BLOCK_STATUSES
+    by_origin.append(f"from_status = '{made}' AND to_status IN ('{given_back}')")
+    beginning = f"from_status IS NULL AND to_status IN ({_quoted((*allowed_from(None), made))})"
     staying = f"from_status = to_status AND {statuses_condition('to_status')}"
     # NOT NULL is said aloud, because a check that comes out as NULL is passed.
     return f"{beginning} OR from_status IS NOT NULL AND ({' OR '.join((staying, *by_origin))})"

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from engine.blocks import is_block
 from engine.booking_requests import (
     BookingRequest,
     accepted_booking,
@@ -308,7 +309,11 @@ class Reservations(Views):
         customer_id: str,
         once: Once | None = None,
     ) -> Booked:
-        """Book without a prior hold, in one step; otherwise as :meth:`hold` and :meth:`confirm`."""
+        """Book without a prior hold, in one step; otherwise as :meth:`hold` and :meth:`confirm`.
+
+        For ``BLOCKED_OWNER`` it takes places off sale: then nothing but a cancelled event, or somebody who has them, is
+        in the way, and the ledger is waited for whatever the event's policy.
+        """
         key = parse_claim_id(new_claim_id(event_id))
         assert key is not None
         request = self._booking_request(key, details, customer_id, once)
@@ -340,8 +345,22 @@ class Reservations(Views):
         return await self._resume(claim_id_of(key.decode(), event_id), customer_id)
 
     async def find_booking(self, booking_id: str, *, customer_id: str | None) -> Booking:
-        """As :meth:`BookingSearch.find_booking`."""
-        return await self._search.find_booking(booking_id, customer_id=customer_id)
+        """As :meth:`BookingSearch.find_booking`; a block is none."""
+        booking = await self._search.find_booking(booking_id, customer_id=customer_id)
+        if is_block(booking):
+            raise BookingNotFound(booking_id)
+        return booking
+
+    async def find_block(self, block_id: str) -> Booking:
+        """A block, as :meth:`find_booking` finds bookings.
+
+        Raises:
+            BookingNotFound: There is none of this id.
+        """
+        booking = await self._search.find_booking(block_id, customer_id=None)
+        if not is_block(booking):
+            raise BookingNotFound(block_id)
+        return booking
 
     async def publish(self, event: Event) -> None:
         """Bring Redis to what the ledger says of *event*, after it was opened or closed. Safe to repeat.
@@ -456,16 +475,16 @@ class Reservations(Views):
         assert key is not None, booking_id
         if (found := await self._search.find_in_journal(key, customer_id)) is not None:
             details = self._search.open_details(found.entry)
-            if found.is_buried or leaves_it_to_redis(found.event):
+            if found.is_buried or (details.block is None and leaves_it_to_redis(found.event)):
                 return Booked(accepted_booking(found.entry, found.event, details), replayed=True)
             settled = await self._settle(found.entry, found.event, details)
             return _theirs(Booked(settled.booking, replayed=True), customer_id)
-        booking = await self.find_booking(booking_id, customer_id=customer_id)
+        booking = await self._search.find_booking(booking_id, customer_id=customer_id)
         return _theirs(Booked(booking, replayed=True), customer_id)
 
     async def _settle(self, entry: JournalEntry, event: SellableEvent, details: BookingDetails) -> Booked:
         settling = self._settlement.start(entry, event)
-        if leaves_it_to_redis(event):
+        if details.block is None and leaves_it_to_redis(event):
             return Booked(accepted_booking(entry, event, details))
         try:
             async with asyncio.timeout(self._confirm_timeout_s):

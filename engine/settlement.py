@@ -94,13 +94,13 @@ class Settlement:
             case "key_reused":
                 raise IdempotencyKeyReused
             case "places_taken":
-                raise _unavailable(entry, event, sold=entry.places.quantity)
+                raise places_unavailable(entry, event, sold=entry.places.quantity)
             case "one_booking":
                 raise LimitExceeded("one_booking_per_customer", 1)
             case "ended":
                 raise HoldExpired(entry.booking_id)
         # Under a stale epoch nothing is known of the places but that this booking does not have them.
-        raise _unavailable(entry, event, sold=0)
+        raise places_unavailable(entry, event, sold=0)
 
     async def undo(self, entry: JournalEntry, event: SellableEvent, refused: Refused) -> None:
         """Give the places back. A crash before this leaves the entry, and the next drain comes here again.
@@ -173,7 +173,8 @@ class Settlement:
             task.exception()  # whoever waited has it; nobody waiting is no reason to complain at exit
 
 
-def _unavailable(entry: JournalEntry, event: SellableEvent, *, sold: int) -> PlacesUnavailable:
+def places_unavailable(entry: JournalEntry, event: SellableEvent, *, sold: int) -> PlacesUnavailable:
+    """The refusal of an entry of which it is not known which of its places were in the way, but ``sold`` of them."""
     unavailable: list[UnavailablePlace] = []
     for item in entry.places.items:
         section = event.layout.sections[item.section].id

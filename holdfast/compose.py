@@ -43,6 +43,7 @@ from holdfast.settings import Settings, SettingsError, data_key
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
 from persistence.aftercare import Aftercare
 from persistence.audit_journal import JournalWatch
+from persistence.blocks import Blocks
 from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
 from persistence.checkout import Checkout
@@ -135,6 +136,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     desk: BookingDesk
     places: PlaceDesk
     aftercare: Aftercare
+    blocks: Blocks
     sinks: Sinks
 
 
@@ -201,10 +203,11 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             database, sealer, reservations, bookings, providers, confirm_timeout_s=settings.confirm_timeout_s
         )
         stack.push_async_callback(checkout.close)
+        free = partial(free_booking, front, catalog)
         desk = BookingDesk(
             database,
             sealer,
-            free=partial(free_booking, front, catalog),
+            free=free,
             settle=checkout.settle_booking,
             find_accepted=partial(reservations.find_booking, customer_id=None),
         )
@@ -241,6 +244,7 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
                 charger=DifferenceCharges(database, checkout, time_limit_s=settings.confirm_timeout_s),
             ),
             aftercare=aftercare,
+            blocks=Blocks(database, sealer, events, reservations, free=free),
             sinks=Sinks(database, sealer),
         )
 
@@ -273,6 +277,7 @@ async def open_services(
             desk=parts.desk,
             places=parts.places,
             aftercare=parts.aftercare,
+            blocks=parts.blocks,
             oversight=parts.oversight,
             terms=parts.terms,
             eraser=parts.eraser,
@@ -355,6 +360,7 @@ def make_equipment(parts: Parts, settings: Settings) -> Equipment:
         repair=repair,
         desk=parts.desk,
         aftercare=parts.aftercare,
+        blocks=parts.blocks,
         archive_after_s=settings.archive_after_s,
         history_days=settings.hold_history_days,
         payments=parts.checkout.store,

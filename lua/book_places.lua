@@ -16,7 +16,8 @@
 -- KEYS[13] once     string  optional: what the idempotency key was answered
 --
 -- ARGV[1] booking_id chosen by the caller: running the same call twice books once
--- ARGV[2] owner      customer id
+-- ARGV[2] owner      customer id; or nobody, which takes places off sale: then neither limits nor the line nor an
+--                    event's being closed are in the way
 -- ARGV[3] attempt    marks this request: the same attempt again is answered as the first time
 -- ARGV[4] details    sealed bytes for the ledger
 -- ARGV[5] body       digest of the request's body; only looked at with an idempotency key
@@ -50,6 +51,7 @@
 --- @include hold, trail, release, reap for reap_due
 --- @include server
 --- @include book
+--- @include block
 
 --- @keys
 
@@ -74,16 +76,22 @@ end
 if ev.due <= ev.now then
   reap_due(ev)
 end
-if ev.status ~= 'open' or ev.now >= ev.closes then
-  return { 'NOT_OPEN', ev.status == 'open' and 'closed' or ev.status }
+local is_sale = owner ~= BLOCKED
+if ev.status == 'cancelled' then
+  return { 'NOT_OPEN', ev.status }
+elseif is_sale and (ev.status ~= 'open' or ev.now >= ev.closes) then
+  return { 'NOT_OPEN', 'closed' }
 end
 local unaudited = refuse_unaudited(ev)
 if unaudited then
   return unaudited
 end
-local limit, maximum = check_limits(ev, places, owner)
+local limit, maximum
+if is_sale then
+  limit, maximum = check_limits(ev, places, owner)
+end
 local missing = { held = 0, sold = 0 }
-if not limit and line_is_first(ev) then
+if is_sale and not limit and line_is_first(ev) then
   return { 'LINE' }
 elseif not limit and not check_places(ev, places, missing) then
   return { 'CONTINUE' }
@@ -101,4 +109,5 @@ end
 move_places(ev, places, 'free', 'sold')
 redis.call('HINCRBY', keys.users, owner, places.quantity)
 local booking = { owner = owner, quantity = places.quantity, created = ev.now, places = format_places(places) }
+mark_block(keys, booking_id, owner, booking.places)
 return write_booking(ev, booking_id, booking, request, keys.once)

@@ -33,6 +33,7 @@
 --- @include release
 --- @include server
 --- @include book
+--- @include block
 --- @include unbook
 --- @keys
 

@@ -38,6 +38,7 @@
 --- @include release
 --- @include server
 --- @include book
+--- @include block
 --- @keys
 
 local epoch, repairs = ARGV[1], ARGV[2]
@@ -95,6 +96,8 @@ local function drop_from(hash)
       redis.call('HDEL', hash, key)
       if hash == keys.holds then
         redis.call('ZREM', keys.expiries, key)
+      else
+        unmark_block(keys, key, BLOCKED) -- whose it was cannot be read
       end
     end,
   }
@@ -104,6 +107,7 @@ local function write_record(key, is_counted, text)
   local booking = parse_booking(text)
   local places = parse_places(booking.places)
   redis.call('HSET', keys.bookings, key, text)
+  mark_block(keys, key, booking.owner, booking.places)
   if is_counted == '1' then
     redis.call('HINCRBY', keys.users, booking.owner, booking.quantity)
   end
@@ -131,6 +135,7 @@ local verbs = {
     write = function(key, is_counted, text)
       local booking = parse_booking(text)
       redis.call('HDEL', keys.bookings, key)
+      unmark_block(keys, key, booking.owner)
       if is_counted == '1' then
         forget_user_places(ev, booking.owner, booking.quantity)
       end
@@ -155,6 +160,7 @@ local verbs = {
     write = function(key, length, texts)
       local old = parse_booking(string.sub(texts, 1, tonumber(length)))
       forget_user_places(ev, old.owner, old.quantity)
+      unmark_block(keys, key, old.owner)
       write_record(key, '1', string.sub(texts, length + 1))
     end,
   },
@@ -189,6 +195,19 @@ local verbs = {
     end,
     write = function(key)
       redis.call('ZREM', keys.expiries, key)
+    end,
+  },
+  -- Whether a booking's places are told to be off sale: what its record says, whatever that is by now.
+  mark = {
+    pattern = '^([^|]*)$',
+    write = function(key)
+      local record = redis.call('HGET', keys.bookings, key)
+      local booking = record and parse_booking(record)
+      if booking and booking.owner == BLOCKED then
+        mark_block(keys, key, booking.owner, booking.places)
+      else
+        unmark_block(keys, key, BLOCKED)
+      end
     end,
   },
   -- A customer's total: what it was, what it should have been then, whose.

@@ -30,6 +30,7 @@
 --- @include release
 --- @include server
 --- @include book
+--- @include block
 --- @include unbook
 --- @keys
 

@@ -16,10 +16,11 @@ Customers' totals are compared when nothing at all changed meanwhile (``steady``
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
+from engine.blocks import BLOCKED_OWNER, MARK
 from engine.bookings import JournalEntry
 from engine.errors import StoreUnavailable
 from engine.events import SellableEvent
@@ -146,6 +147,7 @@ class _Reader:
         self._wrong_bookings: list[SeenRecord] = []
         self._lacking: dict[str, ActiveBooking] = {}
         self._journal_seen = True  # whether all that it has and Redis has not is known
+        self._blocked: dict[str, str] = {}  # places of blocks, by key
         self._counted = 0  # bookings that were there at the moment of the picture
 
     async def read(self, journals: JournalWatch, *, begun_after: float) -> Evidence | None:
@@ -238,7 +240,16 @@ class _Reader:
             disputed = {side.owner for one in self._disputes for side in (one.record, one.wanted) if side is not None}
             wrong = await self._customers.compare(self._kernel, self._event, leave_out=disputed)
             self.steady = await self._stood_still()
-            self._note(wrong if self.steady else ())
+            self._note([*wrong, *self._wrong_marks()] if self.steady else ())
+
+    def _wrong_marks(self) -> Iterator[Difference]:
+        """Where the fields that tell what is off sale are not what the records of blocks say."""
+        marks = {name.removeprefix(MARK): text for name, text in self._picture.state.items() if name.startswith(MARK)}
+        for key in marks.keys() | self._blocked.keys():
+            said, should = marks.get(key), self._blocked.get(key)
+            if said != should:
+                subject = claim_id_of(key, self._event_id)
+                yield Difference(self._event_id, "mark_wrong", subject=subject, redis=said, ledger=should)
 
     async def _compare_redis(self, batch: Sequence[tuple[bytes, bytes]]) -> None:
         """Bookings of Redis, and whether ledger or journal account for them."""
@@ -256,6 +267,8 @@ class _Reader:
         unknown = []
         for key, record in records.items():
             self._customers.add(record.owner, record.quantity)
+            if record.owner == BLOCKED_OWNER:
+                self._blocked[key] = format_places(record.places)
             self._counted += key not in young
             known = owning.get(key)
             if known is None:

@@ -24,7 +24,7 @@ from engine.once import Once
 from engine.ports import Sealer
 from engine.refund_tiers import RefundQuote, quote_by_tiers, quote_everything
 from persistence.booking_history import HistoryLine, read_history
-from persistence.bookings import open_booking
+from persistence.bookings import NO_BLOCK, open_booking
 from persistence.database import Row, fetch_rows, in_transaction
 from persistence.paging import Page
 from persistence.schema import bookings
@@ -327,7 +327,7 @@ class BookingDesk:
         key = parse_claim_id(booking_id)
         if key is None:
             raise BookingNotFound(booking_id)
-        query = sa.select(bookings).where(bookings.c.id == key.uuid, bookings.c.event_id == key.event_id)
+        query = sa.select(bookings).where(bookings.c.id == key.uuid, bookings.c.event_id == key.event_id, NO_BLOCK)
         rows = await fetch_rows(self._database, query)
         if not rows:
             raise BookingNotFound(booking_id)

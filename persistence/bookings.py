@@ -11,13 +11,15 @@ from engine.bookings import Booking, BookingDetails, Price
 from engine.claims import ClaimedItem
 from engine.errors import IdempotencyKeyReused
 from engine.ids import BookingId, claim_id, number_from_reference, parse_claim_id, reference_from_number
-from engine.lifecycle import UPCOMING_STATUSES
+from engine.lifecycle import BLOCK_STATUSES, UPCOMING_STATUSES
 from engine.ports import Sealer
 from persistence.database import Row, fetch_rows
 from persistence.paging import BookingKey, Page, UpcomingKey, cut_page, decode_cursor
 from persistence.schema import bookings, events, idempotency, usage
 
 IDEMPOTENCY_TIME = dt.timedelta(hours=24)  # an idempotency key is remembered that long
+
+NO_BLOCK = bookings.c.status.not_in(BLOCK_STATUSES)
 
 _decode_items = msgspec.json.Decoder(tuple[ClaimedItem, ...]).decode
 _decode_price = msgspec.json.Decoder(Price).decode
@@ -48,7 +50,10 @@ class SectionUsage(msgspec.Struct, frozen=True):
 
 
 class Bookings:
-    """Reads bookings. Every method raises ``LedgerUnavailable`` when Postgres does not answer."""
+    """Reads bookings; blocks, which lie among them, only by their id.
+
+    Every method raises ``LedgerUnavailable`` when Postgres does not answer.
+    """
 
     def __init__(self, engine: AsyncEngine, sealer: Sealer) -> None:
         self._engine = engine
@@ -69,7 +74,7 @@ class Bookings:
     async def find_by_reference(self, reference: str) -> Booking | None:
         """The booking of a reference as somebody typed it."""
         number = number_from_reference(reference)
-        return None if number is None else await self._find(bookings.c.number == number)
+        return None if number is None else await self._find(bookings.c.number == number, NO_BLOCK)
 
     async def list_bookings(self, wanted: BookingFilter, *, limit: int, cursor: str | None = None) -> Page[Booking]:
         """Bookings, the newest first.
@@ -194,7 +199,7 @@ def make_booking(row: Row, booking_id: BookingId, items: tuple[ClaimedItem, ...]
 
 
 def _conditions(wanted: BookingFilter) -> list[sa.ColumnElement[bool]]:
-    conditions: list[sa.ColumnElement[bool]] = []
+    conditions: list[sa.ColumnElement[bool]] = [NO_BLOCK]
     if wanted.customer_id is not None:
         conditions.append(bookings.c.customer_id == wanted.customer_id)
     if wanted.event_id is not None:

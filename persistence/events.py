@@ -25,6 +25,7 @@ from engine.events import EVENT_TRANSITIONS, Event, EventStatus
 from engine.layout import Layout, compile_layout
 from persistence.advisory import advisory_locks
 from persistence.database import Row, fetch_rows, in_transaction, sqlstate
+from persistence.draft_blocks import replant_blocks
 from persistence.event_rows import event_from_row, event_values
 from persistence.loading import PostgresTurn
 from persistence.paging import EventKey, Page, cut_page, decode_cursor
@@ -135,7 +136,7 @@ class Events:
             EventNotFound: There is no such event.
             EventNotDraft: It was opened.
             VersionConflict: It is not at *expected_version*, or others kept changing it.
-            InvalidRequest: The fields would not fit together.
+            InvalidRequest: The fields would not fit together, or not with a block of the event's places.
         """
         for _ in range(PATCH_ATTEMPTS_MAX):
             row = await self._row(event_id)
@@ -147,7 +148,7 @@ class Events:
             layout = await _compile(definition)
             change = _change(event, **event_values(definition, layout))
             new_layout = layout if layout.digest != row["layout_digest"] else None
-            changed = await self._in_transaction(partial(_write, statement=change, layout=new_layout))
+            changed = await self._in_transaction(partial(_write_anew, statement=change, layout=new_layout))
             if changed is not None:
                 return changed
         raise VersionConflict((await self.find_event(event_id)).version)
@@ -236,6 +237,14 @@ async def _write(connection: AsyncConnection, *, statement: sa.Executable, layou
     if row is not None and layout is not None:
         await replace_places((await connection.get_raw_connection()).driver_connection, row["id"], layout)
     return None if row is None else event_from_row(row)
+
+
+async def _write_anew(connection: AsyncConnection, *, statement: sa.Executable, layout: Layout | None) -> Event | None:
+    """The same of a draft, which may have blocks."""
+    event = await _write(connection, statement=statement, layout=layout)
+    if event is not None and layout is not None:
+        await replant_blocks((await connection.get_raw_connection()).driver_connection, event.id, layout)
+    return event
 
 
 def _insertion(definition: EventDefinition, layout: Layout, organizer_id: str) -> sa.Executable:

@@ -21,6 +21,8 @@ A booking that was paid for is there before its entry is, as ``payment_initiated
 instead of inserted, through ``paid``; what has become of it meanwhile decides. That its entry is there says that the
 money was set aside: so the payment is advanced with it, and nobody needs to have written that down before. It is locked
 with its booking (whoever changes payments locks their booking first), and looked at only then.
+
+A block (see ``engine.blocks``) is written as a booking is. Its history has who made it; subscribers hear nothing of it.
 """
 
 import uuid
@@ -73,8 +75,8 @@ _PAYLOAD = """jsonb_build_object(
 _INSERT_BOOKINGS = f"""
     WITH given AS (
         SELECT * FROM unnest({", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_COLUMNS.values(), start=1))},
-                             ${len(_COLUMNS) + 1}::text[], ${len(_COLUMNS) + 2}::text[])
-                   AS said({", ".join(_COLUMNS)}, role, request_id)
+                             ${len(_COLUMNS) + 1}::text[], ${len(_COLUMNS) + 2}::text[], ${len(_COLUMNS) + 3}::text[])
+                   AS said({", ".join(_COLUMNS)}, actor, role, request_id)
          WHERE {_NOT_REFUSED}
     ), made AS (
         INSERT INTO bookings (payment_status, version, {", ".join(_COLUMNS)})
@@ -84,7 +86,7 @@ _INSERT_BOOKINGS = f"""
         RETURNING *
     ), recorded AS (
         INSERT INTO history (booking_id, version, to_status, actor, role, at, request_id)
-        SELECT id, made.version, made.status, made.customer_id, given.role, made.updated_at, given.request_id
+        SELECT id, made.version, made.status, given.actor, given.role, made.updated_at, given.request_id
           FROM made JOIN given USING (id)
     ), told AS MATERIALIZED (
         SELECT id, number, event_id, status, updated_at, {_PAYLOAD} AS payload FROM made
@@ -92,7 +94,7 @@ _INSERT_BOOKINGS = f"""
         INSERT INTO outbox (booking_id, number, event_id, type, payload, created_at)
         SELECT id, number, event_id, type, payload, updated_at
           FROM told CROSS JOIN (VALUES ('booking.created'), ('booking.confirmed')) AS types(type)
-         WHERE type = 'booking.created' OR status = 'confirmed'
+         WHERE status <> 'blocked' AND (type = 'booking.created' OR status = 'confirmed')
     )
     SELECT id, number FROM made
 """  # noqa: S608 - made of the constants above
@@ -304,7 +306,11 @@ async def _insert_bookings(connection: Any, entries: Sequence[ReadyEntry]) -> di
         return {}
     ordered = sorted(entries, key=lambda one: one.id)
     columns = [[one.row[name] for one in ordered] for name in _COLUMNS]
-    said = ([one.details.role for one in ordered], [one.details.request_id for one in ordered])
+    said = (
+        [one.actor for one in ordered],
+        [one.details.role for one in ordered],
+        [one.details.request_id for one in ordered],
+    )
     return {row["id"]: row["number"] for row in await connection.fetch(_INSERT_BOOKINGS, *columns, *said)}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from engine.blocks import BLOCKED_OWNER
 from engine.bookings import BookingDetails, JournalEntry
 from engine.claims import ClaimedItem, describe_places
 from engine.events import SellableEvent
@@ -60,6 +61,12 @@ class ReadyEntry(msgspec.Struct, frozen=True, eq=False):
         return booking_id
 
     @property
+    def actor(self) -> str:
+        """Who made it: its customer, but for a block."""
+        block = self.details.block
+        return self.entry.customer_id if block is None else block.actor
+
+    @property
     def is_paid(self) -> bool:
         """Whether a payment came first: then its row is there, as ``payment_initiated``, before its entry is."""
         return self.details.payment_id is not None
@@ -97,7 +104,11 @@ def _ready(entry: JournalEntry, sellable: SellableEvent, sealer: Sealer) -> Read
     details = sealer.unseal(entry.details, entry.booking_id)
     accepted_at = _moment(entry.confirmed_at_ms)
     policy = sellable.definition.policy
-    is_requested = policy.approval == "manual"
+    block = details.block
+    if (block is None) != (entry.customer_id != BLOCKED_OWNER):
+        raise ValueError("its details and its owner do not agree on whether it is a block")
+    is_requested = block is None and policy.approval == "manual"
+    is_exclusive = block is None and policy.one_booking_per_customer
     booking_uuid = key.uuid
     row: dict[str, Any] = {
         "id": booking_uuid,
@@ -113,7 +124,7 @@ def _ready(entry: JournalEntry, sellable: SellableEvent, sealer: Sealer) -> Read
         "price": None if details.price is None else _encode_price(details.price).decode(),
         "amount": amount if details.price is None else details.price.total,
         "currency": sellable.definition.currency,
-        "exclusive": policy.one_booking_per_customer,
+        "exclusive": is_exclusive,
         "sealed": entry.details,
         "status": "pending" if is_requested else "confirmed",
         "created_at": _moment(entry.created_at_ms),
@@ -121,10 +132,12 @@ def _ready(entry: JournalEntry, sellable: SellableEvent, sealer: Sealer) -> Read
         "confirmed_at": None if is_requested else accepted_at,
         "expires_at": accepted_at + dt.timedelta(seconds=policy.approval_ttl) if is_requested else None,
     }
+    if block is not None:
+        row |= {"status": "blocked", "confirmed_at": None, "expires_at": block.release_at}
     marks: list[Hashable] = [booking_uuid, *((entry.event_id, seat, leg) for seat, leg in cells)]
     if entry.once:
         marks.append(entry.once)
-    if policy.one_booking_per_customer:
+    if is_exclusive:
         marks.append((entry.event_id, entry.customer_id))
     return ReadyEntry(
         entry=entry,

@@ -49,7 +49,7 @@ from persistence.reconciling.clock import StoreClock, WatchClock
 from persistence.reconciling.drain import Drain
 from persistence.reconciling.duty import Duty, EachPartition, Once, keep_doing
 from persistence.reconciling.equipment import Equipment
-from persistence.reconciling.expire import CareForEvents, Expire
+from persistence.reconciling.expire import CareForEvents, Expire, ReleaseBlocks
 from persistence.reconciling.findings import Findings
 from persistence.reconciling.offer import OfferPlaces, SettleEntries
 from persistence.reconciling.publish import Publish
@@ -165,6 +165,7 @@ class Reconciler:
             Archive(equipment, roster, findings),
             Settle(equipment, findings),
             Expire(equipment, findings),
+            ReleaseBlocks(equipment, findings),
             CareForEvents(equipment, findings),
             WatchClock(clock, findings.figures),
             EachPartition("history", self._store_trail, findings.figures, pause_s=HISTORY_PAUSE_S),

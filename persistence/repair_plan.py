@@ -78,6 +78,7 @@ class _Planner:
         yield from self._totals(confirmed)
         yield from map(_count, scarcer.items())
         yield from map(self._on_booking, self._disputes)
+        yield from self._marks(confirmed)
         for hold in self._ended:
             yield _on_record(b"end_hold", hold)
         ended = set(self._ended)
@@ -171,6 +172,12 @@ class _Planner:
         for one in confirmed:
             if one.kind == "customer_wrong":
                 yield Operation(f"total|{one.redis}|{one.ledger}|{one.subject}".encode())
+
+    def _marks(self, confirmed: Sequence[Difference]) -> Iterator[Operation]:
+        for one in confirmed:
+            if one.kind == "mark_wrong":
+                key = (one.subject or "").partition("~")[0]
+                yield Operation(f"mark|{key}".encode())
 
     def _set_cells(self, owners: Mapping[int, SeenRecord]) -> Iterator[Operation]:
         for cell in sorted(owners):

@@ -25,6 +25,7 @@ metadata = sa.MetaData(
 
 ONE_AT_A_TIME = "status IN ('payment_initiated', 'paid', 'pending', 'confirmed', 'checked_in')"  # a customer's live one
 IS_IN_LINE = "status IN ('waiting', 'offered')"  # a customer has one live entry of an event
+IS_BLOCKED = "status = 'blocked'"  # a live block: see engine.blocks
 IS_EXPIRING = "status IN ('payment_initiated', 'pending')"  # what a deadline can end
 
 
@@ -162,6 +163,8 @@ bookings = sa.Table(
         postgresql_where=sa.text(f"exclusive AND {ONE_AT_A_TIME}"),
     ),
     sa.Index("ix_bookings_expiring", "expires_at", postgresql_where=sa.text(IS_EXPIRING)),
+    sa.Index("ix_bookings_blocked", "event_id", "number", postgresql_where=sa.text(IS_BLOCKED)),
+    sa.Index("ix_bookings_releasing", "expires_at", postgresql_where=sa.text(IS_BLOCKED)),
 )
 
 refused_bookings = sa.Table(

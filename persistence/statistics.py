@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from engine.definition import EventDefinition
 from engine.events import Event
-from engine.lifecycle import SYSTEM, UPCOMING_STATUSES
+from engine.lifecycle import BLOCK_STATUSES, SYSTEM, UPCOMING_STATUSES
 from persistence.database import driver_connection, fetch_rows, ledger_errors
 from persistence.schema import sections
 
@@ -30,7 +30,7 @@ _TALLY = """
      CROSS JOIN LATERAL (
                SELECT sum((item ->> 'quantity')::int) AS quantity FROM jsonb_array_elements(items) AS item
            ) AS counted
-     WHERE event_id = $1
+     WHERE event_id = $1 AND NOT status = ANY($3::text[])
 """
 _CANCELLATION = """
     SELECT count(*) FILTER (WHERE status = ANY($2::text[])) AS left,
@@ -45,7 +45,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     ``approved`` are confirmed, checked in, completed or not come; ``seats_booked`` their places. ``revenue`` is what
     was charged for them and for cancelled ones, without what was granted back. ``occupancy_percent`` is the share of
     all places that may be sold, each on each leg, that is sold to approved bookings; ``conversion_percent`` the share
-    of all requests that was ever confirmed.
+    of all requests that was ever confirmed. Blocks are not among any of these.
     """
 
     total_requests: int
@@ -76,7 +76,7 @@ async def read_statistics(database: AsyncEngine, event: Event) -> Statistics:
     """
     async with driver_connection(database) as connection:
         with ledger_errors():
-            row = await connection.fetchrow(_TALLY, event.id, APPROVED)
+            row = await connection.fetchrow(_TALLY, event.id, APPROVED, BLOCK_STATUSES)
     capacity = sa.select(sa.func.coalesce(sa.func.sum(sections.c.capacity), 0).label("capacity"))
     places: int = (await fetch_rows(database, capacity.where(sections.c.event_id == event.id)))[0]["capacity"]
     told = {name: row[name] for name in Statistics.__struct_fields__ if not name.endswith("_percent")}

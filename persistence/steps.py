@@ -18,7 +18,7 @@ from engine.ids import parse_claim_id
 from engine.lifecycle import OWNING_STATUSES, Actor, require_transition
 from engine.once import Once
 from engine.places import CountedPlaces, parse_places
-from persistence.bookings import IDEMPOTENCY_TIME
+from persistence.bookings import IDEMPOTENCY_TIME, NO_BLOCK
 from persistence.database import Row
 from persistence.schema import bookings, claims, history, outbox, usage
 
@@ -51,7 +51,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def lock_booking(connection: AsyncConnection, booking_id: str) -> Row:
-    """The booking's row, which is the transaction's alone from now on.
+    """The booking's row, which is the transaction's alone from now on; a block is none.
 
     Raises:
         BookingNotFound: The ledger has none of this id.
@@ -59,7 +59,7 @@ async def lock_booking(connection: AsyncConnection, booking_id: str) -> Row:
     key = parse_claim_id(booking_id)
     if key is None:
         raise BookingNotFound(booking_id)
-    query = sa.select(bookings).where(bookings.c.id == key.uuid, bookings.c.event_id == key.event_id)
+    query = sa.select(bookings).where(bookings.c.id == key.uuid, bookings.c.event_id == key.event_id, NO_BLOCK)
     row: Row | None = (await connection.execute(query.with_for_update(key_share=True))).mappings().one_or_none()
     if row is None:
         raise BookingNotFound(booking_id)
@@ -98,7 +98,7 @@ async def take_step(
     await _record(connection, row, changed, step, actor, once)
     await _tell(connection, row, changed)
     if row["status"] in OWNING_STATUSES and status not in OWNING_STATUSES:
-        await _give_up_places(connection, row)
+        await give_up_places(connection, row)
     return changed
 
 
@@ -181,7 +181,7 @@ async def _tell(connection: AsyncConnection, before: Row, after: Row, *, type_: 
     )
 
 
-async def _give_up_places(connection: AsyncConnection, row: Row) -> None:
+async def give_up_places(connection: AsyncConnection, row: Row) -> None:
     """Free what the booking owned in the ledger: its seats, and what it added to the counters."""
     await connection.execute(sa.delete(claims).where(claims.c.booking_id == row["id"]))
     legs = range(row["first_leg"], row["last_leg"])

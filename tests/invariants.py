@@ -6,11 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from engine.blocks import BLOCKED_OWNER, MARK
 from engine.events import SellableEvent
 from engine.keys import event_key, partition_key, partition_of
 from engine.layout import Layout
 from engine.loading import NEVER_MS, RUNS, rows_stride
-from engine.places import NumberedPlaces, Places, parse_places
+from engine.places import NumberedPlaces, Places, format_places, parse_places
 
 Cell = tuple[int, int]  # seat, leg
 
@@ -61,6 +62,7 @@ def find_faults(stored: StoredState) -> Iterator[str]:
     yield from _wrong_cells("sold", stored.sold, stored.bookings)
     yield from _wrong_counters(stored)
     yield from _wrong_users(stored)
+    yield from _wrong_marks(stored)
     yield from _wrong_deadlines(stored)
     yield from _wrong_rows(stored)
 
@@ -171,6 +173,15 @@ def _wrong_users(stored: StoredState) -> Iterator[str]:
         users[claim.owner] += claim.quantity
     if stored.users != users:
         yield f"users are {stored.users}, records make {dict(users)}"
+
+
+def _wrong_marks(stored: StoredState) -> Iterator[str]:
+    marks = {field: text for field, text in stored.state.items() if field.startswith(MARK)}
+    blocks = {
+        f"{MARK}{key}": booking.places for key, booking in stored.bookings.items() if booking.owner == BLOCKED_OWNER
+    }
+    if marks != {field: format_places(places) for field, places in blocks.items()}:
+        yield f"places off sale are {marks}, records make {blocks}"
 
 
 def _wrong_deadlines(stored: StoredState) -> Iterator[str]:

@@ -104,6 +104,7 @@ def _print(out: Console, found: Round) -> None:
         ("journal entries left", found.left),
         ("lapsed holds ended", found.reaped),
         ("requests expired", found.lapsed),
+        ("blocks given back", found.unblocked),
         ("payments settled", found.settled),
         ("bookings of events that are over or cancelled ended", found.ended),
         ("events audited", found.audited),

@@ -1,4 +1,5 @@
--- Undoing a booking that is not in the ledger. Needs event, places, rows, move, hold, trail, release.
+-- Undoing a booking that is not in the ledger. Needs event, places, rows, move, hold, trail, release,
+-- block.
 
 -- Whoever made the booking may try again with the same idempotency key, and `owner`, unless '', hears of the refusal.
 local function tell_refused(keys, booking_id, owner, body)
@@ -15,6 +16,7 @@ local function undo_booking(ev, booking_id, booking, owner)
   move_places(ev, parse_places(booking.places), 'sold', 'free')
   redis.call('HDEL', ev.keys.bookings, booking_id)
   forget_user_places(ev, booking.owner, booking.quantity)
+  unmark_block(ev.keys, booking_id, booking.owner)
   if owner ~= '' then
     note_end(ev, booking_id, 'refused', ev.now, booking)
   end

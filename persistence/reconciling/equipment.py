@@ -13,6 +13,7 @@ from engine.kernel import Kernel
 from engine.loader import EventLoader
 from persistence.aftercare import Aftercare
 from persistence.audit import EventAudit
+from persistence.blocks import Blocks
 from persistence.booking_desk import BookingDesk
 from persistence.database import fetch_rows
 from persistence.differences import Difference
@@ -75,6 +76,7 @@ class Equipment(msgspec.Struct, frozen=True, kw_only=True):
     repair: Repair
     desk: BookingDesk
     aftercare: Aftercare
+    blocks: Blocks
     archive_after_s: float
     history_days: int
     payments: PaymentsStore

@@ -1,5 +1,5 @@
-"""The duties to end bookings that nobody asks to be ended: requests whose deadline has passed, and bookings of events
-that are cancelled or over.
+"""The duties to end what nobody asks to be ended: requests whose deadline has passed, blocks whose time is over, and
+bookings of events that are cancelled or over.
 """
 
 import math
@@ -39,6 +39,30 @@ class Expire(Duty):
     async def count(self) -> int:
         """How many requests have lapsed."""
         return await count_lapsed(self._equipment.database)
+
+
+class ReleaseBlocks(Duty):
+    """Gives places back that were to be off sale for a time. It falls to whoever has the first partition."""
+
+    name = "blocks"
+    pause_s = 1.0
+
+    def __init__(self, equipment: Equipment, findings: Findings) -> None:
+        super().__init__()
+        self._blocks = equipment.blocks
+        self._findings = findings
+
+    async def work(self, territory: Territory) -> None:
+        if 0 in territory.partitions:
+            await self.finish()
+
+    async def finish(self) -> None:
+        """Give back all that are due."""
+        self._findings.unblocked(await self._blocks.release_due())
+
+    async def count(self) -> int:
+        """How many blocks are due."""
+        return await self._blocks.count_due()
 
 
 class CareForEvents(Duty):

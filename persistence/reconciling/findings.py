@@ -77,6 +77,12 @@ class Findings:
             self.figures.count("done", {"expire": count})
             logger.info("requests have lapsed", bookings=count)
 
+    def unblocked(self, count: int) -> None:
+        """Blocks whose time was over were given back."""
+        if count:
+            self.figures.count("done", {"blocks": count})
+            logger.info("blocks given back", blocks=count)
+
     def settled(self, count: int) -> None:
         """Bookings were looked at whose payments were due."""
         if count:

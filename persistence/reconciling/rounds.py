@@ -60,6 +60,8 @@ class Round(msgspec.Struct, kw_only=True):
     reaped: int = 0
     offered: int = 0
     lapsed: int = 0
+    unblocked: int = 0
+    """Blocks that were given back, their time being over."""
     ended: int = 0
     settled: int = 0
     audited: int = 0
@@ -127,6 +129,9 @@ class Collected(Findings):
 
     def lapsed(self, count: int) -> None:
         self.round.lapsed += count
+
+    def unblocked(self, count: int) -> None:
+        self.round.unblocked += count
 
     def settled(self, count: int) -> None:
         self.round.settled += count

@@ -16,7 +16,7 @@ from persistence.reconciling.audit import Audit
 from persistence.reconciling.clock import StoreClock
 from persistence.reconciling.drain import Drain
 from persistence.reconciling.equipment import Equipment
-from persistence.reconciling.expire import CareForEvents, Expire
+from persistence.reconciling.expire import CareForEvents, Expire, ReleaseBlocks
 from persistence.reconciling.offer import OfferPlaces, SettleEntries
 from persistence.reconciling.partitions import Unreached, for_each
 from persistence.reconciling.rebuild import Expected, Rebuild, by_partition
@@ -49,6 +49,7 @@ class SingleRound:
         self._entries = SettleEntries(equipment)
         self._offer = OfferPlaces(equipment, self._findings.figures)
         self._expire = Expire(equipment, self._findings)
+        self._blocks = ReleaseBlocks(equipment, self._findings)
         self._care = CareForEvents(equipment, self._findings)
         self._settle = Settle(equipment, self._findings)
         self._rebuild = Rebuild(equipment, self._roster, suspicions, self._findings)
@@ -150,9 +151,12 @@ class SingleRound:
     async def _end_bookings(self, event_ids: Sequence[str] | None) -> None:
         if event_ids is None and self._dry_run:
             self._findings.lapsed(await self._expire.count())
+            self._findings.unblocked(await self._blocks.count())
         elif event_ids is None:
             with self._going_on(self._expire.name):
                 await self._expire.finish()
+            with self._going_on(self._blocks.name):
+                await self._blocks.finish()
         with self._going_on(self._care.name):
             await self._care.finish(event_ids, dry_run=self._dry_run)
         if event_ids is None and self._dry_run:

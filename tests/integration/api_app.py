@@ -45,6 +45,7 @@ from holdfast.http_server import Server
 from holdfast.metrics import process_figures
 from persistence.aftercare import Aftercare
 from persistence.audit_journal import JournalWatch
+from persistence.blocks import Blocks
 from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
 from persistence.checkout import Checkout
@@ -149,6 +150,7 @@ async def composed(
                 charger=DifferenceCharges(database, checkout, time_limit_s=confirm_timeout_s),
             ),
             aftercare=aftercare,
+            blocks=Blocks(database, sealer, events, reservations, free=partial(free_booking, kernel, catalog)),
             oversight=oversight,
             terms=terms,
             eraser=Eraser(database, sealer),

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from ledger_lab import Lab
 
-from engine.lifecycle import STORED_STATUSES, allowed_from, transitions_condition
+from engine.lifecycle import BLOCK_STATUSES, STORED_STATUSES, allowed_from, transitions_condition
 from persistence.database import in_transaction
 
 pytest_plugins = ("ledger_fixtures",)
@@ -28,12 +28,14 @@ async def is_taken(lab: Lab, origin: str | None, end: str) -> bool:
 
 
 async def test_history_takes_every_arrow_of_the_table_and_no_other(lab: Lab) -> None:
-    statuses = (*STORED_STATUSES, "confirming", "nonsense")
+    stored = (*STORED_STATUSES, *BLOCK_STATUSES)
+    statuses = (*stored, "confirming", "nonsense")
     taken = {(origin, end) for origin in (None, *statuses) for end in statuses if await is_taken(lab, origin, end)}
 
     arrows = {(origin, end) for origin in (None, *STORED_STATUSES) for end in allowed_from(origin)}
+    blocks = {(None, "blocked"), ("blocked", "unblocked")}
     # What stays as it is may be recorded, too: its details, or its money, have changed.
-    assert taken == arrows | {(status, status) for status in STORED_STATUSES}
+    assert taken == arrows | blocks | {(status, status) for status in stored}
 
 
 async def test_constraints_name_all_statuses(lab: Lab) -> None:
@@ -42,7 +44,9 @@ async def test_constraints_name_all_statuses(lab: Lab) -> None:
 
     assert len(rows) == 2
     for row in rows:
-        assert [status for status in STORED_STATUSES if f"'{status}'" not in row["told"]] == [], row["conname"]
+        assert [status for status in (*STORED_STATUSES, *BLOCK_STATUSES) if f"'{status}'" not in row["told"]] == [], (
+            row["conname"]
+        )
 
 
 @pytest.mark.parametrize("status", ["confirming", "nonsense", ""])

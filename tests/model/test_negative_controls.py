@@ -224,7 +224,7 @@ MUTANTS = {
         "hold_places", "and not waiting then", "then", line_is_overtaken
     ),
     "a booking does not ask whether a line comes first": Mutant(
-        "book_places", "if not limit and line_is_first(ev) then", "if false then", line_is_overtaken
+        "book_places", "if is_sale and not limit and line_is_first(ev) then", "if false then", line_is_overtaken
     ),
     "whoever leaves the line keeps the offer": Mutant(
         "leave_line", "local record = redis.call('HGET', keys.holds, entry)", "local record", line_is_overtaken
@@ -314,7 +314,10 @@ MUTANTS = {
         "hold_places", "if ev.status ~= 'open' or ev.now >= ev.closes then", "if false then", sale_has_ended
     ),
     "bookings go on when sale has ended": Mutant(
-        "book_places", "if ev.status ~= 'open' or ev.now >= ev.closes then", "if false then", sale_has_ended
+        "book_places",
+        "elseif is_sale and (ev.status ~= 'open' or ev.now >= ev.closes) then",
+        "elseif false then",
+        sale_has_ended
     ),
     "neighbours are chosen that are sold": Mutant(
         "hold_places", "not held[i] and not sold[i] and", "not held[i] and", places_are_wanted_twice

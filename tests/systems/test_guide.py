@@ -22,6 +22,9 @@ def test_commands_of_the_page_run_as_they_stand(installation: Installation, page
         ids = [line for line in printed.splitlines() if line.endswith("~once")]
         assert (len(ids), len(set(ids))) == (3, 1)
         assert '"free":2' in printed
+    if page.stem == "off-sale":
+        assert printed.count('"status":"blocked"') == 2
+        assert printed.index('"code":"places-unavailable"') < printed.index('"status":"active"')
     if page.stem == "admission":
         refusals, holds = ('"code":"admission-required"', '"status":"active"')
         assert (printed.count(refusals), printed.count(holds)) == (2, 2)

@@ -48,6 +48,7 @@ def services_without_stores(**parts: Any) -> Services:
         "desk": missing,
         "places": missing,
         "aftercare": missing,
+        "blocks": missing,
         "oversight": missing,
         "terms": missing,
         "eraser": missing,

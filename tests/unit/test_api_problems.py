@@ -43,6 +43,7 @@ EXAMPLES: list[Exception] = [
     engine.PlacesAvailable("concert-42"),
     engine.AlreadyInLine("x"),
     engine.EntryNotFound("x"),
+    engine.BlockNotFound("x"),
     engine.PaymentDeclined("x", "card_declined"),
     engine.IdempotencyKeyReused(),
     engine.IdempotencyInFlight(),

@@ -78,6 +78,9 @@ def test_places_are_owned_until_the_booking_has_ended_and_by_whoever_was_there()
     assert set(STORED_STATUSES) - set(OWNING_STATUSES) == {
         "payment_initiated", "cancelled", "rejected", "expired", "failed"
     }  # fmt: skip
+    assert set(OWNING_STATUSES) - set(STORED_STATUSES) == {
+        "blocked"
+    }  # which is no booking, and owns places all the same
     assert set(UPCOMING_STATUSES).isdisjoint(FINAL)
     assert set(get_args(BookingStatus)) - set(STORED_STATUSES) == {"confirming"}
 
