@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import os
+import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from http_load import CONNECTIONS, Load, generator_name, send
 from venues import Venue, definition
 
 from holdfast.children import start_child
-from holdfast.processes import bind_listener
+from holdfast.processes import LISTEN_BACKLOG, bind_listener
 from holdfast.settings import encode_settings
 from holdfast.tokens import make_token
 from holdfast.worker import LISTENER_VARIABLE, SETTINGS_VARIABLE
@@ -115,14 +116,24 @@ def _nothing(bench: Bench, bare: Worker, load: Load) -> Measure:
 
 @contextlib.asynccontextmanager
 async def running_worker(
-    arguments: Sequence[str], environment: Mapping[str, str], *, pass_fds: Sequence[int] = (), count: int = 1
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    pass_fds: Sequence[int] = (),
+    count: int = 1,
+    apart: bool = False,
 ) -> AsyncIterator[Worker]:
-    """A Python program, or *count* of it, that serves a socket of ours, under a guard, so that it cannot outlive us."""
+    """A Python program, or *count* of it, that serves a socket of ours, under a guard, so that it cannot outlive us.
+
+    *apart*, each has a socket of its own on one port (``SO_REUSEPORT``), and the kernel deals connections out.
+    """
     async with contextlib.AsyncExitStack() as stack:
-        listener = stack.enter_context(bind_listener("127.0.0.1", 0))
-        descriptor = listener.fileno()
+        if apart:
+            listeners = [stack.enter_context(each) for each in _bind_apart(count)]
+        else:
+            listeners = [stack.enter_context(bind_listener("127.0.0.1", 0))] * count
         children = []
-        for _ in range(count):
+        for descriptor in [each.fileno() for each in listeners]:
             child = await start_child(
                 [sys.executable, *arguments],
                 env={**os.environ, LISTENER_VARIABLE: str(descriptor), **environment},
@@ -130,12 +141,20 @@ async def running_worker(
             )
             stack.push_async_callback(child.stop)
             children.append(child)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        url = f"http://127.0.0.1:{listeners[0].getsockname()[1]}"
         async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=READY_WAIT_S) as client:
-            for _ in range(count):  # waits in the socket's queue until somebody accepts it
+            for _ in range(8 * count if apart else count):  # waits in a socket's queue until somebody accepts it
                 await client.get("/readyz", headers={"connection": "close"})
         processes = [process for child in children for process in psutil.Process(child.guard_pid).children()]
         yield Worker(url, processes)
+
+
+def _bind_apart(count: int) -> Iterator[socket.socket]:
+    port = 0
+    for _ in range(count):
+        listener = socket.create_server(("127.0.0.1", port), backlog=LISTEN_BACKLOG, reuse_port=True)
+        port = listener.getsockname()[1]
+        yield listener
 
 
 MEASUREMENT = Measurement("G1", G1, measure)

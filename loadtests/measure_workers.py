@@ -1,4 +1,4 @@
-"""G11: two workers over one, behind one listening socket; the generator takes its part of the same cores."""
+"""G11: two workers over one, behind one listening socket or one each; the generator takes its part of the cores."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -17,6 +17,7 @@ from holdfast.tokens import make_token
 from holdfast.worker import SETTINGS_VARIABLE
 
 G11 = Goal(name="G11", title="two workers / one")
+APART = Goal(name="G11", title="two workers, a socket each (SO_REUSEPORT) / one socket for both")
 
 
 async def measure(bench: Bench) -> list[Result]:
@@ -30,6 +31,7 @@ async def measure(bench: Bench) -> list[Result]:
     async with (
         running_worker(["-m", "holdfast.worker"], {SETTINGS_VARIABLE: encode_settings(bench.settings)}) as one,
         _two_workers(bench) as two,
+        _two_workers(bench, apart=True) as two_apart,
         httpx2.AsyncClient(base_url=one.url, headers=organizer, trust_env=False, timeout=60) as client,
     ):
         (await client.post("/v1/events", json=document)).raise_for_status()
@@ -40,16 +42,19 @@ async def measure(bench: Bench) -> list[Result]:
         def load(api: Worker) -> Measure:
             return hold_load(bench, api, venue, Load(api.url, f"{event}/holds", tokens_file, 0), reload=reload)
 
-        result = await compare(G11, "counted place", load(two), load(one), plan=bench.plan, note=generator_name())
+        results = [
+            await compare(goal, "counted place", load(subject), load(baseline), plan=bench.plan, note=generator_name())
+            for goal, subject, baseline in ((G11, two, one), (APART, two_apart, two))
+        ]
         venue.check()
-    return [result]
+    return results
 
 
 @contextlib.asynccontextmanager
-async def _two_workers(bench: Bench) -> AsyncIterator[Worker]:
+async def _two_workers(bench: Bench, *, apart: bool = False) -> AsyncIterator[Worker]:
     """Two processes that accept from one socket, as ``holdfast serve --workers 2`` has them; their CPU adds up."""
     arguments, environment = ["-m", "holdfast.worker"], {SETTINGS_VARIABLE: encode_settings(bench.settings)}
-    async with running_worker(arguments, environment, count=2) as both:
+    async with running_worker(arguments, environment, count=2, apart=apart) as both:
         yield both
 
 
