@@ -86,8 +86,8 @@ class HoldBatches:
             entries = [entry for entry in entries if entry.outcome is None]
             if is_any_held or not entries:
                 break
-            # What stands in the way of all of them (no state yet, an old layout, lapsed holds) the first one, by itself,
-            # may clear away.
+            # What stands in the way of all of them (no state yet, an old layout, lapsed holds) the first one may clear
+            # away by itself.
             await self._hold_alone(event_id, entries[0], customer_id)
             entries = entries[1:]
         await asyncio.gather(*(self._hold_alone(event_id, entry, customer_id) for entry in entries))

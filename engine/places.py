@@ -8,6 +8,9 @@ from typing import Literal
 
 import msgspec
 
+# ``gc=False``, here and of holds: they are made by the thousand and cannot be part of a cycle, so that Python's
+# collector need not look at them. With batches of 1 000 it took 5 of the 14 us of a hold.
+
 
 class CountedPlaces(msgspec.Struct, frozen=True, gc=False, tag="counted"):
     """A number of places of a counted section (by its index)."""
