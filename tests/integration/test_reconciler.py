@@ -17,6 +17,7 @@ from persistence.partition_leases import Everywhere
 from persistence.reconciling.audit import ROTATION_S
 from persistence.reconciling.clock import StoreClock
 from persistence.reconciling.findings import Findings
+from persistence.reconciling.partitions import Unreached
 from persistence.reconciling.wake import Wake
 
 pytest_plugins = ("ledger_fixtures",)
@@ -77,11 +78,11 @@ async def test_a_wakeup_that_nothing_is_behind_is_not_tried_again_at_once(shop: 
     shop.redis.zadd(shop.partition_key(event, "wakeups"), {"gig": 1, "nothing": 1})
     territory = Everywhere(range(int(PARTITIONS)))
     wake = Wake(shop.parts.kernel, StoreClock(shop.parts.kernel), Findings())
-    assert {event_id for _, event_id in await wake.find_due(territory)} == {"gig", "nothing"}
+    assert {event_id for _, event_id in await wake.find_due(territory, Unreached())} == {"gig", "nothing"}
 
     await wake.work(territory)
 
-    assert await wake.find_due(territory) == []
+    assert await wake.find_due(territory, Unreached()) == []
 
 
 async def test_bookings_of_a_process_that_died_are_written_to_the_ledger(shop: Installation) -> None:
