@@ -31,7 +31,7 @@ STORM = Goal(name="G10", title="all on one seat / spread over seats", must=1, ai
 LAPSE = Goal(name="G10", title="p99 while holds lapse / quiet p99", must=3, aim=1.5, is_ceiling=True)
 
 SEATS_PER_ROW = 1_000
-SEATS_PER_SECOND = 15_000  # more than can be taken on one core
+SEATS_PER_SECOND = 30_000  # more than can be taken on one core
 CUSTOMERS = 256
 LAPSING = 100_000
 RATE = 200  # holds asked for in a second, from when each should have begun
