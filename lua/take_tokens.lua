@@ -7,24 +7,27 @@
 -- ARGV[2]  caller_burst      requests of a caller that may come at once
 -- ARGV[3]  address_interval  the same of an address
 -- ARGV[4]  address_burst
--- ARGV[5]  slot              from here on, two for each request: where its caller and its address stand in the table, ''
+-- ARGV[5]  ahead             a byte for each caller and address below: requests to take in advance besides, for later ones;
+--                            '' for none
+-- ARGV[6]  slot              from here on, two for each request: where its caller and its address stand in the table, ''
 --                            for what is not counted; then as many digests of who they are, in the same order. At most
 --                            REQUESTS_MAX requests
 --
 -- Returns {'COUNTED', caller, address for each request}   how many may follow at once; below 0: refused, and how many
---                                                         ms until the next may come. 0 for what is not counted
+--                                                         ms until the next may come. 0 for what is not counted.
+--                                                         LEASED more: what was wanted in advance was taken, too
 
 -- A request that either refuses is counted by neither: whoever shares an address with a customer, or has used it up,
 -- takes nothing from that customer's own allowance. An allowance is used up to a moment. The table is of fixed size, as
 -- `ended` is: a later caller of the same slot takes an earlier one's place, and nothing needs sweeping; who is displaced
--- begins with a full allowance. Requests come by the dozen: all is read in one command and written in one, and there are
+-- begins with a full allowance. In advance is taken only what leaves half of the burst to everybody else. Requests come by the dozen: all is read in one command and written in one, and there are
 -- no tables of their own for them.
 
 --- @keys
 
-local REQUESTS_MAX, FIRST, MOMENT_DIGITS = 100, 5, 16
+local REQUESTS_MAX, FIRST, MOMENT_DIGITS, LEASED = 100, 6, 16, 1000000000
 local caller_interval, caller_burst = tonumber(ARGV[1]), tonumber(ARGV[2])
-local address_interval, address_burst = tonumber(ARGV[3]), tonumber(ARGV[4])
+local address_interval, address_burst, ahead = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local count = (#ARGV - FIRST + 1) / 2
 if count < 2 or count > 2 * REQUESTS_MAX or count % 2 > 0 then
   return redis.error_reply('HF_BADARG requests: ' .. #ARGV)
@@ -34,7 +37,7 @@ local now = time[1] * 1000000 + time[2]
 local caller_full, address_full = now + caller_interval * caller_burst, now + address_interval * address_burst
 
 local records = redis.call('HMGET', keys.rates, unpack(ARGV, FIRST, FIRST + count - 1))
-local args, sub, format, floor = ARGV, string.sub, string.format, math.floor
+local args, sub, byte, format, floor = ARGV, string.sub, string.byte, string.format, math.floor
 local latest = {} -- by slot: what requests before have made of it
 
 -- Up to when an allowance would be used by one more request. A clock that was set back costs no more than the burst.
@@ -53,7 +56,12 @@ local function figure(left, interval, is_taken)
 end
 
 local reply, written, size = { 'COUNTED' }, {}, 0
-local function write(slot, n, used)
+local function take(slot, n, used, interval, full)
+  local more = used + (byte(ahead, n) or 0) * interval
+  if more > used and more <= now + (full - now) / 2 then
+    used = more
+    reply[n + 1] = floor((full - used) / interval) + LEASED
+  end
   local record = format('%016.0f%s', used, args[FIRST - 1 + count + n])
   latest[slot], written[size + 1], written[size + 2] = record, slot, record
   size = size + 2
@@ -67,10 +75,10 @@ for n = 1, count, 2 do
   reply[n + 1] = caller == '' and 0 or figure(caller_full - caller_used, caller_interval, is_taken)
   reply[n + 2] = address == '' and 0 or figure(address_full - address_used, address_interval, is_taken)
   if is_taken and caller ~= '' then
-    write(caller, n, caller_used)
+    take(caller, n, caller_used, caller_interval, caller_full)
   end
   if is_taken and address ~= '' then
-    write(address, n + 1, address_used)
+    take(address, n + 1, address_used, address_interval, address_full)
   end
 end
 

@@ -15,6 +15,7 @@ from api.app import create_app
 from api.clients import Proxies
 from engine.errors import RateLimited, StoreUnavailable
 from engine.kernel import Kernel
+from engine.rate_leases import LEASED
 from engine.rate_limits import REQUESTS_MAX, UNKNOWN, RateLimit, RateLimiter
 from engine.transport.open import open_transport
 
@@ -245,6 +246,74 @@ async def test_a_request_that_is_cancelled_takes_no_other_with_it(kernel: Kernel
     assert await tasks[1] == {"caller": BURST - 1}
     with pytest.raises(asyncio.CancelledError):
         await tasks[0]
+
+
+async def taken(limiters: list[RateLimiter], count: int) -> int:
+    """How many of *count* requests one after the other, to each process in turn, are not refused."""
+    granted = 0
+    for number in range(count):
+        with contextlib.suppress(RateLimited):
+            await limiters[number % len(limiters)].take(caller="ana")
+            granted += 1
+    return granted
+
+
+@pytest.mark.parametrize("burst", [20, 127])
+async def test_nothing_is_taken_in_advance_of_a_small_allowance_which_counts_exactly(
+    redis_url: str, kernel: Kernel, burst: int
+) -> None:
+    transport = await open_transport(redis_url)
+    limit = RateLimit(requests=1, window_s=3600, burst=burst)
+    limiters = [limiter_of(each, limit) for each in (kernel, Kernel(transport, partitions=4), kernel)]
+
+    assert await taken(limiters, burst + 30) == burst
+    await transport.aclose()
+
+
+async def test_who_asks_often_is_asked_for_in_advance_and_never_gets_more_than_the_burst(
+    redis_url: str, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    run = kernel.run_in_partition
+
+    async def counted(*arguments: object, **named: object) -> object:
+        nonlocal calls
+        calls += 1
+        return await run(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kernel, "run_in_partition", counted)
+    limit = RateLimit(requests=1, window_s=3600, burst=4_000)
+    limiters = [limiter_of(kernel, limit) for _ in range(2)]
+
+    assert await taken(limiters, 1_000) == 1_000
+    assert calls < 200
+    assert 0.95 * 4_000 < 1_000 + await taken(limiters, 4_000) <= 4_000
+
+
+def test_no_more_is_taken_in_advance_than_leaves_half_of_the_burst(redis_url: str) -> None:
+    venue = Venue(Runner(redis_url))
+
+    def take(ahead: int) -> list[int]:
+        return venue.take_tokens(("c1:ana", ""), burst=100, ahead=bytes((ahead, 0)))[1:]
+
+    assert take(0) == [99, 0]
+    assert take(48) == [50 + LEASED, 0]
+    assert take(1) == [49, 0]  # refused in advance, but not the request itself
+    assert take(0) == [48, 0]
+
+
+async def test_a_request_taken_in_advance_is_given_back_where_the_address_refuses(kernel: Kernel) -> None:
+    limiter = limiter_of(kernel, RateLimit(requests=1, window_s=3600, burst=1_000), SLOW_BY_ADDRESS)
+    left = [(await limiter.take(caller="ana"))[0] for _ in range(3)]
+    for _ in range(ADDRESS_BURST):
+        await limiter.take(address=HOME)
+
+    for _ in range(10):
+        with pytest.raises(RateLimited):
+            await limiter.take(caller="ana", address=HOME)
+
+    assert left == [999, 998, 997]
+    assert (await limiter.take(caller="ana"))[0] == 996
 
 
 @contextlib.asynccontextmanager
