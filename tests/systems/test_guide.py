@@ -22,6 +22,8 @@ def test_commands_of_the_page_run_as_they_stand(installation: Installation, page
         ids = [line for line in printed.splitlines() if line.endswith("~once")]
         assert (len(ids), len(set(ids))) == (3, 1)
         assert '"free":2' in printed
+    if page.stem == "rate-limits":
+        assert [line for line in printed.splitlines() if line.startswith('ratelimit: "caller";r=')] != []
     if page.stem == "admission":
         refusals, holds = ('"code":"admission-required"', '"status":"active"')
         assert (printed.count(refusals), printed.count(holds)) == (2, 2)
