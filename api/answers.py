@@ -51,28 +51,31 @@ def json_answer(value: Any, *, status: int = 200, headers: tuple[Header, ...] = 
     return Answer(status, encode_json(value), JSON, headers)
 
 
-async def send_answer(answer: Answer, send: Send, *, request_id: bytes, with_body: bool) -> None:
-    """Send the answer; a ``HEAD`` request gets the headers of the body it does not get."""
+async def send_answer(
+    answer: Answer, send: Send, *, request_id: bytes, with_body: bool, more: tuple[Header, ...] = ()
+) -> None:
+    """Send the answer, with *more* headers; a ``HEAD`` request gets the headers of the body it does not get."""
+    headers = answer.headers + more
     # A server may take an answer whole. It is asked through *send* itself, so that nobody who wraps that is left out.
     write_whole: WriteWhole | None = getattr(getattr(send, "__self__", None), "write_whole", None)
     if write_whole is not None and answer.stream is None and with_body:
-        lines = _lines(answer, request_id)
+        lines = _lines(answer, headers, request_id)
         if lines is not None and write_whole(answer.status, lines, answer.body):
             return
-    headers = [_NOSNIFF, (b"x-request-id", request_id), *answer.headers]
+    all_headers = [_NOSNIFF, (b"x-request-id", request_id), *headers]
     if answer.status not in _BODILESS:
-        headers.append((b"content-type", answer.content_type))
+        all_headers.append((b"content-type", answer.content_type))
         if answer.content_type != EVENT_STREAM:
-            headers.append((b"content-length", b"%d" % len(answer.body)))
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            all_headers.append((b"content-length", b"%d" % len(answer.body)))
+    await send({"type": "http.response.start", "status": answer.status, "headers": all_headers})
     if answer.stream is None:
         await send({"type": "http.response.body", "body": answer.body if with_body else b""})
 
 
-def _lines(answer: Answer, request_id: bytes) -> bytes | None:
+def _lines(answer: Answer, headers: tuple[Header, ...], request_id: bytes) -> bytes | None:
     """The same headers as they go over the wire; ``None`` if one of them would end its line."""
-    given = b"".join([b"%b: %b\r\n" % header for header in answer.headers])
-    if given.count(b"\n") != len(answer.headers) or given.count(b"\r") != len(answer.headers) or b"\0" in given:
+    given = b"".join([b"%b: %b\r\n" % header for header in headers])
+    if given.count(b"\n") != len(headers) or given.count(b"\r") != len(headers) or b"\0" in given:
         return None
     if answer.status in _BODILESS:
         return b"x-content-type-options: nosniff\r\nx-request-id: %b\r\n%b" % (request_id, given)

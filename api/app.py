@@ -17,18 +17,20 @@ from api.answers import Answer, send_answer
 from api.audit_log import log_change, log_refused
 from api.call import Call, read_body
 from api.dispatch import RouteTable
-from api.errors import ClientGone, Forbidden, UnsupportedMediaType
+from api.errors import ApiError, ClientGone, Forbidden, UnsupportedMediaType
 from api.idempotency import answer_once, once_for
 from api.identity import Caller
 from api.problems import answer_problem
-from api.rates import with_rate
+from api.rates import RateHeaders
 from api.route import Route
 from api.routes import ROUTES
 from api.services import Services
 from engine import figures
+from engine.errors import RateLimited
 from engine.ids import parse_claim_id
 
 UNKNOWN = "unknown"  # label of requests to no route
+UNCOUNTED = frozenset(("/healthz", "/readyz", "/metrics"))  # asked by machines, which take silence for an outage
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -83,6 +85,8 @@ class Application:
     ) -> None:
         self._services = services
         self._table = RouteTable(routes)
+        limiter = services.limiter
+        self._rates = None if limiter is None else RateHeaders(limiter.by_caller, limiter.by_address)
         self._public_url = public_url
         self._beside_http = Router(lifespan=lifespan)  # speaks the lifespan protocol, and turns WebSockets away
 
@@ -107,7 +111,8 @@ class Application:
 
     async def _send(self, call: Call, answer: Answer, began: float, receive: Receive, send: Send) -> None:
         scope = call.scope
-        await send_answer(answer, send, request_id=call.request_id, with_body=scope["method"] != "HEAD")
+        told = () if self._rates is None else self._rates.telling(call.left_of_caller, call.left_of_address)
+        await send_answer(answer, send, request_id=call.request_id, with_body=scope["method"] != "HEAD", more=told)
         # What is not in the table of routes must not make labels of its own: anybody could make any number of them.
         method = scope["method"] if call.route_path else UNKNOWN
         figures.REQUESTS.observe(time.perf_counter() - began, method, call.route_path or UNKNOWN, answer.status)
@@ -119,17 +124,16 @@ class Application:
         path: str = scope["path"]
         if call.root_path and path.startswith(call.root_path):
             path = path[len(call.root_path) :]
-        route, call.params = self._table.find(scope["method"], path)
+        try:
+            route, call.params = self._table.find(scope["method"], path)
+        except ApiError:
+            await self._count(call, where=self._where(call))
+            raise
         call.route_path = route.path
         if route.roles:
-            await self._authorize(call, route)
-            if (limiter := self._services.limiter) is not None and not call.caller.is_trusted:
-                left = await limiter.take(call.caller.sub)
-                if left is not None:
-                    return with_rate(await self._perform(call, route, receive), limiter.limit, left)
-        return await self._perform(call, route, receive)
-
-    async def _perform(self, call: Call, route: Route, receive: Receive) -> Answer:
+            await self._let_in(call, route)
+        elif route.path not in UNCOUNTED:
+            await self._count(call, where=self._where(call))
         answer = await self._run(call, route, receive)
         log_change(call, route, answer)
         return answer
@@ -150,17 +154,38 @@ class Application:
             return await route.handler(call)
         return await answer_once(self._services.once, call.once, lambda: _handle(route, call))
 
-    async def _authorize(self, call: Call, route: Route) -> None:
+    async def _let_in(self, call: Call, route: Route) -> None:
+        """Count the request and find out who makes it; a token is only checked for an address that may ask."""
         verifier = self._services.verifier
         authorization = call.headers.get(b"authorization")
-        caller = verifier.recall(authorization)
+        caller, where = verifier.recall(authorization), self._where(call)
         if caller is None:
-            caller = await verifier.verify(authorization)
+            await self._count(call, where=where)
+            caller, where = await verifier.verify(authorization), None
         call.caller = caller
+        await self._count(call, where=where, who=None if caller.is_trusted else caller.sub)
         if route.roles.isdisjoint(caller.roles):
             raise Forbidden
         if caller.scope is not None:
             _confine(caller, call.params)
+
+    def _where(self, call: Call) -> str | None:
+        """Where the request comes from, if anybody asks."""
+        limiter = self._services.limiter
+        if limiter is None or limiter.by_address is None:
+            return None
+        return self._services.proxies.client_of(call.scope)
+
+    async def _count(self, call: Call, *, where: str | None, who: str | None = None) -> None:
+        """Count the request by its address, its caller, or both."""
+        if (limiter := self._services.limiter) is None or (where is None and who is None):
+            return
+        try:
+            of_caller, of_address = await limiter.take(caller=who, address=where)
+        except RateLimited as refused:
+            call.tell_left(refused.left_of_caller, refused.left_of_address)
+            raise
+        call.tell_left(of_caller, of_address)
 
 
 def _confine(caller: Caller, params: Mapping[str, str]) -> None:

@@ -19,7 +19,6 @@ _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@~-]{0,127}")
 _SANE_HOST = re.compile(rb"[A-Za-z0-9.-]{1,253}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
 _PROCESS_ID = os.urandom(8).hex().encode("ascii")  # so that no two processes ever make the same id of a request
 _numbers = itertools.count()
-_LOOPBACK = ("127.0.0.1", "::1")
 _LENGTH_DIGITS_MAX = 18  # of a Content-Length; int() of a longer one is work for nothing
 
 
@@ -27,7 +26,8 @@ class Call:
     """A request, what is known of it so far, and the services to answer it with.
 
     ``route_path`` is the template of its URL, ``params`` what stands in its braces, ``once`` the digests of its
-    idempotency key, if it has one that the engine is to look after.
+    idempotency key, if it has one that the engine is to look after, ``left_of_caller`` and ``left_of_address`` how many
+    may follow by the limits that count it.
     """
 
     __slots__ = (
@@ -35,6 +35,8 @@ class Call:
         "body",
         "caller",
         "headers",
+        "left_of_address",
+        "left_of_caller",
         "once",
         "params",
         "query_string",
@@ -57,6 +59,8 @@ class Call:
         self.caller: Caller = ANONYMOUS
         self.body = b""
         self.once: Once | None = None
+        self.left_of_caller: int | None = None
+        self.left_of_address: int | None = None
         self._public_url = public_url
 
     @property
@@ -65,8 +69,15 @@ class Call:
         if self._public_url is not None:
             return self._public_url
         said, scope = self.headers.get(b"x-forwarded-proto", b""), self.scope
-        scheme = scheme_of(said, scope.get("client"), str(scope.get("scheme", "http")))
+        scheme = self.services.proxies.scheme_of(said, scope.get("client"), str(scope.get("scheme", "http")))
         return base_url_of(self.headers.get(b"host", b""), scheme, scope.get("server")) + self.root_path
+
+    def tell_left(self, of_caller: int | None, of_address: int | None) -> None:
+        """Note what the limits leave; what is not known now may have been before."""
+        if of_caller is not None:
+            self.left_of_caller = of_caller
+        if of_address is not None:
+            self.left_of_address = of_address
 
     def location(self, path: str) -> tuple[bytes, bytes]:
         """A ``Location`` header for a path of this application."""
@@ -79,13 +90,6 @@ def base_url_of(host: bytes, scheme: str, server: tuple[str, int | None] | None)
         name, port = server or ("localhost", 80)
         host = f"{name}:{port}".encode() if port is not None else b"localhost"  # of a unix socket: path, None
     return f"{scheme}://{host.decode('ascii')}"
-
-
-def scheme_of(said: bytes, client: tuple[str, int] | None, ours: str) -> str:
-    """As the client sees it: a proxy on this machine may say (``X-Forwarded-Proto``) that it is another than *ours*."""
-    if said in (b"http", b"https") and (client is None or client[0] in _LOOPBACK):
-        return said.decode("ascii")
-    return ours
 
 
 def request_id(given: bytes | None) -> bytes:

@@ -9,7 +9,6 @@ import structlog
 from api import errors as http
 from api import problem_shapes as shapes
 from api.answers import PROBLEM_JSON, Answer, Header, encode_json
-from api.rates import rate_headers
 from engine import errors as engine
 
 logger = structlog.get_logger("holdfast.api")
@@ -180,8 +179,9 @@ KINDS: dict[type, Kind] = {
         status=429,
         code="rate-limited",
         title="Rate limited",
-        meaning="You have made as many requests as you may for now; the next may come after `Retry-After` seconds.",
-        headers=lambda error: (*rate_headers(error.requests, error.window_s, 0), *_retry_after(error)),
+        meaning="You have made as many requests as you may for now; the next may come after `Retry-After` seconds. "
+        "`RateLimit` says which limit is used up: that of the `caller`, or of the `address` you call from.",
+        headers=_retry_after,
     ),
     engine.AdmissionRequired: Kind(
         status=409,

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from api.clients import Proxies
 from api.idempotency import OnceStore
 from api.identity import TokenVerifier
 from api.live import LiveMaps
@@ -64,7 +65,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     """The parts that handlers call.
 
     ``checks`` are asked by ``/readyz``, by the name of what they look at; ``scrape`` answers ``/metrics``. Without a
-    ``limiter`` callers may make as many requests as they like.
+    ``limiter`` everybody may make as many requests as they like. ``proxies`` are believed about their clients.
     """
 
     reservations: Reservations
@@ -87,3 +88,4 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     checks: Mapping[str, ReadinessCheck]
     scrape: Scrape
     limiter: RateLimiter | None = None
+    proxies: Proxies = Proxies()

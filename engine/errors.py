@@ -13,7 +13,7 @@
     │   ├── VersionConflict         somebody changed it first
     │   ├── PlacesUnavailable       names every place that was not to be had
     │   ├── LimitExceeded           more places than one hold or one customer may claim
-    │   ├── RateLimited             more requests than a caller may make
+    │   ├── RateLimited             more requests than a caller, or an address, may make
     │   ├── AdmissionRequired       no ticket of the caller's that lets them in to the event
     │   ├── AdmissionPending        there is one, and it is not their turn yet
     │   ├── HoldNotFound            unknown, or somebody else's
@@ -170,14 +170,20 @@ class LimitExceeded(Refusal):
 
 
 class RateLimited(Refusal):
-    """The caller has made as many requests as it may; the next may come in ``retry_after_ms``."""
+    """As many requests as the limit named *policy* allows were made; the next may come in ``retry_after_ms``.
+
+    The others are how many may follow at once by the limits that were asked, this one among them.
+    """
 
     may_succeed_later = True
 
-    def __init__(self, requests: int, window_s: int, *, retry_after_ms: int) -> None:
-        super().__init__(f"{requests} requests in {window_s} s")
-        self.requests = requests
-        self.window_s = window_s
+    def __init__(
+        self, policy: str, left_of_caller: int | None, left_of_address: int | None, *, retry_after_ms: int
+    ) -> None:
+        super().__init__(policy)
+        self.policy = policy
+        self.left_of_caller = left_of_caller
+        self.left_of_address = left_of_address
         self.retry_after_ms = retry_after_ms
 
     @property

@@ -152,6 +152,9 @@ PUBLISHED = Counter(
     "holdfast_published_total", "Attempts to tell a sink of an event, by what came of them.", "sink", "outcome"
 )
 SHED = Counter("holdfast_shed_total", "Requests refused because too many were under way, by class.", "class")
+RATE_LIMITED = Counter(
+    "holdfast_rate_limited_total", "Requests refused because too many came before, by the limit that says so.", "policy"
+)
 
 FIGURES: tuple[Counter | Histogram, ...] = (
     REQUESTS,
@@ -181,6 +184,7 @@ FIGURES: tuple[Counter | Histogram, ...] = (
     BURIED,
     PUBLISHED,
     SHED,
+    RATE_LIMITED,
 )
 
 

@@ -59,6 +59,7 @@ class KeyRing:
 
     def __init__(self) -> None:
         self._packed: OrderedDict[tuple[str, str], PackedKeys] = OrderedDict()
+        self._of_partitions: dict[tuple[str, int], PackedKeys] = {}
 
     def for_event(self, script: Script, event_id: str, partition: int, once: bytes | None = None) -> PackedKeys:
         """The keys of a call that concerns one event; *once* is the scope digest of an idempotency key."""
@@ -71,7 +72,11 @@ class KeyRing:
 
     def for_partition(self, script: Script, partition: int) -> PackedKeys:
         """The keys of a call that concerns no single event."""
-        return pack_keys([partition_key(partition, name) for name in script.event_keys])
+        packed = self._of_partitions.get((script.name, partition))
+        if packed is None:
+            packed = pack_keys([partition_key(partition, name) for name in script.event_keys])
+            self._of_partitions[script.name, partition] = packed
+        return packed
 
     def for_events(
         self, script: Script, event_ids: Sequence[str], partition: int, once: bytes | None = None

@@ -9,6 +9,7 @@ import httpx2
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.clients import Proxies
 from api.identity import KeySource, SharedSecret, TokenVerifier
 from api.jwks import JwksKeys, fetch_from
 from api.live import LiveMaps
@@ -286,8 +287,17 @@ async def open_services(
             info=Info(name="holdfast", version=version("holdfast"), partitions=parts.front.partitions),
             checks=readiness_checks(parts.front, parts.database, parts.oversight, backlog),
             scrape=figures.scrape,
-            limiter=None if settings.rate_limit is None else RateLimiter(parts.front, settings.rate_limit),
+            limiter=_limiter(settings, parts.front),
+            proxies=Proxies(settings.trusted_proxies),
         )
+
+
+def _limiter(settings: Settings, kernel: Kernel) -> RateLimiter | None:
+    if settings.rate_limit is None and settings.rate_limit_by_address is None:
+        return None
+    return RateLimiter(
+        kernel, secret=data_key(settings), by_caller=settings.rate_limit, by_address=settings.rate_limit_by_address
+    )
 
 
 def _sources(

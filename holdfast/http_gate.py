@@ -15,6 +15,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
+from api.clients import Proxies
 from engine import figures
 from holdfast.admission import Admission, class_of
 from holdfast.http_bounds import BoundedProtocol, Watch
@@ -24,8 +25,9 @@ from holdfast.http_refusals import Refusing, asker_of, plain_asker, plain_target
 class Gate:
     """What the connections of one process share; ``uvicorn.Config(http=gate.protocol)``."""
 
-    def __init__(self, admission: Admission, *, connections_max: int) -> None:
+    def __init__(self, admission: Admission, *, connections_max: int, proxies: Proxies) -> None:
         self.admission = admission
+        self.proxies = proxies
         self.watch = Watch(connections_max)
 
     def protocol(
@@ -41,6 +43,7 @@ class GatedProtocol(BoundedProtocol):
     def __init__(self, gate: Gate, *args: Any, **rest: Any) -> None:
         super().__init__(gate.watch, *args, **rest)
         self._admission = gate.admission
+        self._proxies = gate.proxies
         self._turn: _Turn | None = None  # of the request that was begun last
 
     def data_received(self, data: bytes) -> None:
@@ -75,7 +78,7 @@ class GatedProtocol(BoundedProtocol):
             return
         if not self._admission.has_room(name):
             figures.SHED.add(name)
-            super()._start_asgi_task(cycle, Refusing(self._admission.retry_after_s()))  # type: ignore[arg-type]
+            super()._start_asgi_task(cycle, Refusing(self._admission.retry_after_s(), self._proxies))  # type: ignore[arg-type]
             return
         turn = self._turn = _Turn(self._admission, name, cycle, app)
         if not cycle.more_body:  # it has waited behind another one of the same connection
@@ -96,7 +99,7 @@ class GatedProtocol(BoundedProtocol):
         name = class_of(*target)
         if name is None or admission.has_room(name):
             return None
-        asker = plain_asker(data, self.scheme or "http", self.server, self.client)
+        asker = plain_asker(data, self._proxies, self.scheme or "http", self.server, self.client)
         if asker is None:
             return None
         figures.SHED.add(name)
@@ -111,7 +114,8 @@ class GatedProtocol(BoundedProtocol):
             return
         figures.SHED.add(turn.name)
         close = not cycle.keep_alive
-        asker, headers = asker_of(cycle.scope), self.server_state.default_headers  # type: ignore[arg-type]
+        asker = asker_of(cycle.scope, self._proxies)  # type: ignore[arg-type]
+        headers = self.server_state.default_headers
         self.transport.write(refusal_bytes(asker, self._admission.retry_after_s(), headers, close=close))
         cycle.response_started = cycle.response_complete = cycle.disconnected = True
         cycle.message_event.set()

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from starlette.types import Receive, Scope, Send
 
 from api.answers import PROBLEM_JSON, Answer, Header, encode_json, send_answer
-from api.call import base_url_of, request_id, scheme_of
+from api.call import base_url_of, request_id
+from api.clients import Proxies
 from api.problems import problem_document
 from engine.errors import Overloaded
 
@@ -46,7 +47,7 @@ def plain_target(data: bytes) -> tuple[str, str] | None:
     return method.decode("latin-1"), target.partition(b"?")[0].decode("latin-1")
 
 
-def plain_asker(data: bytes, ours: str, server: Server, client: Client) -> Asker | None:
+def plain_asker(data: bytes, proxies: Proxies, ours: str, server: Server, client: Client) -> Asker | None:
     """Who sent *data*; ``None`` if that is not plainly one whole request that keeps its connection.
 
     *ours* is the scheme of the connection, *server* and *client* are its ends.
@@ -68,7 +69,7 @@ def plain_asker(data: bytes, ours: str, server: Server, client: Client) -> Asker
         return None
     if keeps.lower() != b"keep-alive":
         return None
-    scheme = scheme_of(told.get(b"x-forwarded-proto", b""), client, ours)
+    scheme = proxies.scheme_of(told.get(b"x-forwarded-proto", b""), client, ours)
     return Asker(told[b"host"], told.get(b"x-request-id"), data.startswith(b"HEAD "), scheme, server)
 
 
@@ -84,25 +85,26 @@ def refusal_bytes(asker: Asker, retry_after_s: int, default_headers: Sequence[He
 class Refusing:
     """The ASGI application of requests that are refused behind the parser; their bodies are not read."""
 
-    def __init__(self, retry_after_s: int) -> None:
+    def __init__(self, retry_after_s: int, proxies: Proxies) -> None:
+        self._proxies = proxies
         self._retry_after = (b"retry-after", b"%d" % retry_after_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Refuse."""
-        asker = asker_of(scope)
+        asker = asker_of(scope, self._proxies)
         name = request_id(asker.given_id)
         answer = Answer(503, _body(asker, name), PROBLEM_JSON, (self._retry_after,))
         await send_answer(answer, send, request_id=name, with_body=not asker.is_head)
 
 
-def asker_of(scope: Scope) -> Asker:
+def asker_of(scope: Scope, proxies: Proxies) -> Asker:
     """Who sent a request that has been parsed."""
     headers = dict(scope["headers"])
     return Asker(
         headers.get(b"host", b""),
         headers.get(b"x-request-id"),
         scope["method"] == "HEAD",
-        scheme_of(headers.get(b"x-forwarded-proto", b""), scope["client"], scope["scheme"]),
+        proxies.scheme_of(headers.get(b"x-forwarded-proto", b""), scope["client"], scope["scheme"]),
         scope["server"],
     )
 

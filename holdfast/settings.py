@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from api.clients import parse_proxies
 from engine.journal_bound import JOURNAL_BYTES_MAX
 from engine.rate_limits import RateLimit
 from holdfast.admission import IN_FLIGHT
@@ -90,6 +91,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reconciler: bool
     archive_after_s: float
     rate_limit: RateLimit | None
+    rate_limit_by_address: RateLimit | None
+    trusted_proxies: tuple[str, ...]
     in_flight: int
     connections_max: int
     stream: str | None
@@ -153,6 +156,8 @@ def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
             "archive_after_s", "HOLDFAST_ARCHIVE_AFTER", _seconds(0.0, ARCHIVE_AFTER_MAX_S), ARCHIVE_AFTER_S
         ),
         rate_limit=source.read("rate_limit", "HOLDFAST_RATE_LIMIT", _rate, None),
+        rate_limit_by_address=source.read("rate_limit_by_address", "HOLDFAST_RATE_LIMIT_BY_ADDRESS", _rate, None),
+        trusted_proxies=source.read("trusted_proxies", "HOLDFAST_TRUSTED_PROXIES", parse_proxies, ()),
         in_flight=source.read("in_flight", "HOLDFAST_IN_FLIGHT", _integer(1, IN_FLIGHT_MAX), IN_FLIGHT),
         connections_max=source.read(
             "connections_max", "HOLDFAST_CONNECTIONS_MAX", _integer(1, CONNECTIONS_MAX), CONNECTIONS

@@ -67,12 +67,12 @@ async def _serve(settings: Settings, listeners: list[socket.socket], stop: StopR
     try:
         admission = Admission(settings.in_flight)
         async with open_services(settings, worker_seat(os.environ), admission) as services:
-            gate = Gate(admission, connections_max=settings.connections_max)
+            gate = Gate(admission, connections_max=settings.connections_max, proxies=services.proxies)
             server = Server(
                 uvicorn.Config(
                     create_app(services),
                     http=gate.protocol,  # type: ignore[arg-type]  # anything that makes protocols will do
-                    proxy_headers=False,  # api.call looks at the one that matters when it matters
+                    proxy_headers=False,  # api.clients looks at those that matter when they matter
                     lifespan="off",  # the services are open before the first request, and closed after the last
                     log_config=None,
                     access_log=False,

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import re
 import resource
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,12 +25,16 @@ _ID = re.compile(rb'"id": *"([^"]+)"')
 
 
 class Load(msgspec.Struct, frozen=True):
-    """Where to send holds: every request comes from the next token; *seats_per_row* 0 takes places of the floor."""
+    """Where to send holds: every request comes from the next token; *seats_per_row* 0 takes places of the floor.
+
+    With a *key_header* every request has one of that name, with a value that none had before.
+    """
 
     url: str
     path: str
     tokens_file: Path
     seats_per_row: int
+    key_header: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +62,7 @@ async def send(load: Load, *, duration_s: int) -> Outcome:
         return await send_requests(load.url, _requests(load), duration_s=duration_s)
     cpu = CpuClock(resource.RUSAGE_CHILDREN)
     options = ["-t1", f"-c{CONNECTIONS}", f"-d{duration_s}s", "-s", str(_SCRIPT), load.url]
-    arguments = ["--", str(load.tokens_file), load.path, str(load.seats_per_row)]
+    arguments = ["--", str(load.tokens_file), load.path, str(load.seats_per_row), load.key_header, _run_key()]
     process = await asyncio.create_subprocess_exec(program, *options, *arguments, stdout=asyncio.subprocess.PIPE)
     printed = (await process.communicate())[0].decode()
     match = _RESULT.search(printed)
@@ -109,9 +114,14 @@ async def _by_senders(url: str, make: Callable[[float], "_Sender"], *, duration_
     )
 
 
+def _run_key() -> str:
+    """What the keys of one run begin with."""
+    return secrets.token_hex(8)
+
+
 def _requests(load: Load) -> Iterator[bytes]:
     """The same bytes as hold.lua makes."""
-    host = urlsplit(load.url).netloc
+    host, run_key = urlsplit(load.url).netloc, _run_key()
     heads = itertools.cycle(
         f"POST {load.path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
         "Content-Type: application/json\r\nContent-Length: "
@@ -123,7 +133,8 @@ def _requests(load: Load) -> Iterator[bytes]:
             body = f'{{"items":[{{"section":"stalls","seats":["R{row}-{position + 1}"]}}]}}'
         else:
             body = '{"items":[{"section":"floor","quantity":1}]}'
-        yield f"{next(heads)}{len(body)}\r\n\r\n{body}".encode()
+        key = f"\r\n{load.key_header}: {run_key}-{number}" if load.key_header else ""
+        yield f"{next(heads)}{len(body)}{key}\r\n\r\n{body}".encode()
 
 
 class _Sender(asyncio.Protocol):

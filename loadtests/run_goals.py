@@ -14,7 +14,7 @@ import measure_batch
 import measure_commits
 import measure_drain
 import measure_engine
-import measure_figures
+import measure_guarded
 import measure_http
 import measure_memory
 import measure_overload
@@ -34,7 +34,7 @@ from rich.console import Console
 
 MEASUREMENTS: Sequence[Measurement] = (
     measure_http.MEASUREMENT,
-    measure_figures.MEASUREMENT,
+    measure_guarded.MEASUREMENT,
     measure_script.MEASUREMENT,
     measure_engine.MEASUREMENT,
     measure_batch.MEASUREMENT_OVER_HTTP,

@@ -373,8 +373,18 @@ class Venue:
     def key(self, name: str) -> bytes:
         return event_key(self.partition, self.id, name)
 
-    def take_token(self, caller: str, *, slot: int = 7, interval_us: int = 60_000_000, burst: int = 3) -> list[Any]:
-        return self._run("take_token", slot, caller, interval_us, burst)
+    def take_tokens(
+        self,
+        *requests: tuple[str, str],
+        interval_us: int = 60_000_000,
+        burst: int = 3,
+        address_burst: int = 5,
+        ahead: bytes = b"",
+    ) -> list[Any]:
+        """Requests of a caller from an address each, by what stands for them in the table: `c1:ana`, or nothing."""
+        marks = [one.partition(":") for request in requests for one in request]
+        slots, digests = [slot for slot, _, _ in marks], [digest for _, _, digest in marks]
+        return self._run("take_tokens", interval_us, burst, interval_us, address_burst, ahead, *slots, *digests)
 
     def take_ticket(
         self, customer: str, *, interval_us: int = 500_000, ttl_ms: int = TTL_MS, most: int = 100

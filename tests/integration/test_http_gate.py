@@ -10,6 +10,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from api.clients import Proxies
 from engine import figures
 from holdfast import http_bounds
 from holdfast.admission import HOLD, Admission
@@ -97,7 +98,7 @@ class Shop:
 
 @contextlib.asynccontextmanager
 async def serving(app: App, *, in_flight: int = 1, connections_max: int = 100) -> AsyncIterator[Shop]:
-    gate = Gate(Admission(in_flight), connections_max=connections_max)
+    gate = Gate(Admission(in_flight), connections_max=connections_max, proxies=Proxies())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(app, http=gate.protocol, lifespan="off", log_config=None)  # type: ignore[arg-type]
         server = uvicorn.Server(config)

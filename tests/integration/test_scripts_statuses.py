@@ -16,6 +16,7 @@ SITUATIONS: dict[tuple[str, str], Situation] = {}
 # Refusals in whose course lapsed holds are ended.
 MAY_CLEAN_UP = {"EXPIRED", "CONTINUE"}
 DONE = {
+    "COUNTED",
     "ARCHIVED",
     "MARKED",
     "HELD",
@@ -135,20 +136,13 @@ def _no_ticket_without_state(runner: Runner) -> tuple[Venue, Act]:
     return venue, lambda: venue.take_ticket("ana")
 
 
-# --- take_token ------------------------------------------------------------------------------------------------------
+# --- take_tokens -----------------------------------------------------------------------------------------------------
 
 
-@situation("take_token", "TAKEN")
-def _token_is_taken(runner: Runner) -> tuple[Venue, Act]:
+@situation("take_tokens", "COUNTED")
+def _tokens_are_taken(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
-    return venue, lambda: venue.take_token("ana")
-
-
-@situation("take_token", "LIMITED")
-def _token_is_not_to_be_had(runner: Runner) -> tuple[Venue, Act]:
-    venue = Venue(runner)
-    venue.take_token("ana", burst=1)
-    return venue, lambda: venue.take_token("ana", burst=1)
+    return venue, lambda: venue.take_tokens(("c1:ana", "a1:home"))
 
 
 # --- hold_places -----------------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ def test_commands_of_the_page_run_as_they_stand(installation: Installation, page
     if page.stem == "off-sale":
         assert printed.count('"status":"blocked"') == 2
         assert printed.index('"code":"places-unavailable"') < printed.index('"status":"active"')
+    if page.stem == "rate-limits":
+        assert [line for line in printed.splitlines() if line.startswith('ratelimit: "caller";r=')] != []
     if page.stem == "admission":
         refusals, holds = ('"code":"admission-required"', '"status":"active"')
         assert (printed.count(refusals), printed.count(holds)) == (2, 2)

@@ -30,7 +30,7 @@ EXAMPLES: list[Exception] = [
         next_release_at=dt.datetime(2027, 5, 1, 19, tzinfo=dt.UTC),
     ),
     engine.LimitExceeded("max_places_per_hold", 10),
-    engine.RateLimited(100, 60, retry_after_ms=600),
+    engine.RateLimited("caller", 0, None, retry_after_ms=600),
     engine.AdmissionRequired("concert-42"),
     engine.AdmissionPending("concert-42", admitted_at=dt.datetime(2027, 5, 1, 19, tzinfo=dt.UTC), wait_ms=1_600),
     engine.HoldNotFound("x"),

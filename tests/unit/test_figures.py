@@ -235,5 +235,5 @@ async def test_every_metric_that_is_told_is_one_of_the_list(board: FiguresBoard)
 
 def test_nothing_that_is_told_names_an_event_a_seat_or_a_customer() -> None:
     labels = {label for names in metric_labels().values() for label in names}
-    ours = {"method", "route", "status", "script", "outcome", "kind", "process", "reason"}
+    ours = {"method", "route", "status", "script", "outcome", "kind", "process", "reason", "policy"}
     assert labels == ours | {"sink", "service", "provider", "call", "class"}

@@ -25,7 +25,7 @@ def test_settings_have_the_defaults_of_the_contract_when_nothing_is_set() -> Non
     assert settings.journal_max_bytes == 64 << 20
     assert settings.hold_history_days == 30
     assert (settings.reconciler, settings.archive_after_s) == (True, 86_400.0)
-    assert settings.rate_limit is None
+    assert (settings.rate_limit, settings.rate_limit_by_address, settings.trusted_proxies) == (None, None, ())
 
 
 def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
@@ -49,6 +49,8 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
             "HOLDFAST_RECONCILER": "OFF",
             "HOLDFAST_ARCHIVE_AFTER": "3600",
             "HOLDFAST_RATE_LIMIT": "100/60+20",
+            "HOLDFAST_RATE_LIMIT_BY_ADDRESS": "1000/60+200",
+            "HOLDFAST_TRUSTED_PROXIES": "10.0.0.0/8, unix",
             "HOLDFAST_IN_FLIGHT": "32",
             "HOLDFAST_CONNECTIONS_MAX": "500",
             "HOLDFAST_STREAM": "{shop}:events",
@@ -99,6 +101,8 @@ def test_settings_are_read_from_the_environment(tmp_path: Path) -> None:
         reconciler=False,
         archive_after_s=3600.0,
         rate_limit=RateLimit(100, 60, 20),
+        rate_limit_by_address=RateLimit(1000, 60, 200),
+        trusted_proxies=("10.0.0.0/8", "unix"),
         in_flight=32,
         connections_max=500,
         stream="{shop}:events",
@@ -158,6 +162,9 @@ def test_settings_name_the_file_when_a_secret_cannot_be_read(tmp_path: Path) -> 
         ("HOLDFAST_JOURNAL_MAX_BYTES", "4096", "a whole number from 1048576 to 1099511627776"),
         ("HOLDFAST_RATE_LIMIT", "100 per minute", "REQUESTS/SECONDS+BURST"),
         ("HOLDFAST_RATE_LIMIT", "0/60+20", "REQUESTS/SECONDS+BURST"),
+        ("HOLDFAST_RATE_LIMIT_BY_ADDRESS", "10/60", "REQUESTS/SECONDS+BURST"),
+        ("HOLDFAST_TRUSTED_PROXIES", "10.0.0.1/8", "networks such as 10.0.0.0/8"),
+        ("HOLDFAST_TRUSTED_PROXIES", "0.0.0.0/0", "anybody could name any client"),
         ("HOLDFAST_LOG_LEVEL", "loud", "one of debug, info, warning, error, critical"),
         ("HOLDFAST_JWKS_URL", "id.example", "a URL beginning with https://, http://"),
         ("HOLDFAST_PRICING_URL", "prices:8080", "a URL beginning with https:// or http://"),
