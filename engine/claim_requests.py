@@ -27,7 +27,7 @@ class ClaimRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ttl: TtlSeconds | None = None
 
 
-class Held(msgspec.Struct, frozen=True):
+class Held(msgspec.Struct, frozen=True, gc=False):
     """A hold, and whether an earlier request with the same idempotency key made it."""
 
     hold: Hold

@@ -22,7 +22,7 @@ class ItemRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     best: Quantity | None = None
 
 
-class ClaimedItem(msgspec.Struct, frozen=True):
+class ClaimedItem(msgspec.Struct, frozen=True, gc=False):
     """One line of a hold or booking; ``price`` is per place over the whole range of legs, in minor units."""
 
     section: str
@@ -53,6 +53,10 @@ def describe_places(layout: Layout, places: Places) -> tuple[tuple[ClaimedItem, 
         if not isinstance(item, NumberedPlaces):
             price = layout.price_of(section, None, places.first_leg, places.last_leg)
             lines.append(ClaimedItem(section.id, item.quantity, None, price, price * item.quantity))
+            continue
+        if len(item.seats) == 1:  # as nearly all have: nothing to sort by price
+            price = layout.price_of(section, item.seats[0], places.first_leg, places.last_leg)
+            lines.append(ClaimedItem(section.id, 1, (layout.seats[item.seats[0]].label,), price, price))
             continue
         by_price: dict[int, list[str]] = {}
         for seat in item.seats:

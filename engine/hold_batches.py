@@ -5,14 +5,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
+import uuid_utils
 
 from engine.catalog import Catalog
 from engine.claim_requests import ClaimRequest, Held
-from engine.claims import resolve_places
+from engine.claims import describe_places, resolve_places
 from engine.errors import HoldfastError
 from engine.events import SellableEvent
 from engine.holds import Hold
-from engine.ids import new_claim_key
+from engine.ids import HoldId, claim_id_of, claim_keys
 from engine.kernel import Kernel
 from engine.once import Once
 from engine.places import Places, format_places
@@ -59,14 +60,17 @@ class HoldBatches:
         A claim with an idempotency key is claimed by itself: its record is a key of its own, which only
         ``hold_places`` knows.
         """
-        entries = [_Entry(claim, once, new_claim_key()) for claim, once in zip(claims, onces, strict=True)]
+        keys = claim_keys([uuid_utils.uuid7().bytes for _ in claims])  # made together, they cost a fraction
+        entries = [_Entry(*entry) for entry in zip(claims, onces, keys, strict=True)]
         usual = [entry for entry in entries if entry.once is None]
         parts = [usual[start : start + CLAIMS_MAX] for start in range(0, len(usual), CLAIMS_MAX)]
         alone = [entry for entry in entries if entry.once is not None]
-        await asyncio.gather(
-            *(self._hold_part(event_id, part, customer_id) for part in parts),
-            *(self._hold_alone(event_id, entry, customer_id) for entry in alone),
-        )
+        async with asyncio.TaskGroup() as group:
+            for part in parts:
+                group.create_task(self._hold_part(event_id, part, customer_id))
+                await asyncio.sleep(0)  # this part is on its way to Redis while the next one is made ready
+            for entry in alone:
+                group.create_task(self._hold_alone(event_id, entry, customer_id))
         return [_outcome_of(entry) for entry in entries]
 
     async def _hold_part(self, event_id: str, entries: Sequence[_Entry], customer_id: str) -> None:
@@ -82,8 +86,8 @@ class HoldBatches:
             entries = [entry for entry in entries if entry.outcome is None]
             if is_any_held or not entries:
                 break
-            # What stands in the way of all of them (no state yet, an old layout, lapsed holds, no deadline so far) the
-            # first one, by itself, may clear away.
+            # What stands in the way of all of them (no state yet, an old layout, lapsed holds) the first one may clear
+            # away by itself.
             await self._hold_alone(event_id, entries[0], customer_id)
             entries = entries[1:]
         await asyncio.gather(*(self._hold_alone(event_id, entry, customer_id) for entry in entries))
@@ -91,27 +95,24 @@ class HoldBatches:
     async def _run(self, event_id: str, entries: Sequence[_Entry], customer_id: str) -> bool:
         """One call of ``hold_many``; whether it held anything."""
         event = self._catalog.recall(event_id) or await self._catalog.get(event_id)
-        policy_ttl_s = event.definition.policy.hold_ttl
-        asked: list[tuple[_Entry, Places]] = []
-        args = [customer_id.encode(), event.layout.digest.encode()]
-        for entry in entries:
-            claim = entry.claim
-            try:
-                places = resolve_places(event.layout, claim.items, claim.from_, claim.to)
-            except HoldfastError as error:
-                entry.outcome = error
-                continue
-            asked.append((entry, places))
-            args.append(f"{entry.key}|{(claim.ttl or policy_ttl_s) * 1000}|{format_places(places)}".encode())
+        asked, args = _resolve(event, entries)
         if not asked:
             return False
+        args = [customer_id.encode(), event.layout.digest.encode(), *args]
         reply: list[Any] = await self._kernel.run("hold_many", event, args)
         if reply[0] == b"GENERAL":
             return False
-        created_ms = reply[1]
-        for (entry, places), deadline_ms in zip(asked, reply[2:], strict=True):
-            if deadline_ms != b"GENERAL":
-                entry.outcome = Held(self._hold_on(event, entry.key, created_ms, deadline_ms, places))
+        created_ms, *deadlines = reply[1:]
+        last: tuple[Places, int, Hold] | None = None
+        for (entry, places), deadline_ms in zip(asked, deadlines, strict=True):
+            if deadline_ms == b"GENERAL":
+                continue
+            if last is None or deadline_ms != last[1] or _legs_of(places) != _legs_of(last[0]):
+                hold = self._hold_on(event, entry.key, created_ms, deadline_ms, places)
+            else:
+                hold = _hold_like(last[2], event, entry.key, places, are_same=places is last[0])
+            last = places, deadline_ms, hold
+            entry.outcome = Held(hold)
         return True
 
     async def _hold_alone(self, event_id: str, entry: _Entry, customer_id: str) -> None:
@@ -121,6 +122,42 @@ class HoldBatches:
             )
         except HoldfastError as error:
             entry.outcome = error
+
+
+def _resolve(event: SellableEvent, entries: Sequence[_Entry]) -> tuple[list[tuple[_Entry, Places]], list[bytes]]:
+    """The places of each claim that makes sense, and their arguments; the others have their outcome now.
+
+    Neighbours are often alike, a place of the same section each: then they share what was made of the first.
+    """
+    asked: list[tuple[_Entry, Places]] = []
+    args: list[bytes] = []
+    before: ClaimRequest | None = None
+    for entry in entries:
+        claim = entry.claim
+        if claim != before:
+            try:
+                places = resolve_places(event.layout, claim.items, claim.from_, claim.to)
+            except HoldfastError as error:
+                entry.outcome = error
+                continue
+            text = f"{(claim.ttl or event.definition.policy.hold_ttl) * 1000}|{format_places(places)}"
+            before = claim
+        asked.append((entry, places))
+        args.append(f"{entry.key}|{text}".encode())
+    return asked, args
+
+
+def _legs_of(places: Places) -> tuple[int, int]:
+    return places.first_leg, places.last_leg
+
+
+def _hold_like(hold: Hold, event: SellableEvent, key: str, places: Places, *, are_same: bool) -> Hold:
+    """A hold of the same call, with the same deadline and legs, and of the very same places where they *are_same*."""
+    hold_id = HoldId(claim_id_of(key, hold.event_id))
+    if are_same:
+        return msgspec.structs.replace(hold, id=hold_id)
+    items, amount = describe_places(event.layout, places)
+    return msgspec.structs.replace(hold, id=hold_id, items=items, amount=amount)
 
 
 def _outcome_of(entry: _Entry) -> Held | HoldfastError:

@@ -9,7 +9,7 @@ from engine.claims import ClaimedItem
 from engine.ids import HoldId
 
 
-class Hold(msgspec.Struct, frozen=True):
+class Hold(msgspec.Struct, frozen=True, gc=False):
     """A live hold as its owner sees it; amounts in minor units, ``ttl`` in seconds from creation to deadline.
 
     ``paying`` is one whose payment has begun: its deadline has been moved for that, and moves no more.

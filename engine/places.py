@@ -8,15 +8,18 @@ from typing import Literal
 
 import msgspec
 
+# ``gc=False``, here and of holds: they are made by the thousand and cannot be part of a cycle, so that Python's
+# collector need not look at them. With batches of 1 000 it took 5 of the 14 us of a hold.
 
-class CountedPlaces(msgspec.Struct, frozen=True, tag="counted"):
+
+class CountedPlaces(msgspec.Struct, frozen=True, gc=False, tag="counted"):
     """A number of places of a counted section (by its index)."""
 
     section: int
     quantity: int
 
 
-class NumberedPlaces(msgspec.Struct, frozen=True, tag="numbered"):
+class NumberedPlaces(msgspec.Struct, frozen=True, gc=False, tag="numbered"):
     """Seats by their dense index, all of one seated section."""
 
     section: int
@@ -28,14 +31,14 @@ class NumberedPlaces(msgspec.Struct, frozen=True, tag="numbered"):
         return len(self.seats)
 
 
-class BestPlaces(msgspec.Struct, frozen=True, tag="best"):
+class BestPlaces(msgspec.Struct, frozen=True, gc=False, tag="best"):
     """A wish: the best *quantity* seats of a section, together where possible."""
 
     section: int
     quantity: int
 
 
-class Places(msgspec.Struct, frozen=True):
+class Places(msgspec.Struct, frozen=True, gc=False):
     """Claims on one event over the legs ``[first_leg, last_leg)``."""
 
     first_leg: int

@@ -7,7 +7,8 @@
 -- KEYS[4] holds     hash    hold id -> record
 -- KEYS[5] expiries  zset    hold id scored by deadline_ms
 -- KEYS[6] users     hash    customer -> places claimed
--- KEYS[7] trail     stream  what became of holds, for the history in Postgres
+-- KEYS[7] wakeups   zset    event id scored by its earliest deadline
+-- KEYS[8] trail     stream  what became of holds, for the history in Postgres
 --
 -- ARGV[1] owner   customer id of all claims
 -- ARGV[2] layout  digest of the layout that the places are numbered by
@@ -33,7 +34,8 @@ time = time[1] * 1000 + math.floor(time[2] / 1000)
 
 -- Everything is read once: what is asked for, the state with the counters of those sections, records, cells. A claim is
 -- its number in several lists, not a table of its own, which would have to be made and collected.
-local fields = { 'status', 'layout', 'closes', 'due', 'clock', 'seq', 'legs', 'max_hold', 'max_customer', 'ttl_max', 'waiting' }
+local fields = { 'status', 'layout', 'closes', 'due', 'clock', 'seq', 'legs', 'max_hold', 'max_customer', 'ttl_max',
+  'waiting', 'event' }
 local FIXED = #fields
 local field_of = {}
 local numbers, ids, ttls, texts, counters, seats, amounts, seat_legs = {}, {}, {}, {}, {}, {}, {}, {}
@@ -53,7 +55,7 @@ for n = 1, count do
   end
 end
 local state = redis.call('HMGET', keys.state, unpack(fields))
-local status, known_layout, closes, due, clock, seq, legs, max_hold, max_customer, ttl_max, waiting =
+local status, known_layout, closes, due, clock, seq, legs, max_hold, max_customer, ttl_max, waiting, event_id =
   unpack(state, 1, FIXED)
 if #ids == 0 or status ~= 'open' or known_layout ~= layout or waiting then
   return { 'GENERAL' }
@@ -83,15 +85,15 @@ for field = FIXED + 1, #fields do
   state[field] = tonumber(state[field])
 end
 local claimed, taken = tonumber(redis.call('HGET', keys.users, owner) or 0), {}
-local before = claimed
+local before, earliest = claimed, due
 local reply, granted, sets = { 'HELD', now }, {}, {}
 for n = 1, count do
   reply[n + 2] = 'GENERAL'
 end
 for i = 1, #ids do
   local quantity, cell, field = amounts[i], cells[i], counters[i]
-  local deadline, free = now + math.min(ttls[i], ttl_max), state[field]
-  if free and due <= deadline and quantity <= max_hold and quantity <= free and claimed + quantity <= max_customer
+  local free = state[field]
+  if free and quantity <= max_hold and quantity <= free and claimed + quantity <= max_customer
     and not (cell and (held_bits[bits[i]] + sold_bits[bits[i]] > 0 or taken[cell]))
     and not records[i] and not taken[ids[i]]
   then
@@ -104,6 +106,8 @@ for i = 1, #ids do
     state[field], state[field + 1] = free - quantity, state[field + 1] + quantity
     claimed = claimed + quantity
     granted[#granted + 1] = i
+    local deadline = now + math.min(ttls[i], ttl_max)
+    earliest = math.min(earliest, deadline)
     reply[numbers[i] + 2] = deadline
   end
 end
@@ -111,12 +115,14 @@ if #granted == 0 then
   return { 'GENERAL' }
 end
 
--- Nothing below refuses.
+-- Nothing below refuses. One command writes what all claims have in common; but lines of the trail are added one by one,
+-- because it is bounded, and what was lost of it is counted, by entries.
 local holds, deadlines, changes = {}, {}, { 'seq', seq + #granted, 'clock', now }
+local began, ending = 'active|' .. now .. '|', '|' .. owner
 for n = 1, #granted do
   local i = granted[n]
   local deadline = reply[numbers[i] + 2]
-  local record = string.format('active|%d|%d|%d|%s|%s', now, deadline, amounts[i], texts[i], owner)
+  local record = began .. deadline .. '|' .. amounts[i] .. '|' .. texts[i] .. ending
   holds[2 * n - 1], holds[2 * n] = ids[i], record
   deadlines[2 * n - 1], deadlines[2 * n] = deadline, ids[i]
   -- Nothing is trimmed here: that is done by the line that ends a hold, and every hold has one.
@@ -126,6 +132,10 @@ for field = FIXED + 1, #fields do
   if state[field] then
     changes[#changes + 1], changes[#changes + 2] = fields[field], state[field]
   end
+end
+if earliest < due then -- the first holds of an event, or shorter ones than it had
+  changes[#changes + 1], changes[#changes + 2] = 'due', earliest
+  redis.call('ZADD', keys.wakeups, earliest, event_id)
 end
 redis.call('HSET', keys.holds, unpack(holds))
 redis.call('ZADD', keys.expiries, unpack(deadlines))

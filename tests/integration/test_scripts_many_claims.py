@@ -34,7 +34,6 @@ class Shop:
         runner.redis.flushall()
         stops = ["a", "b", "c", "d"] if legs == 3 else None
         self.venue = Venue(runner, FLOOR | {"capacity": 6}, STALLS, stops=stops, policy=LIMITS)
-        self.venue.held("0:1;0*1", hold_id="h", owner="zoe", ttl_ms=1_000)  # without a hold no claim is the usual one
         self.replies: list[Any] = []
         self.held: list[tuple[str, str]] = []
 
@@ -124,7 +123,7 @@ def test_batch_never_grants_what_hold_places_would_refuse(
 
 @pytest.fixture
 def venue(redis_url: str) -> Venue:
-    """An event with a hold, so that usual claims are."""
+    """An event with a hold of somebody else."""
     venue = Venue(Runner(redis_url))
     venue.held("0:1;0*1", owner="zoe", hold_id="z")
     return venue
@@ -176,6 +175,27 @@ def test_event_s_own_obstacles_hand_the_whole_batch_back(venue: Venue) -> None:
     venue.redis.hdel(venue.key("state"), "waiting")
     venue.advance(TTL_MS)
     assert grants(venue, "0:1;0*1") == [False]
+
+
+def test_first_holds_of_an_event_share_a_call_and_set_its_earliest_deadline(redis_url: str) -> None:
+    venue = Venue(Runner(redis_url))
+    reply = venue.hold_many(("a", TTL_MS, "0:1;0*1"), ("b", 500, "0:1;1#3"), ("c", TTL_MS, "0:1;1#4"))
+    assert reply[2:] == [venue.now() + TTL_MS, venue.now() + 500, venue.now() + TTL_MS]
+    assert venue.state("due") == venue.now() + 500
+    assert venue.redis.zscore(venue.partition_key("wakeups"), venue.id) == venue.now() + 500
+    venue.advance(500)
+    assert venue.read("b") == ["EXPIRED"]
+    assert venue.reap()[:2] == ["REAPED", 1]
+    assert_consistent(venue.redis, venue.event, partitions=PARTITIONS)
+
+
+def test_later_deadlines_leave_the_earliest_alone(venue: Venue) -> None:
+    assert grants(venue, "0:1;0*1") == [True]
+    due_ms = venue.state("due")
+    reply = venue.hold_many(("later", TTL_MS + 1, "0:1;0*1"))
+    assert reply[2] > due_ms
+    assert venue.state("due") == due_ms
+    assert_consistent(venue.redis, venue.event, partitions=PARTITIONS)
 
 
 def test_batch_beyond_its_bound_is_an_error_and_writes_nothing(venue: Venue) -> None:

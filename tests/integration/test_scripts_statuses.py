@@ -225,13 +225,13 @@ def _held_behind_a_crowd(runner: Runner) -> tuple[Venue, Act]:
 @situation("hold_many", "HELD")
 def _held_with_others(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
-    venue.held("0:1;0*1")
     return venue, lambda: venue.hold_many((new_id(), TTL_MS, "0:1;0*1"), (new_id(), TTL_MS, "0:1;1#3"))
 
 
 @situation("hold_many", "GENERAL")
-def _held_with_others_when_nothing_has_a_deadline(runner: Runner) -> tuple[Venue, Act]:
+def _held_with_others_after_the_sale(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
+    venue.set_status("closed")
     return venue, lambda: venue.hold_many((new_id(), TTL_MS, "0:1;0*1"), (new_id(), TTL_MS, "0:1;1#3"))
 
 

@@ -110,6 +110,26 @@ def line_is_overtaken(venue: Venue) -> None:
     assert venue.read(first, owner="") == ["RELEASED"]
 
 
+def batch_wants_a_seat_twice(venue: Venue) -> None:
+    reply = venue.hold_many(("a", TTL_MS, "0:1;1#3"), ("b", TTL_MS, "0:1;1#3"))
+    assert (reply[0], reply[3]) == ("HELD", "GENERAL")
+
+
+def batch_wants_what_is_gone(venue: Venue) -> None:
+    venue.held("0:1;0*8;1#3", owner="bea")
+    venue.booked("0:1;1#4", owner="bea")
+    reply = venue.hold_many(*((f"c{number}", TTL_MS, text) for number, text in enumerate(("0:1;0*3", "0:1;1#4"))))
+    assert reply == ["GENERAL"]
+
+
+def batch_comes_before_the_line(venue: Venue) -> None:
+    venue.held("0:1;0*9", owner="bea")
+    hold_id = venue.held("0:1;0*1", owner="bea")
+    venue.joined("0:1;0*1", owner="fay")
+    venue.release(hold_id, owner="bea")
+    assert venue.hold_many(("a", TTL_MS, "0:1;0*1")) == ["GENERAL"]
+
+
 def customer_comes_and_goes(venue: Venue) -> None:
     for _ in range(3):
         venue.release(venue.held("0:1;0*10"))
@@ -222,6 +242,14 @@ MUTANTS = {
     ),
     "the usual claim does not ask whether there is a line": Mutant(
         "hold_places", "and not waiting then", "then", line_is_overtaken
+    ),
+    "a batch does not ask whether a line comes first": Mutant(
+        "hold_many", " or waiting then", " then", batch_comes_before_the_line
+    ),
+    "a batch does not see what it has taken": Mutant("hold_many", " or taken[cell]", "", batch_wants_a_seat_twice),
+    "a batch does not see what is sold": Mutant("hold_many", " + sold_bits[bits[i]]", "", batch_wants_what_is_gone),
+    "a batch takes more than there is": Mutant(
+        "hold_many", "and quantity <= free and", "and", batch_wants_what_is_gone
     ),
     "a booking does not ask whether a line comes first": Mutant(
         "book_places", "if not limit and line_is_first(ev) then", "if false then", line_is_overtaken
