@@ -16,7 +16,7 @@ local function undo_booking(ev, booking_id, booking, owner)
   redis.call('HDEL', ev.keys.bookings, booking_id)
   forget_user_places(ev, booking.owner, booking.quantity)
   if owner ~= '' then
-    note_end(ev, booking_id, 'refused', ev.now, booking)
+    note_hold(ev, booking_id, 'refused', ev.now, booking)
   end
   ev.seq = ev.seq + 1
   write_event(ev)
