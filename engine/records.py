@@ -16,13 +16,17 @@ from engine.kernel import Kernel
 from engine.places import Places, format_places, parse_places
 
 _PLACES = r"\d+:\d+(?:;\d+(?:\*\d+|#\d+(?:,\d+)*))+"
-_HOLD = re.compile(rf"[A-Za-z]+\|(\d+)\|(\d+)\|(\d+)\|({_PLACES})\|(.*)", re.ASCII | re.DOTALL)
+_HOLD = re.compile(rf"[ap]\|(\d+)\|({_PLACES})\|(.*)", re.ASCII | re.DOTALL)
+_OLD_HOLD = re.compile(rf"[A-Za-z]{{2,}}\|(\d+)\|(\d+)\|(\d+)\|({_PLACES})\|(.*)", re.ASCII | re.DOTALL)
 _BOOKING = re.compile(rf"(\d+)\|(\d+)\|((?:\d+-\d+)?)\|[^|]*\|(\d+)\|({_PLACES})\|(.*)", re.ASCII | re.DOTALL)
 SCAN_COUNT = 500  # members of a hash that one step asks for; well under a millisecond of the server's time
 
 
 class HoldRecord(msgspec.Struct, frozen=True):
-    """``phase|created_ms|deadline_ms|quantity|places|owner``; *key* is the hold's name inside the event's hashes."""
+    """``phase|lifetime_ms|places|owner``; *key* is the hold's name inside the event's hashes.
+
+    Both times are 0 where its deadline is not known.
+    """
 
     key: str
     created_ms: int
@@ -47,14 +51,20 @@ class BookingRecord(msgspec.Struct, frozen=True):
     owner: str
 
 
-def parse_hold_record(key: bytes, record: bytes) -> HoldRecord:
-    """The record of a live hold.
+def parse_hold_record(key: bytes, record: bytes, deadline_ms: int | None = None) -> HoldRecord:
+    """The record of a live hold; *deadline_ms* as ``expiries`` has it.
+
+    Records of old say ``phase|created_ms|deadline_ms|quantity|places|owner``, and their own deadline counts.
 
     Raises:
         ValueError: No script wrote this.
     """
-    created, deadline, quantity, places, owner = _fields(_HOLD, record)
-    return HoldRecord(key.decode(), int(created), int(deadline), int(quantity), _named(quantity, places), owner)
+    if record[1:2] != b"|":
+        created, deadline, quantity, places, owner = _fields(_OLD_HOLD, record)
+        return HoldRecord(key.decode(), int(created), int(deadline), int(quantity), _named(quantity, places), owner)
+    lifetime, places, owner = _fields(_HOLD, record)
+    claimed, until_ms = parse_places(places), deadline_ms or 0
+    return HoldRecord(key.decode(), max(until_ms - int(lifetime), 0), until_ms, claimed.quantity, claimed, owner)
 
 
 def parse_booking_record(key: bytes, record: bytes) -> BookingRecord:

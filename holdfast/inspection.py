@@ -166,7 +166,7 @@ async def _next_to_lapse(kernel: Kernel, event: SellableEvent, limit: int) -> tu
     records = await kernel.event_command(event, "HMGET", "holds", *deadlines)
     holds = []
     for (key, deadline), text in zip(deadlines.items(), records, strict=True):
-        hold = None if text is None else parse_hold_record(key, text)
+        hold = None if text is None else parse_hold_record(key, text, int(deadline))
         holds.append(
             LiveHold(
                 claim_id_of(key.decode(), event.event.id),

@@ -56,9 +56,8 @@ end
 local function check_pieces(ev, missing)
   for i = 1, #pieces do
     local piece = pieces[i]
-    local record = redis.call('HGET', keys.holds, piece.hold_id)
-    piece.hold = record and parse_hold(record)
-    if not record then
+    piece.hold = find_hold(ev, piece.hold_id)
+    if not piece.hold then
       check_places(ev, piece.places, missing)
     end
   end
@@ -70,7 +69,7 @@ local function take_piece(ev, piece)
     redis.call('HDEL', keys.holds, piece.hold_id)
     redis.call('ZREM', keys.expiries, piece.hold_id)
     forget_user_places(ev, piece.hold.owner, piece.hold.quantity)
-    note_end(ev, piece.hold_id, 'confirmed', ev.now, piece.hold)
+    note_hold(ev, piece.hold_id, 'confirmed', ev.now, piece.hold)
   end
 end
 

@@ -37,11 +37,10 @@ local ev = read_event(keys, read_clock())
 if not ev then
   return { 'NOT_LOADED' }
 end
-local record = redis.call('HGET', keys.holds, hold_id)
-if not record then
+local hold = find_hold(ev, hold_id)
+if not hold then
   return { booked_by(ev, hold_id, owner) and 'BOOKED' or status_of_ended(ev, hold_id, owner) }
 end
-local hold = parse_hold(record)
 if hold.owner ~= owner then
   return { 'NOT_FOUND' }
 elseif hold.deadline <= ev.now then
@@ -57,11 +56,11 @@ end
 
 -- Nothing below refuses. A hold that lives longer than its payment may take keeps its deadline.
 local deadline = math.max(hold.deadline, ev.now + ttl)
-local rest = table.concat({ hold.created, deadline, hold.quantity, hold.places, hold.owner }, '|')
-redis.call('HSET', keys.holds, hold_id, 'paying|' .. rest)
-note_hold(ev, hold_id, 'active|' .. rest)
-redis.call('ZADD', keys.expiries, deadline, hold_id)
-if hold.deadline <= ev.due then
+local was_earliest = hold.deadline <= ev.due
+hold.phase, hold.deadline = 'paying', deadline
+store_hold(ev, hold_id, hold)
+note_hold(ev, hold_id, 'active', deadline, hold)
+if was_earliest then
   move_due(ev, earliest_deadline(ev))
 end
 ev.seq = ev.seq + 1

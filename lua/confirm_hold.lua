@@ -63,11 +63,10 @@ local known = find_booking(ev, hold_id, owner, attempt)
 if known then
   return known
 end
-local record = redis.call('HGET', keys.holds, hold_id)
-if not record then
+local hold = find_hold(ev, hold_id)
+if not hold then
   return { status_of_ended(ev, hold_id, owner) }
 end
-local hold = parse_hold(record)
 if hold.owner ~= owner then
   return { 'NOT_FOUND' }
 elseif hold.deadline <= ev.now then
@@ -92,6 +91,6 @@ redis.call('ZREM', keys.expiries, hold_id)
 if hold.deadline <= ev.due then
   move_due(ev, earliest_deadline(ev))
 end
-note_end(ev, hold_id, 'confirmed', ev.now, hold)
+note_hold(ev, hold_id, 'confirmed', ev.now, hold)
 local booking = { owner = owner, quantity = hold.quantity, created = hold.created, places = hold.places }
 return write_booking(ev, hold_id, booking, request, keys.once)

@@ -37,11 +37,10 @@ local ev = read_event(keys, read_clock())
 if not ev then
   return { 'NOT_LOADED' }
 end
-local record = redis.call('HGET', keys.holds, hold_id)
-if not record then
+local hold = find_hold(ev, hold_id)
+if not hold then
   return { booked_by(ev, hold_id, owner) and 'BOOKED' or status_of_ended(ev, hold_id, owner) }
 end
-local hold = parse_hold(record)
 if owner ~= '' and hold.owner ~= owner then
   return { 'NOT_FOUND' }
 elseif hold.deadline <= ev.now then
@@ -56,11 +55,11 @@ end
 -- Nothing below refuses.
 -- An offer to somebody in line has a later deadline than that from the beginning, and keeps it.
 local deadline = math.min(ev.now + ttl, math.max(hold.created + ev.ttl_max, hold.deadline))
-local extended = table.concat({ 'active', hold.created, deadline, hold.quantity, hold.places, hold.owner }, '|')
-redis.call('HSET', keys.holds, hold_id, extended)
-note_hold(ev, hold_id, extended)
-redis.call('ZADD', keys.expiries, deadline, hold_id)
-if hold.deadline <= ev.due or deadline < ev.due then
+local was_earliest = hold.deadline <= ev.due
+hold.deadline = deadline
+store_hold(ev, hold_id, hold)
+note_hold(ev, hold_id, 'active', deadline, hold)
+if was_earliest or deadline < ev.due then
   move_due(ev, earliest_deadline(ev))
 end
 ev.seq = ev.seq + 1

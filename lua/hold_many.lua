@@ -118,15 +118,15 @@ end
 -- Nothing below refuses. One command writes what all claims have in common; but lines of the trail are added one by one,
 -- because it is bounded, and what was lost of it is counted, by entries.
 local holds, deadlines, changes = {}, {}, { 'seq', seq + #granted, 'clock', now }
-local began, ending = 'active|' .. now .. '|', '|' .. owner
+local began, ending = '|active|' .. now .. '|', '|' .. owner
 for n = 1, #granted do
   local i = granted[n]
   local deadline = reply[numbers[i] + 2]
-  local record = began .. deadline .. '|' .. amounts[i] .. '|' .. texts[i] .. ending
-  holds[2 * n - 1], holds[2 * n] = ids[i], record
+  local rest = '|' .. texts[i] .. ending
+  holds[2 * n - 1], holds[2 * n] = ids[i], 'a|' .. deadline - now .. rest
   deadlines[2 * n - 1], deadlines[2 * n] = deadline, ids[i]
   -- Nothing is trimmed here: that is done by the line that ends a hold, and every hold has one.
-  redis.call('XADD', keys.trail, 'NOMKSTREAM', '*', keys.state, ids[i] .. '|' .. record)
+  redis.call('XADD', keys.trail, 'NOMKSTREAM', '*', keys.state, ids[i] .. began .. deadline .. '|' .. amounts[i] .. rest)
 end
 for field = FIXED + 1, #fields do
   if state[field] then

@@ -56,12 +56,12 @@ if leg and last - leg == 1 then
     local deadline = now + math.min(tonumber(ARGV[7]), tonumber(ttl_max))
     local is_seat = kind == '#'
     local quantity, cell = is_seat and 1 or tonumber(amount), is_seat and amount * legs + leg
-    local record = string.format('active|%d|%d|%d|%s|%s', now, deadline, quantity, text, owner)
+    local rest = '|' .. text .. '|' .. owner -- of the record, as store_hold writes it, and of the trail's line
     due = tonumber(due)
     if free and now < tonumber(closes) and now < due and due <= deadline and quantity <= tonumber(max_hold)
       and quantity <= tonumber(free) and (redis.call('HGET', KEYS[6], owner) or 0) + quantity <= tonumber(max_customer)
       and not (is_seat and redis.call('GETBIT', KEYS[2], cell) + redis.call('GETBIT', KEYS[3], cell) > 0)
-      and redis.call('HSETNX', KEYS[4], hold_id, record) == 1 -- the last check is the first write
+      and redis.call('HSETNX', KEYS[4], hold_id, 'a|' .. deadline - now .. rest) == 1 -- the last check is the first write
     then
       if is_seat then
         redis.call('SETBIT', KEYS[2], cell, 1)
@@ -70,7 +70,8 @@ if leg and last - leg == 1 then
       redis.call('HINCRBY', KEYS[6], owner, quantity)
       redis.call('HSET', KEYS[1], 'seq', seq + 1, 'clock', now, free_field, free - quantity, held_field, held + quantity)
       -- Nothing is trimmed here: that is done by the line that ends a hold, and every hold has one.
-      redis.call('XADD', KEYS[10], 'NOMKSTREAM', '*', KEYS[1], hold_id .. '|' .. record)
+      redis.call('XADD', KEYS[10], 'NOMKSTREAM', '*', KEYS[1],
+        hold_id .. '|active|' .. now .. '|' .. deadline .. '|' .. quantity .. rest)
       if KEYS[11] then
         redis.call('SET', KEYS[11], string.format('%s|%s/%d/%d/%s', ARGV[2], hold_id, now, deadline, text), 'PX', ARGV[3])
       end
@@ -87,10 +88,10 @@ end
 --- @include rows, best for choose_seats
 --- @include claim
 --- @include line
---- @include hold for parse_hold
+--- @include hold
 --- @include trail
 --- @include write_hold
---- @include hold, release, reap for reap_due
+--- @include release, reap for reap_due
 
 local KEYS_PER_EVENT, ARGS_PER_EVENT, SHARED_ARGS = 8, 4, 3
 local event_count = (#ARGV - SHARED_ARGS) / ARGS_PER_EVENT
@@ -154,9 +155,8 @@ check_claim = function(n, has_reaped)
     return { 'STALE_LAYOUT', n }
   end
   claim.ev = ev
-  local record = redis.call('HGET', ev.keys.holds, claim.hold_id)
-  if record then
-    claim.again = parse_hold(record)
+  claim.again = find_hold(ev, claim.hold_id)
+  if claim.again then
     return nil, claim
   end
   reap_due(ev, true)

@@ -3,12 +3,13 @@
 --
 -- KEYS[1]  state     hash    the event's counters, limits and deadlines
 -- KEYS[2]  holds     hash    hold id -> record
--- KEYS[3]  ended     hash    how the last holds ended
--- KEYS[4]  bookings  hash    booking id -> record
--- KEYS[5]  waitlist  zset    entry scored by priority and time
--- KEYS[6]  entries   hash    entry -> what it waits for, and who
--- KEYS[7]  wanted    hash    what the line waits for -> by how many entries
--- KEYS[8]  lines     set     events that somebody is in line for
+-- KEYS[3]  expiries  zset    hold id scored by deadline_ms
+-- KEYS[4]  ended     hash    how the last holds ended
+-- KEYS[5]  bookings  hash    booking id -> record
+-- KEYS[6]  waitlist  zset    entry scored by priority and time
+-- KEYS[7]  entries   hash    entry -> what it waits for, and who
+-- KEYS[8]  wanted    hash    what the line waits for -> by how many entries
+-- KEYS[9]  lines     set     events that somebody is in line for
 --
 -- ARGV[1]  event_id
 -- ARGV[2]  entry      also the id of the hold that it will be offered
@@ -38,9 +39,8 @@ local ev = read_event(keys, read_clock())
 if not ev then
   return { 'NOT_LOADED' }
 end
-local record = redis.call('HGET', keys.holds, entry)
-if record then
-  local hold = parse_hold(record)
+local hold = find_hold(ev, entry)
+if hold then
   if hold.deadline <= ev.now then
     return { 'EXPIRED' } -- whoever reaps it next will write it down
   end

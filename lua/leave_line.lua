@@ -50,9 +50,8 @@ if leave_queue(keys, entry) and line_is_first(ev) then
   redis.call('HSET', keys.state, 'waiting', '0') -- the ranks behind it are others now
 end
 redis.call('HDEL', keys.notices, entry)
-local record = redis.call('HGET', keys.holds, entry)
-if record then
-  local hold = parse_hold(record)
+local hold = find_hold(ev, entry)
+if hold then
   local lapsed = hold.deadline <= ev.now
   end_hold(ev, entry, hold, lapsed and 'expired' or 'released')
   if hold.deadline <= ev.due then

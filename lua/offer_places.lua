@@ -32,10 +32,11 @@
 --- @include rows, best for choose_seats
 --- @include claim
 --- @include line
+--- @include hold
 --- @include trail
 --- @include write_hold
 --- @include queue
---- @include hold, release, reap for reap_due
+--- @include release, reap for reap_due
 --- @keys
 
 local event_id, ttl = ARGV[1], tonumber(ARGV[2])

@@ -3,8 +3,9 @@
 --
 -- KEYS[1]  state     hash    the event's counters, limits and deadlines
 -- KEYS[2]  holds     hash    hold id -> record
--- KEYS[3]  ended     hash    how the last holds ended
--- KEYS[4]  bookings  hash    booking id -> record
+-- KEYS[3]  expiries  zset    hold id scored by deadline_ms
+-- KEYS[4]  ended     hash    how the last holds ended
+-- KEYS[5]  bookings  hash    booking id -> record
 --
 -- ARGV[1]  hold_id
 -- ARGV[2]  owner      customer id; '' when the caller may see any hold
@@ -25,11 +26,10 @@ local ev = read_event(keys, read_clock())
 if not ev then
   return { 'NOT_LOADED' }
 end
-local record = redis.call('HGET', keys.holds, hold_id)
-if not record then
+local hold = find_hold(ev, hold_id)
+if not hold then
   return { booked_by(ev, hold_id, owner) and 'BOOKED' or status_of_ended(ev, hold_id, owner) }
 end
-local hold = parse_hold(record)
 if owner ~= '' and hold.owner ~= owner then
   return { 'NOT_FOUND' }
 elseif hold.deadline <= ev.now then

@@ -36,8 +36,8 @@ local ev = read_event(keys, read_clock())
 if not ev then
   return { 'NOT_LOADED' }
 end
-local record = redis.call('HGET', keys.holds, hold_id)
-if not record then
+local hold = find_hold(ev, hold_id)
+if not hold then
   if booked_by(ev, hold_id, owner) then
     return { 'BOOKED' }
   end
@@ -49,7 +49,6 @@ if not record then
   end
   return { 'ALREADY_RELEASED' }
 end
-local hold = parse_hold(record)
 if owner ~= '' and hold.owner ~= owner then
   return { 'NOT_FOUND' }
 end

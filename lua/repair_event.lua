@@ -169,22 +169,23 @@ local verbs = {
     pattern = '^([^|]*)|(.*)$',
     holds_true = is_in(keys.holds),
     write = function(key, text)
-      local hold = parse_hold(text)
+      local hold = parse_hold(text, redis.call('ZSCORE', keys.expiries, key))
       redis.call('HDEL', keys.holds, key)
       redis.call('ZREM', keys.expiries, key)
       forget_user_places(ev, hold.owner, hold.quantity)
       if not redis.call('HGET', keys.bookings, key) then
         remember_end(ev, key, 'refused', hold.owner)
-        note_end(ev, key, 'refused', ev.now, hold)
+        note_hold(ev, key, 'refused', ev.now, hold)
       end
     end,
   },
-  -- A hold whose deadline is not in the index, or not that of its record.
+  -- A hold whose deadline was lost: it lapses now. Records of old say when it was to be.
   index = {
     pattern = '^([^|]*)|(.*)$',
     holds_true = is_in(keys.holds),
     write = function(key, text)
-      redis.call('ZADD', keys.expiries, parse_hold(text).deadline, key)
+      local deadline = parse_hold(text).deadline
+      redis.call('ZADD', keys.expiries, deadline > 0 and deadline or ev.now, key)
     end,
   },
   -- A deadline without its hold.

@@ -69,11 +69,11 @@ end
 local function reserved_before(ev)
   local reply = { 'RESERVED', ev.epoch }
   for i = 1, #pieces do
-    local record = redis.call('HGET', keys.holds, pieces[i].hold_id)
-    if not record then
+    local hold = find_hold(ev, pieces[i].hold_id)
+    if not hold then
       return nil
     end
-    reply[#reply + 1] = parse_hold(record).places
+    reply[#reply + 1] = hold.places
   end
   return reply
 end

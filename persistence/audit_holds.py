@@ -45,7 +45,7 @@ class HoldsSide:
         """The same of holds that are too many to be read at once."""
         async for batch in scan_hash(kernel, self._event, "holds"):
             keys = [key for key, _ in batch]
-            deadlines = await _deadlines(kernel, self._event, keys)
+            deadlines = await read_deadlines(kernel, self._event, keys)
             # What was extended or ended between the two has another record now, or none.
             still = await kernel.event_command(self._event, "HMGET", "holds", *keys)
             yield [
@@ -59,7 +59,7 @@ class HoldsSide:
             keys = [key for key, _ in pairs(flat)]
             records = await kernel.event_command(self._event, "HMGET", "holds", *keys) if keys else []
             without = [key for key, record in zip(keys, records, strict=True) if record is None]
-            deadlines = await _deadlines(kernel, self._event, without)  # who was ended meanwhile has none any more
+            deadlines = await read_deadlines(kernel, self._event, without)  # who was ended meanwhile has none any more
             yield [self._lost(key, deadline_ms) for key, deadline_ms in deadlines.items()]
             if cursor == b"0":
                 return
@@ -78,7 +78,7 @@ class HoldsSide:
         """One hold; with *skip* it is only counted, for it has changed since it was read."""
         subject = claim_id_of(key.decode(errors="replace"), self._event_id)
         try:
-            hold = parse_hold_record(key, text)
+            hold = parse_hold_record(key, text, deadline_ms)
             twice = self._tally.add("held", hold.places)
         except ValueError as error:
             self.wrong.append(SeenRecord(key, text))
@@ -87,9 +87,8 @@ class HoldsSide:
         self._customers.add(hold.owner, hold.quantity)
         if deadline_ms != hold.deadline_ms and not skip:
             self.unindexed.append(SeenRecord(key, text))
-            yield Difference(
-                self._event_id, "expiry_wrong", subject=subject, redis=deadline_ms, ledger=hold.deadline_ms
-            )
+            wanted = hold.deadline_ms or None  # which only records of old say
+            yield Difference(self._event_id, "expiry_wrong", subject=subject, redis=deadline_ms, ledger=wanted)
         for seat, leg in twice:
             section, label = name_seat(self._event.layout, seat)
             yield Difference(self._event_id, "claimed_twice", section, label, leg, subject, redis="held twice")
@@ -103,15 +102,17 @@ class HoldsSide:
 def live_holds(picture: Picture) -> dict[bytes, tuple[HoldRecord, bytes]]:
     """The holds of a picture that can be read, with their texts."""
     found = {}
+    deadlines = picture.deadlines or {}
     for key, text in (picture.holds or {}).items():
         try:
-            found[key] = (parse_hold_record(key, text), text)
+            found[key] = (parse_hold_record(key, text, deadlines.get(key)), text)
         except ValueError:
             continue  # a difference of its own, and not counted
     return found
 
 
-async def _deadlines(kernel: Kernel, event: SellableEvent, keys: Sequence[bytes]) -> Mapping[bytes, int]:
+async def read_deadlines(kernel: Kernel, event: SellableEvent, keys: Sequence[bytes]) -> Mapping[bytes, int]:
+    """The deadlines of those holds that have one, by their keys."""
     if not keys:
         return {}
     scores = await kernel.event_command(event, "ZMSCORE", "expiries", *keys)

@@ -27,6 +27,7 @@ from engine.lifecycle import OWNING_STATUSES
 from engine.places import NumberedPlaces, Places, format_places, parse_places
 from engine.records import BookingRecord, parse_booking_record, parse_hold_record, scan_hash
 from engine.trail import TrailLine, walk_trail
+from persistence.audit_holds import read_deadlines
 from persistence.database import driver_connection, ledger_errors
 from persistence.hold_history import HoldRow, fold_lines, gap_name, moment
 from persistence.past_places import PastPlaces, read_past_places
@@ -158,7 +159,8 @@ async def _read_redis(kernel: Kernel, sellable: SellableEvent, seat: int) -> _In
     now = moment(await kernel.time_ms(partition))
     holds, bookings = {}, {}
     async for batch in scan_hash(kernel, sellable, "holds"):
-        for hold in (parse_hold_record(*pair) for pair in batch):
+        deadlines = await read_deadlines(kernel, sellable, [key for key, _ in batch])
+        for hold in (parse_hold_record(key, text, deadlines.get(key)) for key, text in batch):
             if (hold_id := _uuid_of(hold.key, event_id)) and _has_seat(hold.places, seat):
                 made, until = moment(hold.created_ms), moment(hold.deadline_ms)
                 outcome = None if until > now else "expired"  # whether or not a script has ended it yet

@@ -35,10 +35,12 @@ class StoredState:
             state, holds, bookings, users, expiries, held, sold, rows, wakeup, live = pipeline.execute()
         self.layout: Layout = event.layout
         self.state = {field.decode(): value.decode() for field, value in state.items()}
-        self.holds = {key.decode(): _Claim(record.decode(), _HOLD_FIELDS) for key, record in holds.items()}
         self.bookings = {key.decode(): _Claim(record.decode(), _BOOKING_FIELDS) for key, record in bookings.items()}
         self.users = {user.decode(): int(places) for user, places in users.items()}
         self.expiries = {hold_id.decode(): int(score) for hold_id, score in expiries}
+        self.holds = {key.decode(): _hold_claim(record.decode()) for key, record in holds.items()}
+        for hold_id, hold in self.holds.items():
+            hold.deadline_ms = hold.deadline_ms or self.expiries.get(hold_id, 0)
         self.held = _cells(held or b"", event.layout)
         self.sold = _cells(sold or b"", event.layout)
         self.rows: bytes = rows or b""
@@ -105,7 +107,8 @@ def assert_best_choice(runs: list[list[int]], wanted: int, got: list[int], *, av
         assert part[-1] - part[0] == len(part) - 1, "of each stretch, neighbours"
 
 
-_HOLD_FIELDS = ("phase", "created", "deadline", "quantity", "places", "owner")
+_HOLD_FIELDS = ("phase", "lifetime", "places", "owner")
+_OLD_HOLD_FIELDS = ("phase", "created", "deadline", "quantity", "places", "owner")
 _BOOKING_FIELDS = ("confirmed", "created", "journal_id", "attempt", "quantity", "places", "owner")
 
 
@@ -115,11 +118,16 @@ class _Claim:
     def __init__(self, record: str, fields: tuple[str, ...]) -> None:
         values = dict(zip(fields, record.split("|", len(fields) - 1), strict=True))
         self.owner = values["owner"]
-        self.quantity = int(values["quantity"])
         self.places = parse_places(values["places"])
-        self.created_ms = int(values["created"])
-        self.deadline_ms = int(values.get("deadline", 0))
+        self.quantity = int(values.get("quantity", self.places.quantity))
+        self.created_ms = int(values.get("created", 0))
+        self.deadline_ms = int(values.get("deadline", 0))  # of a hold; only old records say it themselves
         self.journal_id = values.get("journal_id", "")
+
+
+def _hold_claim(record: str) -> _Claim:
+    is_old = record.partition("|")[0] not in ("a", "p")
+    return _Claim(record, _OLD_HOLD_FIELDS if is_old else _HOLD_FIELDS)
 
 
 def _cells(bitmap: bytes, layout: Layout) -> set[Cell]:
@@ -187,7 +195,7 @@ def _wrong_marks(stored: StoredState) -> Iterator[str]:
 def _wrong_deadlines(stored: StoredState) -> Iterator[str]:
     deadlines = {hold_id: hold.deadline_ms for hold_id, hold in stored.holds.items()}
     if stored.expiries != deadlines:
-        yield f"expiries are {stored.expiries}, records make {deadlines}"
+        yield f"expiries are {stored.expiries}, holds make {deadlines}"
     due = min(deadlines.values(), default=NEVER_MS)
     if int(stored.state["due"]) != due:
         yield f"due is {stored.state['due']}, the first deadline is {due}"

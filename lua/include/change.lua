@@ -23,9 +23,9 @@ end
 -- End those of the holds that are still there.
 local function end_holds(ev, hold_ids)
   for i = 1, #hold_ids do
-    local record = redis.call('HGET', ev.keys.holds, hold_ids[i])
-    if record then
-      end_hold(ev, hold_ids[i], parse_hold(record), 'released')
+    local hold = find_hold(ev, hold_ids[i])
+    if hold then
+      end_hold(ev, hold_ids[i], hold, 'released')
     end
   end
   move_due(ev, earliest_deadline(ev))

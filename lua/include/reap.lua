@@ -1,4 +1,4 @@
--- Ending holds whose deadline has passed. Needs event, places, rows, release.
+-- Ending holds whose deadline has passed. Needs event, places, rows, hold, release.
 
 local REAP_MAX = 64 -- holds ended by one call; about half a millisecond, with a few places each
 local REAP_PLACES_MAX = 256 -- and places of them, but for the first hold
@@ -15,9 +15,8 @@ local function reap_due(ev, besides)
   local due = redis.call('ZRANGEBYSCORE', ev.keys.expiries, '-inf', ev.now, 'LIMIT', 0, maximum)
   local quantity = 0
   for i = 1, #due do
-    local record = redis.call('HGET', ev.keys.holds, due[i])
-    if record then
-      local hold = parse_hold(record)
+    local hold = find_hold(ev, due[i])
+    if hold then
       quantity = quantity + hold.quantity
       if i > 1 and quantity > REAP_PLACES_MAX then
         break

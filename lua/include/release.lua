@@ -14,7 +14,8 @@ local function end_hold(ev, hold_id, hold, how)
   redis.call('ZREM', ev.keys.expiries, hold_id)
   forget_user_places(ev, hold.owner, hold.quantity)
   remember_end(ev, hold_id, how, hold.owner)
-  note_end(ev, hold_id, how, how == 'expired' and hold.deadline or ev.now, hold)
+  local has_lapsed_then = how == 'expired' and hold.deadline > 0 -- unless nobody knows when that was
+  note_hold(ev, hold_id, how, has_lapsed_then and hold.deadline or ev.now, hold)
   ev.seq = ev.seq + 1
 end
 

@@ -18,7 +18,7 @@ local function undo_booking(ev, booking_id, booking, owner)
   forget_user_places(ev, booking.owner, booking.quantity)
   unmark_block(ev.keys, booking_id, booking.owner)
   if owner ~= '' then
-    note_end(ev, booking_id, 'refused', ev.now, booking)
+    note_hold(ev, booking_id, 'refused', ev.now, booking)
   end
   ev.seq = ev.seq + 1
   write_event(ev)

@@ -86,7 +86,7 @@ def test_cell_behind_the_last_seat_is_cleared(venue: Venue) -> None:
 def test_cell_of_a_hold_is_set_if_the_hold_is_as_it_was_seen(venue: Venue) -> None:
     hold_id = venue.held("0:1;1#3")
     venue.redis.setbit(venue.key("held"), 3, 0)
-    assert venue.repair(f"set_held|3|{hold_id}|active|1") == ["CHANGED", 1]
+    assert venue.repair(f"set_held|3|{hold_id}|a|1") == ["CHANGED", 1]
     assert venue.repair(f"set_held|3|{hold_id}|{record(venue, 'holds', hold_id)}")[0] == "REPAIRED"
     assert_whole(venue)
 
@@ -182,13 +182,15 @@ def test_record_that_cannot_be_read_is_dropped(venue: Venue, hash_name: str, ver
     assert_whole(venue)
 
 
-def test_deadline_is_put_into_the_index_as_its_hold_says(venue: Venue) -> None:
+def test_hold_whose_deadline_was_lost_lapses_with_the_repair(venue: Venue) -> None:
     hold_id = venue.held("0:1;1#3")
     venue.redis.zrem(venue.key("expiries"), hold_id)
     text = record(venue, "holds", hold_id)
     assert venue.repair(f"index|{hold_id}|{text}")[0] == "REPAIRED"
     assert_whole(venue)
-    venue.release(hold_id)
+    assert venue.reap()[:2] == ["REAPED", 1]
+    assert venue.read(hold_id) == ["EXPIRED"]
+    assert_whole(venue)
     assert venue.repair(f"index|{hold_id}|{text}") == ["CHANGED", 1]
 
 

@@ -10,7 +10,10 @@ from script_runner import FLOOR, FROZEN_MS, STALLS, TTL_MS, Runner, Venue, hold_
 import lua
 
 TRAIL_MAX = "local TRAIL_MAX = 250000"
-STRAIGHT_LINE = "redis.call('XADD', KEYS[10], 'NOMKSTREAM', '*', KEYS[1], hold_id .. '|' .. record)"
+STRAIGHT_LINE = (
+    "redis.call('XADD', KEYS[10], 'NOMKSTREAM', '*', KEYS[1],\n"
+    "        hold_id .. '|active|' .. now .. '|' .. deadline .. '|' .. quantity .. rest)"
+)
 END_MS = FROZEN_MS + TTL_MS
 
 

@@ -255,7 +255,7 @@ MUTANTS = {
         "book_places", "if is_sale and not limit and line_is_first(ev) then", "if false then", line_is_overtaken
     ),
     "whoever leaves the line keeps the offer": Mutant(
-        "leave_line", "local record = redis.call('HGET', keys.holds, entry)", "local record", line_is_overtaken
+        "leave_line", "local hold = find_hold(ev, entry)", "local hold", line_is_overtaken
     ),
     "anybody releases": Mutant("release_hold", "owner ~= '' and hold.owner ~= owner", "false", stranger_takes_over),
     "anybody confirms": Mutant("confirm_hold", "hold.owner ~= owner", "false", stranger_takes_over),
@@ -319,12 +319,15 @@ MUTANTS = {
     ),
     "the usual claim sent twice holds twice": Mutant(
         "hold_places",
-        "redis.call('HSETNX', KEYS[4], hold_id, record) == 1",
-        "redis.call('HSET', KEYS[4], hold_id, record) >= 0",
+        "redis.call('HSETNX', KEYS[4], hold_id, 'a|' .. deadline - now .. rest) == 1",
+        "redis.call('HSET', KEYS[4], hold_id, 'a|' .. deadline - now .. rest) >= 0",
         every_call_is_sent_twice,
     ),
     "a hold sent twice holds twice": Mutant(
-        "hold_places", "if record then\n    claim.again", "if false then\n    claim.again", every_call_is_sent_twice
+        "hold_places",
+        "claim.again = find_hold(ev, claim.hold_id)",
+        "claim.again = nil",
+        every_call_is_sent_twice,
     ),
     "a booking sent twice books twice": Mutant(
         "book_places", "or find_booking(ev, booking_id, owner, attempt)", "", every_call_is_sent_twice
