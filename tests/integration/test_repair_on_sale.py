@@ -135,6 +135,10 @@ async def test_damage_to_an_event_on_sale_is_repaired_and_no_rightful_claim_with
                 if not quiet.found:
                     break
             assert (quiet.found, quiet.audit.exact) == ((), True)
+        # What a seller was confirming when it was cancelled, and nobody waited for, is in the journal, once it is answered.
+        for shop in shops:
+            await shop.kernel.epoch_in_store(event)
+        await shops[0].drainer.drain_now(shops[0].kernel.partition_of(event))
         for shop in shops:
             await shop.settlement.close()
         # The last repair may have come before the last loser was undone, and customers' totals wait for a quiet moment.
