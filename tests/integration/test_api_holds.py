@@ -298,6 +298,22 @@ async def test_batch_of_a_hundred_holds_exactly_what_there_is(ana: Person, olga:
     assert (statuses.count(201), statuses.count(409)) == (60, 40)
 
 
+async def test_claims_of_a_batch_that_share_what_is_alike_are_each_answered_for_themselves(
+    ana: Person, olga: Person
+) -> None:
+    event_id = await open_event(olga)
+    claims = [claim(floor=1), claim(floor=1), claim("A-1"), claim("A-2"), claim(floor=1) | {"ttl": 60}, claim(floor=2)]
+    results = (await ana.post("/v1/holds:batch", [{"event_id": event_id} | one for one in claims])).json()
+    assert [result["status"] for result in results] == [201] * len(claims)
+    assert len({result["hold"]["id"] for result in results}) == len(claims)
+    for result in results:
+        hold = result["hold"]
+        assert (await ana.get(f"/v1/holds/{hold['id']}")).json() == hold
+    assert [result["hold"]["items"][0].get("seats") for result in results[2:4]] == [["A-1"], ["A-2"]]
+    assert [result["hold"]["ttl"] for result in results[3:5]] == [results[0]["hold"]["ttl"], 60]
+    assert [result["hold"]["items"][0]["quantity"] for result in results[4:]] == [1, 2]
+
+
 async def test_batch_repeated_under_its_key_is_answered_again_and_takes_nothing_more(ana: Person, olga: Person) -> None:
     event_id = await open_event(olga)
     body = {"holds": [{"event_id": event_id} | claim(floor=1), {"event_id": event_id} | claim(floor=1)]}

@@ -135,7 +135,7 @@ async def test_damage_to_an_event_on_sale_is_repaired_and_no_rightful_claim_with
                 if not quiet.found:
                     break
             assert (quiet.found, quiet.audit.exact) == ((), True)
-        # What a seller was confirming when it was cancelled, and nobody waited for, is in the journal, once it is answered.
+        # What a seller was confirming when it was cancelled, and nobody waited for, is in the journal by then.
         for shop in shops:
             await shop.kernel.epoch_in_store(event)
         await shops[0].drainer.drain_now(shops[0].kernel.partition_of(event))
