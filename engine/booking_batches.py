@@ -1,29 +1,51 @@
-"""Bookings of the ledger on their way into Redis: the arguments of ``load_bookings``, and of ``load_places`` at last.
+"""Bookings of the ledger on their way into Redis: commands that write them, and the arguments of scripts of a load.
 
-Redis needs a record of each booking, and its customer's count: these are sent in batches. Cells and counters, which
-are of all bookings together, are added up here, a bit for each cell, and written once. To take a million places apart
-was most of Redis's work in a load, with everybody else waiting; here it costs this process two microseconds for each.
+Redis needs a record of each booking, and its customer's count: these are sent in batches, by plain commands into keys
+of this load's own. Cells and counters, which are of all bookings together, are added up here, a bit for each cell, and
+written once. To take a million places apart was most of Redis's work in a load, with everybody else waiting.
+
+A customer who was certainly not seen before is written, all others are added to, which takes a script. Who was seen is
+remembered by a byte for each of some millions of hash values: of two customers who share one, the second is added to
+what is not there, which comes to the same.
 """
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from engine.ids import claim_keys
+from engine.ids import KEY_LENGTH, claim_keys
 from engine.layout import Layout
 from engine.places import NumberedPlaces, Places, parse_places
 from engine.ports import BookingRow
+from engine.transport.wire import pack_command, pack_fields
 
 PIECE_BYTES = 32_768  # of the bitmap in one call: a quarter of a million cells, some ten microseconds of Redis's time
 FIELDS_PER_CALL = 4_000  # names and values of counters: a millisecond of Redis's time
 COUNTED_TEXTS_MAX = 10_000  # different claims on nothing but counted sections that are remembered; mostly a handful is
+SEEN_MAX = 1 << 23  # bytes: with a million customers, one in sixteen is added to without need
+SEEN_PER_PLACE = 4  # a smaller event takes fewer
+AGAIN_MAX = 1_000  # customers in one call of count_customers: a millisecond of Redis's time
+KEYS_TTL_S = 600  # since the last batch: what a loader leaves behind that has died
 _BIT = tuple(0x80 >> cell for cell in range(8))
 
 
 class BookingBatches:
-    """The bookings of one event, batch by batch, and what those own that have been seen."""
+    """The bookings of one event, batch by batch, and what those own that have been seen.
 
-    def __init__(self, layout: Layout) -> None:
+    They are written to *bookings_key* and *users_key*.
+    """
+
+    def __init__(self, layout: Layout, bookings_key: bytes, users_key: bytes) -> None:
+        self.count = 0
+        self.customer_count = 0  # who certainly differ
         self._layout = layout
+        self._bookings_key = bookings_key
+        self._users_key = users_key
+        self._expire = [pack_command("EXPIRE", key, KEYS_TTL_S) for key in (bookings_key, users_key)]
+        places = sum(section.capacity for section in layout.sections) * layout.legs
+        self._seen = bytearray(min(SEEN_MAX, 1 << (SEEN_PER_PLACE * places).bit_length()))
+        self._again: dict[str, int] = {}
+        self._calls = 0
         self._cells = bytearray((len(layout.seats) * layout.legs + 7) // 8)
         self._sold: Counter[tuple[int, int]] = Counter()  # by section and leg
         # Claims on nothing but counted sections come again and again: counted as text, and taken apart once.
@@ -33,24 +55,46 @@ class BookingBatches:
         self._seats: Counter[tuple[int, int, int]] = Counter()  # one by one, by the same
 
     def add(self, rows: Sequence[BookingRow]) -> list[bytes]:
-        """Count *rows*, one at least; returns what ``load_bookings`` is told of them, but for the epoch.
+        """Count *rows*, one at least; returns the commands that write them, each of which must run once.
 
         Raises:
             ValueError, IndexError: A booking claims what is no place of the event.
         """
         ids, times, texts, customers = zip(*rows, strict=True)
-        quantities = [self._count(text) for text in texts]
-        totals: dict[str, int] = {}
-        for customer_id, quantity in zip(customers, quantities, strict=True):
-            totals[customer_id] = totals.get(customer_id, 0) + quantity
-        records = [
-            f"{key}{confirmed_ms}|{confirmed_ms}|||{quantity}|{text}|{customer_id}\0"
-            for key, confirmed_ms, quantity, text, customer_id in zip(
-                claim_keys(ids), times, quantities, texts, customers, strict=True
-            )
-        ]
-        users = [f"{total}|{customer_id}\0" for customer_id, total in totals.items()]
-        return [b"%d" % len(rows), "".join(records).encode(), "".join(users).encode()]
+        quantities = self._count_places(texts)
+        size = len if "".join(customers).isascii() else _utf8_length
+        # Packed by hand: half of what it costs to make a list of a thousand arguments and have it packed.
+        bookings = "".join(
+            [
+                f"${KEY_LENGTH}\r\n{key}\r\n"
+                f"${size(record := f'{confirmed_ms}|{confirmed_ms}|||{quantity}|{text}|{customer}')}\r\n{record}\r\n"
+                for key, confirmed_ms, quantity, text, customer in zip(
+                    claim_keys(ids), times, quantities, texts, customers, strict=True
+                )
+            ]
+        )
+        self.count += len(rows)
+        commands = [pack_fields(self._bookings_key, len(rows), bookings.encode()), *self._expire]
+        if users := self._first_seen(customers, quantities, size):
+            commands.insert(0, pack_fields(self._users_key, len(users), "".join(users).encode()))
+        return commands
+
+    @property
+    def again_count(self) -> int:
+        """How many customers are to be added to."""
+        return len(self._again)
+
+    def take_again(self) -> Iterator[list[bytes]]:
+        """What ``count_customers`` is told of them, but for the epoch: a call each.
+
+        To be sent one by one, when every command of :meth:`add` so far was answered.
+        """
+        while self._again:
+            self._calls += 1
+            args = [b"%d" % self._calls, b"%d" % KEYS_TTL_S]
+            for customer in list(itertools.islice(self._again, AGAIN_MAX)):
+                args += customer.encode(), b"%d" % self._again.pop(customer)
+            yield args
 
     def pieces(self) -> Iterator[list[bytes]]:
         """What ``load_places`` is told of all that was added, but for the epoch: a call each; none if nothing was."""
@@ -62,17 +106,38 @@ class BookingBatches:
             if any(piece):
                 yield [b"%d" % start, piece]
 
-    def _count(self, text: str) -> int:
-        """Count the places of one booking; returns how many they are."""
-        if (quantity := self._quantities.get(text)) is not None:
-            self._counted[text] += 1
-            return quantity
-        head, _, claim = text.rpartition("#")
-        if (shape := self._heads.get(head)) is not None and claim.isdecimal():  # one seat, as most are
-            self._seats[shape] += 1
-            self._take(int(claim), shape[0], shape[1])
-            return 1
-        return self._count_any(text, head)
+    def _first_seen(self, customers: Sequence[str], quantities: Sequence[int], size: Callable[[str], int]) -> list[str]:
+        """Names and counts of those who certainly were not seen before; the others are kept for :meth:`take_again`."""
+        seen, mask, again = self._seen, len(self._seen) - 1, self._again
+        users = []
+        for customer, quantity in zip(customers, quantities, strict=True):
+            if seen[slot := hash(customer) & mask]:
+                again[customer] = again.get(customer, 0) + quantity
+            else:
+                seen[slot] = 1
+                count = f"{quantity}"
+                users.append(f"${size(customer)}\r\n{customer}\r\n${len(count)}\r\n{count}\r\n")
+        self.customer_count += len(users)
+        return users
+
+    def _count_places(self, texts: Sequence[str]) -> list[int]:
+        """Count the places of bookings; returns how many each has."""
+        quantities, known, counted = [], self._quantities, self._counted
+        heads, seats = self._heads, self._seats
+        for text in texts:
+            if (quantity := known.get(text)) is not None:
+                counted[text] += 1
+                quantities.append(quantity)
+                continue
+            head, _, claim = text.rpartition("#")
+            if (shape := heads.get(head)) is None or not claim.isdecimal():
+                quantities.append(self._count_any(text, head))
+                continue
+            seats[shape] += 1  # one seat, as most are
+            quantities.append(1)
+            first_leg, last_leg, _ = shape
+            self._take(int(claim), first_leg, last_leg)
+        return quantities
 
     def _count_any(self, text: str, head: str) -> int:
         places = parse_places(text)
@@ -112,3 +177,7 @@ class BookingBatches:
             yield b"%d" % (self._layout.sections[section].capacity - sold)
             yield b"sold:%d:%d" % (section, leg)
             yield b"%d" % sold
+
+
+def _utf8_length(text: str) -> int:
+    return len(text.encode())
