@@ -22,10 +22,11 @@ from engine.ports import EventSource, LoadedEvent, LoadingTurn
 
 LOADS_MAX = 3  # at once in this process: each keeps a connection of the pool, which others need too
 TOGETHER_MAX = 50  # events of one load: a tenth of a second, for which somebody who wants one of them waits
+PAGE_SIZE = 2000
 BATCH_SIZE = 500  # bookings that are sent together: half a millisecond of ours, and of the server's
 # Batches of one load under way: the server is at work while the next bookings are read. It may run these one after the
 # other without looking at anybody else, so there are few.
-BATCHES_MAX = 2
+BATCHES_MAX = 4
 
 Outcomes = Mapping[str, asyncio.Future[bool]]
 """By event: whether it had to be built, or why it could not be."""
@@ -235,11 +236,14 @@ class EventLoader:
                 await self._step("count_customers", sellable, [b"%d" % epoch, *args], epoch=epoch)
 
         try:
-            async with aclosing(loaded.bookings(batch_size=BATCH_SIZE)) as pages:
+            async with aclosing(loaded.bookings(batch_size=PAGE_SIZE)) as pages:
                 async for rows in pages:
-                    if len(sent) == BATCHES_MAX:
-                        await sent.popleft()
-                    sent.append(asyncio.create_task(self._kernel.send_once(key, batches.add(rows))))
+                    for start in range(0, len(rows), BATCH_SIZE):
+                        if len(sent) == BATCHES_MAX:
+                            await sent.popleft()
+                        commands = batches.add(rows[start : start + BATCH_SIZE])
+                        sent.append(asyncio.create_task(self._kernel.send_once(key, commands)))
+                        await asyncio.sleep(0)
                     if batches.again_count >= AGAIN_MAX:
                         await count_again()
             await count_again()
