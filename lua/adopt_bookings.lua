@@ -9,7 +9,7 @@
 --
 -- ARGV[1]  epoch      of the load
 -- ARGV[2]  count      of bookings that were sent, one at least
--- ARGV[3]  customers  that were sent and certainly differ, one at least
+-- ARGV[3]  customers  that were sent but for those of count_customers
 --
 -- Returns {'ADOPTED'}
 --         {'INCOMPLETE', bookings, customers}  so many have arrived: the server has lost some of them
@@ -25,7 +25,8 @@ elseif redis.call('HLEN', keys.bookings) == count then
   return { 'ADOPTED' } -- its reply was lost: begin_load has left nothing there, and nobody sells yet
 end
 local here, owners = redis.call('HLEN', keys.new_bookings), redis.call('HLEN', keys.new_users)
-if here ~= count or owners < customers then
+local added = tonumber(redis.call('HGET', keys.loading, 'added') or 0)
+if here ~= count or owners ~= customers + added then
   return { 'INCOMPLETE', here, owners }
 end
 
@@ -34,5 +35,5 @@ redis.call('RENAME', keys.new_bookings, keys.bookings)
 redis.call('RENAME', keys.new_users, keys.users)
 redis.call('PERSIST', keys.bookings)
 redis.call('PERSIST', keys.users)
-redis.call('HDEL', keys.loading, 'counted')
+redis.call('HDEL', keys.loading, 'counted', 'added')
 return { 'ADOPTED' }

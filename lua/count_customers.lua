@@ -33,7 +33,8 @@ local before = redis.call('HMGET', keys.new_users, unpack(names))
 for i, name in ipairs(names) do
   fields[2 * i - 1], fields[2 * i] = name, ARGV[FIRST_CUSTOMER + 2 * i - 1] + (before[i] or 0)
 end
-redis.call('HSET', keys.new_users, unpack(fields))
+-- How many of them are new, because their hash is another's, adopt_bookings must know.
+redis.call('HINCRBY', keys.loading, 'added', redis.call('HSET', keys.new_users, unpack(fields)))
 redis.call('EXPIRE', keys.new_users, ttl_s)
 redis.call('HSET', keys.loading, 'counted', number)
 return { 'COUNTED' }
