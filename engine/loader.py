@@ -22,7 +22,7 @@ from engine.ports import EventSource, LoadedEvent, LoadingTurn
 
 LOADS_MAX = 3  # at once in this process: each keeps a connection of the pool, which others need too
 TOGETHER_MAX = 50  # events of one load: a tenth of a second, for which somebody who wants one of them waits
-PAGE_SIZE = 2000
+PAGE_SIZE = 2_000  # bookings in one reply of Postgres: the next one is on its way while these are sent
 BATCH_SIZE = 500  # bookings that are sent together: half a millisecond of ours, and of the server's
 # Batches of one load under way: the server is at work while the next bookings are read. It may run these one after the
 # other without looking at anybody else, so there are few.
@@ -243,7 +243,7 @@ class EventLoader:
                             await sent.popleft()
                         commands = batches.add(rows[start : start + BATCH_SIZE])
                         sent.append(asyncio.create_task(self._kernel.send_once(key, commands)))
-                        await asyncio.sleep(0)
+                        await asyncio.sleep(0)  # it leaves before the next one is packed
                     if batches.again_count >= AGAIN_MAX:
                         await count_again()
             await count_again()
