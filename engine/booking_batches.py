@@ -1,63 +1,135 @@
-"""Bookings of the ledger on their way into Redis: the arguments of ``load_bookings``, and of ``load_places`` at last.
+"""Bookings of the ledger on their way into Redis: commands that write them, and the arguments of scripts of a load.
 
-Redis needs a record of each booking, and its customer's count: these are sent in batches. Cells and counters, which
-are of all bookings together, are added up here, a bit for each cell, and written once. To take a million places apart
-was most of Redis's work in a load, with everybody else waiting; here it costs this process two microseconds for each.
+Redis needs a record of each booking, and its customer's count: these are sent in batches, by plain commands into keys
+of this load's own. Cells and counters, which are of all bookings together, are added up here, a bit for each cell, and
+written once. To take a million places apart was most of Redis's work in a load, with everybody else waiting.
+
+A customer who was certainly not seen before is written, all others are added to, which takes a script. Who was seen is
+remembered by a byte for each of some millions of hash values: of two customers who share one, the second is added to
+what is not there, which comes to the same.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from engine.blocks import BLOCKED_OWNER, MARK
-from engine.ids import claim_keys
+from engine.ids import KEY_LENGTH, claim_keys
 from engine.layout import Layout
 from engine.places import NumberedPlaces, Places, parse_places
 from engine.ports import BookingRow
+from engine.transport.wire import pack_command, pack_fields
 
 PIECE_BYTES = 32_768  # of the bitmap in one call: a quarter of a million cells, some ten microseconds of Redis's time
 FIELDS_PER_CALL = 4_000  # names and values of counters: a millisecond of Redis's time
 COUNTED_TEXTS_MAX = 10_000  # different claims on nothing but counted sections that are remembered; mostly a handful is
+SEEN_MAX = 1 << 23  # bytes: with a million customers, one in sixteen is added to without need
+SEEN_PER_PLACE = 4  # a smaller event takes fewer
+AGAIN_MAX = 1_000  # customers in one call of count_customers: a millisecond of Redis's time
+KEYS_TTL_S = 600  # since the last batch: what a loader leaves behind that has died
 _BIT = tuple(0x80 >> cell for cell in range(8))
 
 
-class BookingBatches:
-    """The bookings of one event, batch by batch, and what those own that have been seen."""
+class _Seats(msgspec.Struct):
+    """How many bookings are for one seat each, of these legs and this section."""
 
-    def __init__(self, layout: Layout) -> None:
+    first_leg: int
+    last_leg: int
+    section: int
+    count: int = 0
+
+
+class BookingBatches:
+    """The bookings of one event, batch by batch, and what those own that have been seen.
+
+    They are written to *bookings_key* and *users_key*.
+    """
+
+    def __init__(self, layout: Layout, bookings_key: bytes, users_key: bytes) -> None:
+        self.count = 0
+        self.customer_count = 0  # who certainly differ
         self._layout = layout
+        self._bookings_key = bookings_key
+        self._users_key = users_key
+        self._expire = [pack_command("EXPIRE", key, KEYS_TTL_S) for key in (bookings_key, users_key)]
+        places = sum(section.capacity for section in layout.sections) * layout.legs
+        self._seen = bytearray(min(SEEN_MAX, 1 << (SEEN_PER_PLACE * places).bit_length()))
+        self._again: dict[str, int] = {}
+        self._calls = 0
         self._cells = bytearray((len(layout.seats) * layout.legs + 7) // 8)
         self._sold: Counter[tuple[int, int]] = Counter()  # by section and leg
         # Claims on nothing but counted sections come again and again: counted as text, and taken apart once.
         self._counted: dict[str, int] = {}
         self._quantities: dict[str, int] = {}
-        self._heads: dict[str, tuple[int, int, int]] = {}  # `0:1;1` of `0:1;1#100`: legs and section
-        self._seats: Counter[tuple[int, int, int]] = Counter()  # one by one, by the same
+        self._heads: dict[str, _Seats] = {}  # `0:1;1` of `0:1;1#100`
         self._marks: list[bytes] = []  # names and values of the fields that tell what is off sale
 
     def add(self, rows: Sequence[BookingRow]) -> list[bytes]:
-        """Count *rows*, one at least; returns what ``load_bookings`` is told of them, but for the epoch.
+        """Count *rows*, one at least; returns the commands that write them, none of which may run twice.
 
         Raises:
             ValueError, IndexError: A booking claims what is no place of the event.
         """
         ids, times, texts, customers = zip(*rows, strict=True)
-        quantities = [self._count(text) for text in texts]
-        totals: dict[str, int] = {}
-        for customer_id, quantity in zip(customers, quantities, strict=True):
-            totals[customer_id] = totals.get(customer_id, 0) + quantity
         keys = claim_keys(ids)
-        if BLOCKED_OWNER in totals:
-            for key, text, customer_id in zip(keys, texts, customers, strict=True):
-                if customer_id == BLOCKED_OWNER:
+        if BLOCKED_OWNER in customers:
+            for key, text, customer in zip(keys, texts, customers, strict=True):
+                if customer == BLOCKED_OWNER:
                     self._marks += (f"{MARK}{key}".encode(), text.encode())
-        records = [
-            f"{key}{confirmed_ms}|{confirmed_ms}|||{quantity}|{text}|{customer_id}\0"
-            for key, confirmed_ms, quantity, text, customer_id in zip(
-                keys, times, quantities, texts, customers, strict=True
-            )
-        ]
-        users = [f"{total}|{customer_id}\0" for customer_id, total in totals.items()]
-        return [b"%d" % len(rows), "".join(records).encode(), "".join(users).encode()]
+        size = len if "".join(customers).isascii() else _utf8_length
+        seen, mask, again = self._seen, len(self._seen) - 1, self._again
+        quantities, counted, heads = self._quantities, self._counted, self._heads
+        cells, legs, bit = self._cells, self._layout.legs, _BIT
+        bookings, users = [], []
+        # One loop without a call, and packed by hand: with calls, and lists to be packed, it took half as long again.
+        for key, confirmed_ms, text, customer in zip(keys, times, texts, customers, strict=True):
+            if text in quantities:
+                quantity = quantities[text]
+                counted[text] += 1
+            else:
+                head, _, claim = text.rpartition("#")
+                try:
+                    seats, first = heads[head], int(claim) * legs  # one seat, as most are
+                except (KeyError, ValueError):
+                    quantity = self._count_any(text, head)
+                else:
+                    quantity = 1
+                    seats.count += 1
+                    for cell in range(first + seats.first_leg, first + seats.last_leg):
+                        cells[cell >> 3] |= bit[cell & 7]
+            record = f"{confirmed_ms}|{confirmed_ms}|||{quantity}|{text}|{customer}"
+            bookings.append(f"${KEY_LENGTH}\r\n{key}\r\n${size(record)}\r\n{record}\r\n")
+            if seen[slot := hash(customer) & mask]:
+                again[customer] = again.get(customer, 0) + quantity
+            else:
+                seen[slot] = 1
+                width = 1 if quantity < 10 else len(f"{quantity}")
+                users.append(f"${size(customer)}\r\n{customer}\r\n${width}\r\n{quantity}\r\n")
+        self.count += len(rows)
+        self.customer_count += len(users)
+        commands = [pack_fields(self._bookings_key, len(rows), "".join(bookings).encode())]
+        if users:
+            commands.append(pack_fields(self._users_key, len(users), "".join(users).encode()))
+        return [*commands, *self._expire]
+
+    @property
+    def again_count(self) -> int:
+        """How many customers are to be added to."""
+        return len(self._again)
+
+    def take_again(self) -> Iterator[list[bytes]]:
+        """What ``count_customers`` is told of them, but for the epoch: a call each.
+
+        To be sent one by one, when every command of :meth:`add` so far was answered.
+        """
+        while self._again:
+            self._calls += 1
+            args = [b"%d" % self._calls, b"%d" % KEYS_TTL_S]
+            for customer in list(itertools.islice(self._again, AGAIN_MAX)):
+                args += customer.encode(), b"%d" % self._again.pop(customer)
+            yield args
 
     def pieces(self) -> Iterator[list[bytes]]:
         """What ``load_places`` is told of all that was added, but for the epoch: a call each; none if nothing was."""
@@ -69,22 +141,10 @@ class BookingBatches:
             if any(piece):
                 yield [b"%d" % start, piece]
 
-    def _count(self, text: str) -> int:
-        """Count the places of one booking; returns how many they are."""
-        if (quantity := self._quantities.get(text)) is not None:
-            self._counted[text] += 1
-            return quantity
-        head, _, claim = text.rpartition("#")
-        if (shape := self._heads.get(head)) is not None and claim.isdecimal():  # one seat, as most are
-            self._seats[shape] += 1
-            self._take(int(claim), shape[0], shape[1])
-            return 1
-        return self._count_any(text, head)
-
     def _count_any(self, text: str, head: str) -> int:
         places = parse_places(text)
         if head.count(";") == 1 and len(places.items) == 1:
-            self._heads[head] = (places.first_leg, places.last_leg, places.items[0].section)
+            self._heads.setdefault(head, _Seats(places.first_leg, places.last_leg, places.items[0].section))
         if not head and len(self._quantities) < COUNTED_TEXTS_MAX:
             self._quantities[text], self._counted[text] = places.quantity, 1
             return places.quantity
@@ -110,12 +170,17 @@ class BookingBatches:
         for text, times in self._counted.items():
             self._add_sold(parse_places(text), times)
         self._counted = dict.fromkeys(self._counted, 0)
-        for (first_leg, last_leg, section), count in self._seats.items():
-            for leg in range(first_leg, last_leg):
-                self._sold[section, leg] += count
-        self._seats.clear()
+        for seats in self._heads.values():
+            for leg in range(seats.first_leg, seats.last_leg):
+                self._sold[seats.section, leg] += seats.count
+            seats.count = 0
         for (section, leg), sold in self._sold.items():
-            yield b"free:%d:%d" % (section, leg)
-            yield b"%d" % (self._layout.sections[section].capacity - sold)
-            yield b"sold:%d:%d" % (section, leg)
-            yield b"%d" % sold
+            if sold:
+                yield b"free:%d:%d" % (section, leg)
+                yield b"%d" % (self._layout.sections[section].capacity - sold)
+                yield b"sold:%d:%d" % (section, leg)
+                yield b"%d" % sold
+
+
+def _utf8_length(text: str) -> int:
+    return len(text.encode())

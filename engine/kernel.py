@@ -58,15 +58,24 @@ class Kernel:
         return partition_of(event.event.id, event.definition.group, self.partitions)
 
     async def run(
-        self, name: str, event: SellableEvent, args: Sequence[bytes], *, once: bytes | None = None, load: bool = True
+        self,
+        name: str,
+        event: SellableEvent,
+        args: Sequence[bytes],
+        *,
+        once: bytes | None = None,
+        load: bool = True,
+        epoch: int | None = None,
     ) -> list[Any]:
         """Run a script on one event; ``CONTINUE``, ``LINE`` and, unless *load* is off, ``NOT_LOADED`` are followed up.
+
+        *epoch* is for scripts with keys of one load.
 
         Raises:
             StoreUnavailable: Redis gave no answer in time, or cannot write now; repeating the request is safe.
         """
         script, partition = lua.load(name), self.partition_of(event)
-        keys = self._keys.for_event(script, event.event.id, partition, once)
+        keys = self._keys.for_event(script, event.event.id, partition, once, epoch)
         call = partial(self.transport.evalsha, script, keys, args)
         reply = await self._send_until_done(name, call)
         if reply[0] != b"NOT_LOADED" and reply[0] != b"LINE":
@@ -154,6 +163,15 @@ class Kernel:
         slot = pack_keys([key]).slot
         return await self._send(lambda: self.transport.command(verb, key, *args, slot=slot))
 
+    async def send_once(self, key: bytes, wires: Sequence[bytes]) -> None:
+        """Plain commands on keys of *key*'s slot, packed already, of which none ever runs twice.
+
+        Raises:
+            StoreUnavailable: A reply is missing, or a server refuses; which of them have run is not known.
+        """
+        slot = pack_keys([key]).slot
+        await self._send(lambda: self.transport.packed(wires, slot=slot), sends_max=1)
+
     async def _send_until_done(self, name: str, call: Callable[[], Awaitable[Any]]) -> list[Any]:
         """Call again while the script answers that it only cleaned up, for a bounded time."""
         began = time.perf_counter()
@@ -205,13 +223,13 @@ class Kernel:
             for link, heard in zip(links, before, strict=True)
         )
 
-    async def _send(self, call: Callable[[], Awaitable[Any]]) -> Any:
+    async def _send(self, call: Callable[[], Awaitable[Any]], *, sends_max: int = SENDS_MAX) -> Any:
         wait = self._limit.begin()
         try:
             try:
                 return await call()
             except (NotSent, OutcomeUnknown, ResponseError) as error:
-                return await _send_again(call, error)
+                return await _send_again(call, error, sends_max)
         except asyncio.CancelledError:
             if not wait.is_over():
                 raise
@@ -220,9 +238,9 @@ class Kernel:
             wait.end()
 
 
-async def _send_again(call: Callable[[], Awaitable[Any]], error: Exception) -> Any:
+async def _send_again(call: Callable[[], Awaitable[Any]], error: Exception, sends_max: int) -> Any:
     """Send once more when the reply was lost; whatever else *error* is, it stands."""
-    for _ in range(1, SENDS_MAX):
+    for _ in range(1, sends_max):
         if not isinstance(error, OutcomeUnknown):
             break
         await asyncio.sleep(0)

@@ -15,8 +15,10 @@ EVENT_KEYS = frozenset(
     ("state", "loading", "held", "sold", "holds", "expiries", "users", "rows", "ended", "bookings",
      "waitlist", "entries", "wanted", "notices", "queue")
 )  # fmt: skip
+# Of one load of an event, with its epoch in the name: what a loader sends that has lost its turn harms no other load.
+LOAD_KEYS = frozenset(("new_bookings", "new_users"))
 PARTITION_KEYS = frozenset(("journal", "dead", "wakeups", "live", "trail", "stored", "rates", "lines"))
-_EVENT_KEY = re.compile(r"hf:\{\d+\}:([^:]+):[a-z]+")
+_EVENT_KEY = re.compile(r"hf:\{\d+\}:([^:]+):[a-z_]+(?:@\d+)?")
 PACKED_MAX = 20_000  # packed key lists kept by a process, about half a kilobyte each
 
 
@@ -29,6 +31,12 @@ def event_key(partition: int, event_id: str, name: str) -> bytes:
     """The key *name* of an event."""
     assert name in EVENT_KEYS, name
     return f"hf:{{{partition}}}:{event_id}:{name}".encode()
+
+
+def load_key(partition: int, event_id: str, name: str, epoch: int) -> bytes:
+    """The key *name* of one load of an event."""
+    assert name in LOAD_KEYS, name
+    return f"hf:{{{partition}}}:{event_id}:{name}@{epoch}".encode()
 
 
 def event_of_key(key: bytes) -> str:
@@ -61,8 +69,20 @@ class KeyRing:
         self._packed: OrderedDict[tuple[str, str], PackedKeys] = OrderedDict()
         self._of_partitions: dict[tuple[str, int], PackedKeys] = {}
 
-    def for_event(self, script: Script, event_id: str, partition: int, once: bytes | None = None) -> PackedKeys:
-        """The keys of a call that concerns one event; *once* is the scope digest of an idempotency key."""
+    def for_event(
+        self,
+        script: Script,
+        event_id: str,
+        partition: int,
+        once: bytes | None = None,
+        epoch: int | None = None,
+    ) -> PackedKeys:
+        """The keys of a call that concerns one event; *once* is the scope digest of an idempotency key.
+
+        *epoch* is for scripts that concern one load of it.
+        """
+        if epoch is not None:  # called once or twice in a load: not worth keeping
+            return self.for_events(script, [event_id], partition, once, epoch)
         packed = self._packed.get((script.name, event_id))
         if packed is None:
             packed = self._packed[script.name, event_id] = self.for_events(script, [event_id], partition)
@@ -79,15 +99,25 @@ class KeyRing:
         return packed
 
     def for_events(
-        self, script: Script, event_ids: Sequence[str], partition: int, once: bytes | None = None
+        self,
+        script: Script,
+        event_ids: Sequence[str],
+        partition: int,
+        once: bytes | None = None,
+        epoch: int | None = None,
     ) -> PackedKeys:
         """The keys of a call that concerns several events of one partition."""
-        names = [
-            event_key(partition, event_id, name) if name in EVENT_KEYS else partition_key(partition, name)
-            for event_id in event_ids
-            for name in script.event_keys
-        ]
+        names = [_name_key(partition, event_id, name, epoch) for event_id in event_ids for name in script.event_keys]
         names += [partition_key(partition, name) for name in script.shared_keys]
         if once is not None:
             names.append(once_key(partition, once))
         return pack_keys(names)
+
+
+def _name_key(partition: int, event_id: str, name: str, epoch: int | None) -> bytes:
+    if name in EVENT_KEYS:
+        return event_key(partition, event_id, name)
+    if name in LOAD_KEYS:
+        assert epoch is not None, name
+        return load_key(partition, event_id, name, epoch)
+    return partition_key(partition, name)

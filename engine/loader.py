@@ -11,20 +11,22 @@ from contextlib import aclosing
 from functools import partial
 
 from engine import figures
-from engine.booking_batches import BookingBatches
+from engine.booking_batches import AGAIN_MAX, BookingBatches
 from engine.catalog import Catalog
 from engine.errors import EventNotFound, StoreUnavailable
 from engine.events import Event, SellableEvent
 from engine.kernel import Kernel
+from engine.keys import load_key
 from engine.loading import pack_rows, state_fields, status_args
 from engine.ports import EventSource, LoadedEvent, LoadingTurn
 
 LOADS_MAX = 3  # at once in this process: each keeps a connection of the pool, which others need too
 TOGETHER_MAX = 50  # events of one load: a tenth of a second, for which somebody who wants one of them waits
-BATCH_SIZE = 500  # bookings in one script call: a millisecond and a half of ours, and about one of the server's
-# Script calls of one load under way: the server is at work while the next bookings are read. It may run these one after
-# the other without looking at anybody else, so there are few.
-BATCHES_MAX = 2
+PAGE_SIZE = 2_000  # bookings in one reply of Postgres: the next one is on its way while these are sent
+BATCH_SIZE = 500  # bookings that are sent together: half a millisecond of ours, and of the server's
+# Batches of one load under way: the server is at work while the next bookings are read. It may run these one after the
+# other without looking at anybody else, so there are few.
+BATCHES_MAX = 4
 
 Outcomes = Mapping[str, asyncio.Future[bool]]
 """By event: whether it had to be built, or why it could not be."""
@@ -206,8 +208,12 @@ class EventLoader:
         fields = state_fields(loaded.event, layout)
         begin = [event_id.encode(), epoch, pack_rows(layout), b"%d" % cells, self._history, *fields]
         await self._step("begin_load", sellable, begin)
-        batches = BookingBatches(layout)
-        await self._load_bookings(loaded, sellable, epoch, batches)
+        names = [
+            load_key(self._kernel.partition_of(sellable), event_id, name, loaded.event.epoch)
+            for name in ("new_bookings", "new_users")
+        ]
+        batches = BookingBatches(layout, *names)
+        await self._load_bookings(loaded, sellable, batches, names[0])
         for piece in batches.pieces():
             await self._step("load_places", sellable, [epoch, *piece])
         for start in range(0, len(loaded.line), BATCH_SIZE):  # before the event is on sale: they come first
@@ -217,31 +223,47 @@ class EventLoader:
         figures.LOADS.add()
 
     async def _load_bookings(
-        self, loaded: LoadedEvent, sellable: SellableEvent, epoch: bytes, batches: BookingBatches
+        self, loaded: LoadedEvent, sellable: SellableEvent, batches: BookingBatches, key: bytes
     ) -> None:
         """Send the bookings on while more are read; in which order they arrive does not matter."""
+        epoch = loaded.event.epoch
         sent: deque[asyncio.Task[None]] = deque()
-        try:
-            async with aclosing(loaded.bookings(batch_size=BATCH_SIZE)) as pages:
-                async for rows in pages:
-                    if len(sent) == BATCHES_MAX:
-                        await sent.popleft()
-                    args = [epoch, *batches.add(rows)]
-                    sent.append(asyncio.create_task(self._step("load_bookings", sellable, args)))
-            while sent:
+
+        async def count_again() -> None:
+            while sent:  # who is added to must be there
                 await sent.popleft()
+            for args in batches.take_again():
+                await self._step("count_customers", sellable, [b"%d" % epoch, *args], epoch=epoch)
+
+        try:
+            async with aclosing(loaded.bookings(batch_size=PAGE_SIZE)) as pages:
+                async for rows in pages:
+                    for start in range(0, len(rows), BATCH_SIZE):
+                        if len(sent) == BATCHES_MAX:
+                            await sent.popleft()
+                        commands = batches.add(rows[start : start + BATCH_SIZE])
+                        sent.append(asyncio.create_task(self._kernel.send_once(key, commands)))
+                        await asyncio.sleep(0)  # it leaves before the next one is packed
+                    if batches.again_count >= AGAIN_MAX:
+                        await count_again()
+            await count_again()
         finally:
             for task in sent:
                 task.cancel()
             await asyncio.gather(*sent, return_exceptions=True)
+        if batches.count:
+            args = [b"%d" % epoch, b"%d" % batches.count, b"%d" % batches.customer_count]
+            await self._step("adopt_bookings", sellable, args, epoch=epoch)
 
     async def _tell(self, event: Event) -> None:
         await self._kernel.run("set_status", await self._catalog.keep(event), status_args(event), load=False)
 
-    async def _step(self, script: str, sellable: SellableEvent, args: list[bytes]) -> None:
-        reply = await self._kernel.run(script, sellable, args, load=False)
+    async def _step(self, script: str, sellable: SellableEvent, args: list[bytes], *, epoch: int | None = None) -> None:
+        reply = await self._kernel.run(script, sellable, args, load=False, epoch=epoch)
         if reply[0] == b"STALE":
             raise StoreUnavailable(f"event {sellable.event.id} is being loaded by somebody else: try again")
+        if reply[0] == b"INCOMPLETE":
+            raise StoreUnavailable(f"event {sellable.event.id}: Redis has lost a part of what it was sent: try again")
 
 
 def _refuse_later(event: Event, epoch: int | None) -> None:

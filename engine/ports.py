@@ -24,9 +24,10 @@ class ActiveBooking(msgspec.Struct, frozen=True):
 
 
 BookingRow = Sequence[Any]
-"""A booking that owns places, as a load reads it: its id's 16 bytes, when it was confirmed in ms, places, customer.
+"""A booking that owns places, as a load reads it: its id's 16 bytes, when it was confirmed, places, customer.
 
-A million of them are read at once, so they stay what the driver makes of a row.
+The time is of the Unix clock, in ms, as text. A million of them are read at once, so they stay what the driver makes of
+a row.
 """
 
 

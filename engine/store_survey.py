@@ -15,14 +15,25 @@ _KEY = "hf:{0}:doctor:state"
 SAMPLE_CALLS = tuple(
     call.split()
     for call in (
-        *("BITFIELD K SET u1 0 1", "BITFIELD_RO K GET u1 0", "BITPOS K 1", "DEL K", "EXISTS K", "GET K", "GETBIT K 0"),
-        *("GETRANGE K 0 1", "HDEL K f", "HGET K f", "HGETALL K", "HINCRBY K f 1", "HLEN K", "HMGET K f", "HSCAN K 0"),
+        *("BITFIELD K SET u1 0 1", "BITFIELD_RO K GET u1 0", "BITPOS K 1", "DEL K", "EXISTS K", "EXPIRE K 1", "GET K"),
+        *(
+            "GETBIT K 0",
+            "GETRANGE K 0 1",
+            "HDEL K f",
+            "HGET K f",
+            "HGETALL K",
+            "HINCRBY K f 1",
+            "HLEN K",
+            "HMGET K f",
+            "HSCAN K 0",
+        ),
         *("HVALS K",),
         *(
             "HSET K f v",
             "HSETNX K f v",
             "HVALS K",
             "MEMORY USAGE K",
+            "PERSIST K",
             "RENAME K K",
             "SADD K m",
             "SET K v",

@@ -17,7 +17,7 @@ from engine.booking_batches import BookingBatches
 from engine.definition import EventDefinition
 from engine.events import Event, SellableEvent
 from engine.ids import new_claim_id
-from engine.keys import KeyRing, event_key, partition_key, partition_of
+from engine.keys import KeyRing, event_key, load_key, partition_key, partition_of
 from engine.layout import compile_layout
 from engine.loading import pack_rows, state_fields
 from engine.once import ONCE_TTL_MS
@@ -87,14 +87,25 @@ class Venue:
         cells = b"%d" % (len(layout.seats) * layout.legs)
         fields = state_fields(self.event.event, layout)
         self._pipe.send([self._wire("begin_load", [event_id, epoch, pack_rows(layout), cells, b"1", *fields])])
-        batches = BookingBatches(layout)
+        names = [load_key(self._partition, self.event.event.id, n, self._epoch) for n in ("new_bookings", "new_users")]
+        batches = BookingBatches(layout, *names)
         for start in range(0, len(sold), BATCH_SIZE):
             rows = [(uuid_utils.uuid7().bytes, 1, places, "past") for places in sold[start : start + BATCH_SIZE]]
-            self._pipe.send([self._wire("load_bookings", [epoch, *batches.add(rows)])])
+            self._pipe.send(batches.add(rows))
+        self._pipe.send([self._load_wire("count_customers", [epoch, *args]) for args in batches.take_again()])
+        if sold:
+            counts = [b"%d" % batches.count, b"%d" % batches.customer_count]
+            self._pipe.send([self._load_wire("adopt_bookings", [epoch, *counts])])
         for piece in batches.pieces():
             self._pipe.send([self._wire("load_places", [epoch, *piece])])
         ready = self._pipe.send([self._wire("finish_load", [event_id, epoch])])[0]
         assert ready[0] == b"READY", ready
+
+    def _load_wire(self, name: str, args: Sequence[bytes]) -> bytes:
+        """A script with keys of the load of the current epoch."""
+        script = lua.load(name)
+        keys = self._keys.for_event(script, self.event.event.id, self._partition, epoch=self._epoch)
+        return pack_evalsha(script.sha, keys, args)
 
     def forget(self) -> None:
         """Remove the event from Valkey."""

@@ -37,7 +37,7 @@ _RAISE_EPOCHS = """
 """
 # Without an order, so that nothing is ever sorted: whatever plan there is, it reads each row once.
 _BOOKINGS = """
-    SELECT uuid_send(id), round(date_part('epoch', COALESCE(confirmed_at, created_at)) * 1000)::bigint,
+    SELECT uuid_send(id), round(date_part('epoch', COALESCE(confirmed_at, created_at)) * 1000)::bigint::text,
            places, customer_id
       FROM bookings WHERE event_id = $1 AND status = ANY($2::text[])
 """
@@ -46,7 +46,7 @@ _FEW_BOOKINGS = """
       FROM unnest($1::text[]) AS event (id)
      CROSS JOIN LATERAL (
            SELECT uuid_send(id) AS id,
-                  round(date_part('epoch', COALESCE(confirmed_at, created_at)) * 1000)::bigint AS confirmed_ms,
+                  round(date_part('epoch', COALESCE(confirmed_at, created_at)) * 1000)::bigint::text AS confirmed_ms,
                   places, customer_id
              FROM bookings WHERE event_id = event.id AND status = ANY($2::text[]) LIMIT $3) AS booking
 """

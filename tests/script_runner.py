@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import hiredis
 import msgspec
 import redis
 from redis.exceptions import NoScriptError
@@ -20,7 +21,7 @@ from engine.definition import EventDefinition
 from engine.events import Event, SellableEvent
 from engine.ids import claim_id, parse_claim_id
 from engine.journal_bound import JOURNAL_BYTES_MAX
-from engine.keys import KeyRing, event_key, partition_key, partition_of
+from engine.keys import KeyRing, event_key, load_key, partition_key, partition_of
 from engine.layout import compile_layout
 from engine.loading import pack_rows, state_fields
 from engine.ports import BookingRow
@@ -62,11 +63,19 @@ class Runner:
         self.scripts: dict[str, Script] = {}
         self._keys = KeyRing()
 
-    def run(self, name: str, events: Sequence[SellableEvent], args: Sequence[object], *, once: str = "") -> list[Any]:
+    def run(
+        self,
+        name: str,
+        events: Sequence[SellableEvent],
+        args: Sequence[object],
+        *,
+        once: str = "",
+        epoch: int | None = None,
+    ) -> list[Any]:
         script = self.scripts.get(name) or lua.load(name)
         ids = [event.event.id for event in events]
         partition = partition_of(ids[0], events[0].definition.group, PARTITIONS)
-        keys = self._keys.for_events(script, ids, partition, once.encode() if once else None).keys
+        keys = self._keys.for_events(script, ids, partition, once.encode() if once else None, epoch).keys
         call = (script.sha.decode(), len(keys), *keys, *map(_argument, args))
         try:
             reply = self.redis.evalsha(*call)  # type: ignore[arg-type]
@@ -101,6 +110,7 @@ class Venue:
         self.event = sellable_event(*sections, **members)
         self.layout = self.event.layout
         self.frozen = frozen
+        self._batches: dict[int, BookingBatches] = {}
         self.load(epoch=1)
 
     @property
@@ -125,9 +135,10 @@ class Venue:
         now = self.now() if self.frozen and self.is_loaded() else FROZEN_MS
         assert self.begin_load(epoch) == ["LOADING"]
         for batch in _cut(bookings, batch_size):
-            for _ in range(1 + twice):
-                assert self.load_bookings(epoch, batch) == ["LOADED", len(batch)]
+            assert {*self.load_bookings(epoch, batch, times=1 + twice)} <= {"COUNTED"}
         for _ in range(1 + twice):
+            if bookings:
+                assert self.adopt_bookings(epoch) == ["ADOPTED"]
             self.load_places(epoch, bookings)
         assert self.finish_load(epoch)[0] == "READY"
         if self.frozen:
@@ -136,18 +147,40 @@ class Venue:
     def begin_load(self, epoch: int, *, keeps_history: bool = True) -> list[Any]:
         cells = len(self.layout.seats) * self.layout.legs
         fields = state_fields(self.event.event, self.layout)
+        self._batches.setdefault(epoch, self._new_batches(epoch))
         return self._run("begin_load", self.id, epoch, pack_rows(self.layout), cells, "01"[keeps_history], *fields)
 
-    def load_bookings(self, epoch: int, bookings: Sequence[tuple[str, str, str]]) -> list[Any]:
-        return self._run("load_bookings", epoch, *BookingBatches(self.layout).add(_rows(bookings)))
+    def load_bookings(self, epoch: int, bookings: Sequence[tuple[str, str, str]], *, times: int = 1) -> list[str]:
+        """Send a batch, and who came before at once; returns what ``count_customers`` has answered to each call."""
+        batches = self._batches[epoch]
+        for wire in batches.add(_rows(bookings)) * times:
+            self.send(wire)
+        calls = list(batches.take_again())
+        return [self._run("count_customers", epoch, *args, epoch=epoch)[0] for args in calls for _ in range(times)]
+
+    def send(self, wire: bytes) -> None:
+        """Run a command that is packed."""
+        reader = hiredis.Reader()
+        reader.feed(wire)
+        self.redis.execute_command(*reader.gets())  # type: ignore[no-untyped-call]
+
+    def adopt_bookings(self, epoch: int) -> list[Any]:
+        batches = self._batches[epoch]
+        return self._run("adopt_bookings", epoch, batches.count, batches.customer_count, epoch=epoch)
 
     def load_places(self, epoch: int, bookings: Sequence[tuple[str, str, str]]) -> None:
         """What all of *bookings* own, as a loader adds it up."""
-        batches = BookingBatches(self.layout)
+        batches = self._new_batches(epoch)
         if bookings:
             batches.add(_rows(bookings))
         for piece in batches.pieces():
             assert self._run("load_places", epoch, *piece) == ["LOADED"]
+
+    def load_key(self, name: str, epoch: int) -> bytes:
+        return load_key(self.partition, self.id, name, epoch)
+
+    def _new_batches(self, epoch: int) -> BookingBatches:
+        return BookingBatches(self.layout, self.load_key("new_bookings", epoch), self.load_key("new_users", epoch))
 
     def finish_load(self, epoch: int) -> list[Any]:
         return self._run("finish_load", self.id, epoch)
@@ -434,8 +467,8 @@ class Venue:
         entries: Any = self.redis.xrange(self.partition_key(name))
         return [(text_of(number), {text_of(k): text_of(v) for k, v in fields.items()}) for number, fields in entries]
 
-    def _run(self, name: str, *args: object, once: str = "") -> list[Any]:
-        return self.runner.run(name, [self.event], args, once=once)
+    def _run(self, name: str, *args: object, once: str = "", epoch: int | None = None) -> list[Any]:
+        return self.runner.run(name, [self.event], args, once=once, epoch=epoch)
 
 
 def hold_together(

@@ -86,6 +86,10 @@ class ClusterTransport:
             raise NotSent(f"{node} is not a master of the cluster, or no longer")
         return await self._run(self._multiplexers[node], wire, None, None)
 
+    async def packed(self, wires: Sequence[bytes], *, slot: int) -> Sequence[Any]:
+        owner = self._owner(slot)
+        return await asyncio.gather(*[self._run(owner, wire, slot, None) for wire in wires])
+
     def nodes(self) -> Sequence[NodeAddress]:
         return sorted({node for node in self._node_of_slot if node is not None})
 

@@ -33,6 +33,10 @@ class Transport(Protocol):
         """
         ...
 
+    async def packed(self, wires: Sequence[bytes], *, slot: int) -> Sequence[Any]:
+        """Run plain commands that are packed already, all on keys of *slot*, in one go and in no order."""
+        ...
+
     def nodes(self) -> Sequence[NodeAddress]:
         """The masters known now."""
         ...

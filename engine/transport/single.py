@@ -1,5 +1,6 @@
 """The transport to one logical server: a fixed address, or a master that sentinels point out."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,6 +48,18 @@ class SingleTransport:
         if isinstance(reply, RedisError):
             return await self._persist(wire, None, reply)
         return reply
+
+    async def packed(
+        self,
+        wires: Sequence[bytes],
+        *,
+        slot: int,  # noqa: ARG002 - of interest in a cluster only
+    ) -> Sequence[Any]:
+        replies = await asyncio.gather(*[self._multiplexer.submit(wire) for wire in wires])
+        return [
+            await self._persist(wire, None, reply) if isinstance(reply, RedisError) else reply
+            for wire, reply in zip(wires, replies, strict=True)
+        ]
 
     def nodes(self) -> Sequence[NodeAddress]:
         node = self._multiplexer.node

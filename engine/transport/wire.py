@@ -59,6 +59,11 @@ def pack_command(*parts: bytes | str | int) -> bytes:
     return b"*%d\r\n" % len(encoded) + b"".join([_bulk(part) for part in encoded])
 
 
+def pack_fields(key: bytes, count: int, fields: bytes) -> bytes:
+    """``HSET key field value …`` of *count* fields, which, with their values, are packed already."""
+    return b"*%d\r\n$4\r\nHSET\r\n%b%b" % (2 + 2 * count, _bulk(key), fields)
+
+
 def pack_shared_command(*parts: bytes | str | int) -> bytes:
     """Any command that leaves the connection as it was, for the connection belongs to everybody.
 

@@ -109,6 +109,37 @@ async def test_state_that_is_gone_again_after_loading_is_unavailable(
         await CALLS[call](shop.reservations, event_id, hold.id)
 
 
+@pytest.mark.parametrize("fault", ["a batch is lost", "a reply is lost"])
+async def test_load_whose_batch_may_not_be_there_once_fails_and_is_begun_anew(
+    shop: Shop, lab: Lab, redis_url: str, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """A batch that came twice, the second time after customers were added to, would take away what was added."""
+    server = redis.Redis.from_url(redis_url)
+    event_id = (await lab.event()).event.id
+    for customer_id in ("ana", "bea", "ana"):
+        await shop.reservations.book(event_id, FLOOR, GUEST, customer_id=customer_id)
+    packed = shop.kernel.transport.packed
+    sent: list[int] = []
+
+    async def fail_at_first(wires: Sequence[bytes], *, slot: int) -> Sequence[object]:
+        sent.append(len(wires))
+        is_lost = fault == "a batch is lost" and len(sent) == 1
+        replies = await packed(wires[1:] if is_lost else wires, slot=slot)
+        if fault == "a reply is lost" and len(sent) == 1:
+            raise OutcomeUnknown("connection lost")
+        return replies
+
+    monkeypatch.setattr(shop.kernel.transport, "packed", fail_at_first)
+    server.flushall()
+    with pytest.raises(StoreUnavailable, match="lost"):
+        await shop.loader.load(event_id)
+    assert len(sent) == 1
+    assert await shop.loader.load(event_id)
+    event = await shop.catalog.get(event_id)
+    assert await shop.kernel.event_command(event, "HGETALL", "users") == [b"ana", b"4", b"bea", b"2"]
+    assert await shop.kernel.event_command(event, "HLEN", "bookings") == 3
+
+
 class ClosingSource:
     """The ledger's events; while one is read for loading, its organizer closes it."""
 

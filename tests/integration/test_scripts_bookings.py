@@ -8,6 +8,7 @@ from invariants import StoredState, assert_consistent
 from redis.exceptions import OutOfMemoryError
 from script_runner import FROZEN_MS, ONCE_TTL_MS, PARTITIONS, TTL_MS, Runner, Venue, new_id
 
+from engine.booking_batches import KEYS_TTL_S
 from engine.dead_letters import Letter, LetterField
 
 
@@ -207,7 +208,8 @@ def test_loaded_event_has_what_the_ledger_has_and_nothing_else(runner: Runner) -
 def test_event_is_not_on_sale_while_it_is_loaded(runner: Runner) -> None:
     venue = Venue(runner)
     assert venue.begin_load(2) == ["LOADING"]
-    assert venue.load_bookings(2, LEDGER) == ["LOADED", 3]
+    venue.load_bookings(2, LEDGER)
+    assert venue.adopt_bookings(2) == ["ADOPTED"]
     venue.load_places(2, LEDGER)
     assert venue.hold("0:1;0*1") == ["NOT_LOADED", 1]
     assert venue.redis.smembers(venue.partition_key("live")) == set()
@@ -219,15 +221,16 @@ def test_event_is_not_on_sale_while_it_is_loaded(runner: Runner) -> None:
 def test_steps_of_a_load_sent_twice_count_once(runner: Runner) -> None:
     venue = Venue(runner)
     assert [venue.begin_load(2), venue.begin_load(2)] == [["LOADING"]] * 2
-    assert [venue.load_bookings(2, LEDGER) for _ in range(2)] == [["LOADED", 3]] * 2
+    assert venue.load_bookings(2, LEDGER, times=2) == ["COUNTED"] * 2
     for _ in range(2):
+        assert venue.adopt_bookings(2) == ["ADOPTED"]
         venue.load_places(2, LEDGER)
     first = venue.finish_load(2)
     assert first[0] == "READY"
     with runner.writes_nothing():
         assert venue.finish_load(2) == first
         assert venue.begin_load(2) == ["STALE"]
-        assert venue.load_bookings(2, LEDGER) == ["STALE"]
+        assert venue.adopt_bookings(2) == ["STALE"]
         assert runner.run("load_places", [venue.event], [2, 0, "", "sold:0:0", 9]) == ["STALE"]
     consistent(venue)
     assert venue.counts(0) == (6, 0, 4)
@@ -236,8 +239,9 @@ def test_steps_of_a_load_sent_twice_count_once(runner: Runner) -> None:
 def test_batches_of_one_customer_add_up_in_whatever_order_they_come_and_come_again(runner: Runner) -> None:
     venue = Venue(runner)
     venue.begin_load(2)
-    for booking in (LEDGER[2], LEDGER[0], LEDGER[2], LEDGER[1], LEDGER[0]):
-        assert venue.load_bookings(2, [booking]) == ["LOADED", 1]
+    for booking in (LEDGER[2], LEDGER[0], LEDGER[1]):
+        venue.load_bookings(2, [booking], times=2)
+    venue.adopt_bookings(2)
     venue.load_places(2, LEDGER)
     venue.finish_load(2)
     assert consistent(venue).users == {"ana": 7, "bea": 1}
@@ -261,6 +265,7 @@ def test_begin_of_a_load_that_comes_twice_throws_nothing_away(runner: Runner) ->
     venue = Venue(runner)
     venue.begin_load(2)
     venue.load_bookings(2, LEDGER)
+    venue.adopt_bookings(2)
     venue.load_places(2, LEDGER)
     with runner.writes_nothing():
         assert venue.begin_load(2) == ["LOADING"]
@@ -275,12 +280,46 @@ def test_later_load_ends_an_earlier_one_that_is_under_way(runner: Runner) -> Non
     assert venue.begin_load(3) == ["LOADING"]
     with runner.writes_nothing():
         assert venue.begin_load(2) == ["STALE"]
-        assert venue.load_bookings(2, LEDGER[1:]) == ["STALE"]
+        assert venue.adopt_bookings(2) == ["STALE"]
         assert venue.finish_load(2) == ["STALE"]
     venue.load_bookings(3, LEDGER)
+    assert venue.load_bookings(2, LEDGER[1:]) == ["STALE"]
+    assert venue.adopt_bookings(3) == ["ADOPTED"]
     venue.load_places(3, LEDGER)
     assert venue.finish_load(3)[0] == "READY"
     consistent(venue)
+    assert venue.load_bookings(2, [(new_id(), "0:1;0*1", "zoe")]) == []
+    consistent(venue)
+
+
+def test_load_of_which_a_part_was_lost_is_not_adopted(runner: Runner) -> None:
+    venue = Venue(runner)
+    venue.begin_load(2)
+    venue.load_bookings(2, LEDGER[:1])
+    runner.redis.delete(venue.load_key("new_users", 2))
+    venue.load_bookings(2, LEDGER[1:2])
+    with runner.writes_nothing():
+        assert venue.adopt_bookings(2) == ["INCOMPLETE", 2, 1]
+    runner.redis.delete(venue.load_key("new_bookings", 2))
+    assert venue.adopt_bookings(2) == ["INCOMPLETE", 0, 1]
+
+
+def test_what_a_loader_leaves_behind_goes_away_and_what_it_has_finished_stays(runner: Runner) -> None:
+    venue = Venue(runner)
+    names = [venue.load_key(name, 2) for name in ("new_bookings", "new_users")]
+    venue.begin_load(2)
+    venue.load_bookings(2, LEDGER)
+    assert all(0 < runner.redis.ttl(name) <= KEYS_TTL_S for name in names)  # type: ignore[operator]
+    venue.adopt_bookings(2)
+    assert [runner.redis.ttl(venue.key(name)) for name in ("bookings", "users")] == [-1, -1]
+    assert runner.redis.exists(*names) == 0
+
+
+def test_customers_are_told_apart_by_their_bytes(runner: Runner) -> None:
+    venue = Venue(runner)
+    customers = ("Żaneta", "ana|x", "ana\r\nx", "名")
+    venue.load(epoch=2, bookings=[(new_id(), "0:1;0*1", customer) for customer in customers])
+    assert consistent(venue).users == dict.fromkeys(customers, 1)
 
 
 def test_seq_goes_on_over_loads_even_when_one_was_left_in_the_middle(runner: Runner) -> None:

@@ -16,6 +16,7 @@ SITUATIONS: dict[tuple[str, str], Situation] = {}
 # Refusals in whose course lapsed holds are ended.
 MAY_CLEAN_UP = {"EXPIRED", "CONTINUE"}
 DONE = {
+    "ADOPTED",
     "COUNTED",
     "ARCHIVED",
     "MARKED",
@@ -625,18 +626,48 @@ def _loading_an_old_epoch(runner: Runner) -> tuple[Venue, Act]:
     return venue, lambda: venue.begin_load(1)
 
 
-@situation("load_bookings", "LOADED")
-def _loaded(runner: Runner) -> tuple[Venue, Act]:
+TWO_OF_ANA = [(new_id(), "0:1;0*2;1#3", "ana"), (new_id(), "0:1;0*1", "ana")]
+
+
+@situation("count_customers", "COUNTED")
+def _counted_again(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
     venue.begin_load(2)
-    return venue, lambda: venue.load_bookings(2, [(new_id(), "0:1;0*2;1#3", "ana")])
+    return venue, lambda: venue.load_bookings(2, TWO_OF_ANA)
 
 
-@situation("load_bookings", "STALE")
-def _loaded_by_an_old_loader(runner: Runner) -> tuple[Venue, Act]:
+@situation("count_customers", "STALE")
+def _counted_by_an_old_loader(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
+    venue.begin_load(2)
     venue.begin_load(3)
-    return venue, lambda: venue.load_bookings(2, [(new_id(), "0:1;0*2;1#3", "ana")])
+    return venue, lambda: runner.run("count_customers", [venue.event], [2, 1, 600, "ana", 1], epoch=2)
+
+
+@situation("adopt_bookings", "ADOPTED")
+def _adopted(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.begin_load(2)
+    venue.load_bookings(2, TWO_OF_ANA)
+    return venue, lambda: venue.adopt_bookings(2)
+
+
+@situation("adopt_bookings", "INCOMPLETE")
+def _adopted_in_part(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.begin_load(2)
+    venue.load_bookings(2, TWO_OF_ANA)
+    runner.redis.hdel(venue.load_key("new_bookings", 2), TWO_OF_ANA[0][0])
+    return venue, lambda: venue.adopt_bookings(2)
+
+
+@situation("adopt_bookings", "STALE")
+def _adopted_too_late(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.begin_load(2)
+    venue.load_bookings(2, TWO_OF_ANA)
+    venue.begin_load(3)
+    return venue, lambda: venue.adopt_bookings(2)
 
 
 @situation("load_places", "LOADED")

@@ -205,10 +205,11 @@ def hold_is_confirmed_before_it_is_repaired_away(venue: Venue) -> None:
 
 
 def load_is_interrupted(venue: Venue) -> None:
-    bookings = [(new_id(), "0:1;0*2;1#3", "ana")]
+    bookings = [(new_id(), "0:1;0*2;1#3", "ana"), (new_id(), "0:1;0*1", "ana")]
     venue.begin_load(2)
-    for _ in range(2):  # the first reply was lost
-        venue.load_bookings(2, bookings)
+    venue.load_bookings(2, bookings, times=2)  # the first reply was lost
+    for _ in range(2):
+        venue.adopt_bookings(2)
     venue.load_places(2, bookings)
     venue.finish_load(2)
 
@@ -217,8 +218,29 @@ def loader_comes_late(venue: Venue) -> None:
     venue.load(epoch=3)
     assert venue.begin_load(2) == ["STALE"]
     venue.begin_load(4)
-    assert venue.load_bookings(3, [(new_id(), "0:1;0*2", "ana")]) == ["STALE"]
+    assert venue.load_bookings(3, [(new_id(), "0:1;0*2", "ana"), (new_id(), "0:1;0*1", "ana")]) == ["STALE"]
+    assert venue.adopt_bookings(3) == ["STALE"]
     venue.finish_load(4)
+
+
+def load_loses_what_was_sent(venue: Venue, name: str, member: int) -> None:
+    bookings = [(new_id(), "0:1;0*2;1#3", "ana"), (new_id(), "0:1;0*1", "bea")]
+    venue.begin_load(2)
+    venue.load_bookings(2, bookings)
+    venue.redis.hdel(venue.load_key(name, 2), bookings[0][member])
+    if venue.adopt_bookings(2)[0] == "INCOMPLETE":
+        venue.load(epoch=3, bookings=bookings)
+    else:
+        venue.load_places(2, bookings)
+        venue.finish_load(2)
+
+
+def server_has_lost_a_booking(venue: Venue) -> None:
+    load_loses_what_was_sent(venue, "new_bookings", 0)
+
+
+def server_has_lost_a_customer(venue: Venue) -> None:
+    load_loses_what_was_sent(venue, "new_users", 2)
 
 
 def organizer_s_changes_overtake_each_other(venue: Venue) -> None:
@@ -374,11 +396,18 @@ MUTANTS = {
         "unbook_places", "redis.call('HDEL', ev.keys.bookings, booking_id)", "", booking_is_undone_twice
     ),
     "a batch sent twice counts twice": Mutant(
-        "load_bookings", "redis.call('HGET', keys.bookings, sub(bookings, 1, ID_LENGTH))", "false", load_is_interrupted
+        "count_customers", "number <= tonumber(known[2] or 0)", "false", load_is_interrupted
     ),
     "an old epoch is loaded over a new one": Mutant("begin_load", "known >= epoch or", "", loader_comes_late),
-    "a batch of another load is taken": Mutant(
-        "load_bookings", "redis.call('HGET', keys.loading, 'epoch') ~= epoch", "false", loader_comes_late
+    "customers of another load are counted": Mutant("count_customers", "known[1] ~= epoch", "false", loader_comes_late),
+    "bookings of another load are adopted": Mutant(
+        "adopt_bookings", "redis.call('HGET', keys.loading, 'epoch') ~= epoch", "false", loader_comes_late
+    ),
+    "a load that has lost bookings is put on sale": Mutant(
+        "adopt_bookings", "here ~= count or", "", server_has_lost_a_booking
+    ),
+    "a load that has lost customers is put on sale": Mutant(
+        "adopt_bookings", "or owners ~= customers + added", "", server_has_lost_a_customer
     ),
     "an older version sets the status": Mutant(
         "set_status", "tonumber(known) > version", "false", organizer_s_changes_overtake_each_other

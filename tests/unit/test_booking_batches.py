@@ -2,14 +2,16 @@
 
 import uuid
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
+import hiredis
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from script_runner import sellable_event
 
 import engine.booking_batches
-from engine.booking_batches import BookingBatches
+from engine.booking_batches import AGAIN_MAX, KEYS_TTL_S, BookingBatches
 from engine.layout import Layout
 from engine.places import CountedPlaces, NumberedPlaces, Places, format_places
 from engine.ports import BookingRow
@@ -35,7 +37,7 @@ def claims(draw: st.DrawFn) -> Places:
 
 
 def row(places: Places, customer_id: str) -> BookingRow:
-    return (uuid.uuid4().bytes, 1_000, format_places(places), customer_id)
+    return (uuid.uuid4().bytes, "1000", format_places(places), customer_id)
 
 
 def expected(booked: list[Places], layout: Layout) -> tuple[set[int], dict[str, int]]:
@@ -66,26 +68,66 @@ def written(batches: BookingBatches) -> tuple[set[int], dict[str, int]]:
     return cells, counters
 
 
+def new_batches() -> BookingBatches:
+    return BookingBatches(LAYOUT, b"b", b"u")
+
+
+def commands(wires: Iterable[bytes]) -> list[list[bytes]]:
+    reader = hiredis.Reader()
+    for wire in wires:
+        reader.feed(wire)
+    return list(iter(reader.gets, False))
+
+
+def pairs(parts: Sequence[bytes]) -> Iterator[tuple[str, str]]:
+    return zip(*[map(bytes.decode, parts)] * 2, strict=True)
+
+
 @given(
-    st.lists(st.tuples(claims(), st.sampled_from(("ana", "ben", "a|b"))), min_size=1, max_size=40), st.integers(1, 9)
+    st.lists(st.tuples(claims(), st.sampled_from(("ana", "ben", "a|b", "ż\r\n名", ""))), min_size=1, max_size=40),
+    st.integers(1, 9),
+    st.sampled_from((1, 4, 1024)),
 )
-def test_everything_is_counted_once_however_it_is_cut_into_batches(booked: list[tuple[Places, str]], size: int) -> None:
-    batches, totals, records = BookingBatches(LAYOUT), Counter[str](), 0
+def test_everything_is_counted_once_however_it_is_cut_into_batches(
+    booked: list[tuple[Places, str]], size: int, seen: int
+) -> None:
+    """Also where most customers share their hash with somebody who came before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine.booking_batches, "SEEN_MAX", seen)
+        batches = new_batches()
+    totals, records, sent = Counter[str](), dict[str, str](), 0
     for start in range(0, len(booked), size):
         rows = [row(places, customer_id) for places, customer_id in booked[start : start + size]]
-        count, bookings, customers = batches.add(rows)
-        records += bookings.count(b"\0")
-        assert int(count) == len(rows)
-        for line in customers.decode().split("\0")[:-1]:
-            total, _, customer_id = line.partition("|")
-            totals[customer_id] += int(total)
-    assert records == len(booked)
+        for verb, key, *rest in commands(batches.add(rows)):
+            if verb == b"HSET" and key == b"b":
+                records |= pairs(rest)
+            elif verb == b"HSET":
+                written_now = dict(pairs(rest))
+                assert not totals.keys() & written_now.keys()  # it would be forgotten what they had
+                totals.update({customer: int(count) for customer, count in written_now.items()})
+                sent += len(written_now)
+            else:
+                assert (verb, rest) == (b"EXPIRE", [b"%d" % KEYS_TTL_S])
+        for _, _, *again in batches.take_again():
+            totals.update({customer: int(count) for customer, count in pairs(again)})
+    assert (len(records), batches.count, batches.customer_count) == (len(booked), len(booked), sent)
+    assert batches.again_count == 0
     assert written(batches) == expected([places for places, _ in booked], LAYOUT)
     assert written(batches) == expected([places for places, _ in booked], LAYOUT)  # to ask twice changes nothing
     wanted = Counter[str]()
     for places, customer_id in booked:
         wanted[customer_id] += places.quantity
     assert totals == wanted
+
+
+def test_customers_who_came_before_are_added_to_in_calls_that_are_numbered() -> None:
+    batches = new_batches()
+    for _ in range(2):
+        batches.add([row(Places(0, 1, (CountedPlaces(0, 12),)), f"c{number}") for number in range(AGAIN_MAX + 1)])
+    assert batches.again_count > AGAIN_MAX
+    calls = list(batches.take_again())
+    assert [(call[0], len(call) <= 2 + 2 * AGAIN_MAX) for call in calls] == [(b"1", True), (b"2", True)]
+    assert [call[0] for call in batches.take_again()] == []
 
 
 @settings(max_examples=20)
@@ -95,7 +137,7 @@ def test_bounds_on_memory_and_on_calls_change_no_sum(booked: list[Places]) -> No
         patch.setattr(engine.booking_batches, "PIECE_BYTES", 2)
         patch.setattr(engine.booking_batches, "FIELDS_PER_CALL", 4)
         patch.setattr(engine.booking_batches, "COUNTED_TEXTS_MAX", 1)
-        batches = BookingBatches(LAYOUT)
+        batches = new_batches()
         if booked:
             batches.add([row(places, "ana") for places in booked])
         assert written(batches) == expected(booked, LAYOUT)
@@ -104,12 +146,14 @@ def test_bounds_on_memory_and_on_calls_change_no_sum(booked: list[Places]) -> No
 
 def test_record_is_what_a_booking_of_the_ledger_looks_like_in_redis() -> None:
     number = uuid.UUID(int=5)
-    count, bookings, customers = BookingBatches(LAYOUT).add([(number.bytes, 7, "0:1;0*2;1#3,4", "ana|x")])
-    assert (count, customers) == (b"1", b"4|ana|x\0")
-    assert bookings == b"0" * 25 + b"5" + b"7|7|||4|0:1;0*2;1#3,4|ana|x\0"
+    wires = new_batches().add([(number.bytes, "7", "0:1;0*2;1#3,4", "ana|ż")])
+    assert commands(wires)[:2] == [
+        [b"HSET", b"b", b"0" * 25 + b"5", "7|7|||4|0:1;0*2;1#3,4|ana|ż".encode()],
+        [b"HSET", b"u", "ana|ż".encode(), b"4"],
+    ]
 
 
 @pytest.mark.parametrize("text", ["0:1;1#4000", "nonsense", "0:1;1#1,x"])
 def test_booking_of_no_place_of_the_event_is_an_error(text: str) -> None:
     with pytest.raises((ValueError, IndexError)):
-        BookingBatches(LAYOUT).add([(bytes(16), 1, text, "ana")])
+        new_batches().add([(bytes(16), "1", text, "ana")])

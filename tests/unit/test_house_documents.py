@@ -13,7 +13,7 @@ import lua
 from api.routes import ROUTES
 from engine.definition import EventDefinition
 from engine.events import Event
-from engine.keys import EVENT_KEYS, PARTITION_KEYS
+from engine.keys import EVENT_KEYS, LOAD_KEYS, PARTITION_KEYS
 from engine.layout import compile_layout
 from engine.loading import state_fields
 from holdfast.cli import LazyGroup
@@ -75,7 +75,7 @@ def words(cell: str) -> list[str]:
 def test_every_key_has_its_section_with_a_line_for_redis_cli() -> None:
     headings = set(re.findall(r"^### (\w+)$", read("docs/keys.md"), re.MULTILINE))
 
-    assert headings == {*EVENT_KEYS, *PARTITION_KEYS, "once"}
+    assert headings == {*EVENT_KEYS, *LOAD_KEYS, *PARTITION_KEYS, "once"}
     assert [key for key in headings if "redis-cli" not in section("docs/keys.md", key)] == []
 
 
