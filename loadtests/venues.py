@@ -90,7 +90,7 @@ class Venue:
         names = [load_key(self._partition, self.event.event.id, n, self._epoch) for n in ("new_bookings", "new_users")]
         batches = BookingBatches(layout, *names)
         for start in range(0, len(sold), BATCH_SIZE):
-            rows = [(uuid_utils.uuid7().bytes, 1, places, "past") for places in sold[start : start + BATCH_SIZE]]
+            rows = [(uuid_utils.uuid7().bytes, "1", places, "past") for places in sold[start : start + BATCH_SIZE]]
             self._pipe.send(batches.add(rows))
         self._pipe.send([self._load_wire("count_customers", [epoch, *args]) for args in batches.take_again()])
         if sold:

@@ -507,7 +507,7 @@ def _argument(value: object) -> bytes:
 def _rows(bookings: Sequence[tuple[str, str, str]]) -> list[BookingRow]:
     """Bookings of (id, places, owner) as a loader reads them from the ledger."""
     return [
-        (parse_claim_id(f"{booking_id}~gig").uuid.bytes, FROZEN_MS, places, owner)  # type: ignore[union-attr]
+        (parse_claim_id(f"{booking_id}~gig").uuid.bytes, str(FROZEN_MS), places, owner)  # type: ignore[union-attr]
         for booking_id, places, owner in bookings
     ]
 

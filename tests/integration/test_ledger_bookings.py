@@ -157,10 +157,10 @@ async def test_loader_reads_the_bookings_that_own_places(
     assert sorted(tuple(row) for batch in batches for row in batch) == sorted(map(row_of, owning))
 
 
-def row_of(entry: JournalEntry) -> tuple[bytes, int, str, str]:
+def row_of(entry: JournalEntry) -> tuple[bytes, str, str, str]:
     """What a loader reads of the booking that *entry* became."""
     number = parse_claim_id(entry.booking_id).uuid.bytes  # type: ignore[union-attr]
-    return number, entry.confirmed_at_ms, format_places(entry.places), entry.customer_id
+    return number, str(entry.confirmed_at_ms), format_places(entry.places), entry.customer_id
 
 
 async def test_events_that_are_loaded_together_have_their_own_bookings(
