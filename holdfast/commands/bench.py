@@ -23,13 +23,11 @@ async def command(seconds: int, connections: int, workers: int, as_json: bool) -
     """Measure holds and bookings a second on this machine, and check every one of them.
 
     It starts a Valkey, a Postgres and a server of its own in a temporary directory, and removes them afterwards. No
-    live installation is touched: REDIS_URL, DATABASE_URL, --data-dir and all HOLDFAST_ variables are ignored.
+    live installation is touched: REDIS_URL, DATABASE_URL, --data-dir and the HOLDFAST_ settings are ignored.
 
     At most 200,000 holds are made and 50,000 seats booked; a phase that gets there ends early. Client and servers share
     this machine, so it is worth more when idle. Exits with 1 when anything is oversold, lost, or otherwise wrong.
     """
     from holdfast.bench.run import BenchOptions, run_bench  # here: an interrupt meets run_async, not half an import
 
-    return await run_bench(
-        BenchOptions(seconds=seconds, connections=connections, workers=workers, as_json=as_json)
-    )
+    return await run_bench(BenchOptions(seconds=seconds, connections=connections, workers=workers, as_json=as_json))

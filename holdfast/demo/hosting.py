@@ -1,4 +1,4 @@
-"""A server of one's own for a piece of work: started with a word about it, stopped with it, in a directory that may go."""
+"""A server of one's own for a piece of work: started and stopped with it, in a directory that may go."""
 
 import asyncio
 import tempfile
