@@ -36,6 +36,7 @@ class LazyGroup(click.Group):
         "reconcile": "holdfast.commands.reconcile",
         "doctor": "holdfast.commands.doctor",
         "demo": "holdfast.commands.demo",
+        "bench": "holdfast.commands.bench",
         "simulator": "holdfast.commands.simulator",
     }
 

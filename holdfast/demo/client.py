@@ -82,7 +82,7 @@ class Client:
         self.requests += 1
         self.latencies_s[purpose].append(time.perf_counter() - began_s)
         if answer.status not in expect:
-            self.unexpected[f"{purpose}: {_describe(answer)}"] += 1
+            self.unexpected[f"{purpose}: {describe_answer(answer)}"] += 1
         return answer
 
     async def require(self, method: str, path: str, *, token: str, body: Any = None) -> bytes:
@@ -102,7 +102,8 @@ class _Problem(msgspec.Struct):
     code: str = ""
 
 
-def _describe(answer: Answer) -> str:
+def describe_answer(answer: Answer) -> str:
+    """Its status, and the code of its problem if it has one."""
     try:
         code = msgspec.json.decode(answer.body, type=_Problem).code
     except msgspec.DecodeError:

@@ -37,10 +37,11 @@ class Latency(msgspec.Struct, frozen=True):
 
     count: int
     p50_ms: float
+    p95_ms: float
     p99_ms: float
 
 
-NOTHING_SEEN = Latency(0, 0.0, 0.0)
+NOTHING_SEEN = Latency(0, 0.0, 0.0, 0.0)
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,13 +85,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(latencies_s: Sequence[float]) -> Latency:
-    """The median and the 99th percentile, by nearest rank; zero of nothing."""
+    """The median, the 95th and the 99th percentile, by nearest rank; zero of nothing."""
     ordered = sorted(latencies_s)
 
     def percentile(share: float) -> float:
         return round(ordered[math.ceil(share * len(ordered)) - 1] * 1000, 1) if ordered else 0.0
 
-    return Latency(len(ordered), percentile(0.5), percentile(0.99))
+    return Latency(len(ordered), percentile(0.5), percentile(0.95), percentile(0.99))
 
 
 def is_fine(findings: Sequence[str], unexpected: Mapping[str, int], audit: AuditReport) -> bool:
@@ -108,10 +109,15 @@ def print_report(console: Console, report: Report) -> None:
     )
     console.print()
     console.print(_figures(report))
-    if report.server_output:
+    print_server_output(console, report.server_output)
+
+
+def print_server_output(console: Console, lines: Sequence[str]) -> None:
+    """What the server said, if it said anything."""
+    if lines:
         console.print("\nThe server said:")
-        for line in report.server_output:
-            console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
+    for line in lines:
+        console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
 
 
 def _table(events: Sequence[EventReport]) -> Table:
@@ -140,10 +146,8 @@ def _figures(report: Report) -> Table:
         seen = latency.get(purpose, NOTHING_SEEN)
         grid.add_row(title, f"p50 {seen.p50_ms:.0f} ms, p99 {seen.p99_ms:.0f} ms [dim]({seen.count:,} answers)[/]")
     grid.add_row("", f"[dim]{_circumstances(rates)}[/]")
-    grid.add_row(*_verdict("Crowd", _crowd_findings(report), _crowd_verdict(report)))
-    audit = report.audit
-    found = [*audit.differences] if audit.differences else [f"{audit.drift} differences"] if audit.drift else []
-    grid.add_row(*_verdict("Audit", found, f"{audit.events} events: nothing oversold, Redis equals the ledger"))
+    grid.add_row(*verdict_row("Crowd", _crowd_findings(report), _crowd_verdict(report)))
+    grid.add_row(*audit_row(report.audit))
     return grid
 
 
@@ -168,7 +172,14 @@ def _crowd_findings(report: Report) -> list[str]:
     return [*report.findings, *(f"{count:,} x {what}" for what, count in report.unexpected.items())]
 
 
-def _verdict(title: str, findings: Sequence[str], fine: str) -> tuple[Text, Text]:
+def audit_row(audit: AuditReport) -> tuple[Text, Text]:
+    """The audit's line in a grid of two columns."""
+    found = [*audit.differences] if audit.differences else [f"{audit.drift} differences"] if audit.drift else []
+    return verdict_row("Audit", found, f"{audit.events} events: nothing oversold, Redis equals the ledger")
+
+
+def verdict_row(title: str, findings: Sequence[str], fine: str) -> tuple[Text, Text]:
+    """What was found, or, if nothing was, what is fine."""
     if not findings:
         return Text(title), Text.assemble(("✓ ", "bold green"), fine)
     return Text(title), Text("\n").join(Text.assemble(("✗ ", "bold red"), line) for line in findings)

@@ -1,10 +1,7 @@
 """``holdfast demo``: one real server, three events, a crowd, and a look at whether every place was sold once."""
 
 import asyncio
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from pathlib import Path
 
 import click
@@ -13,11 +10,11 @@ from rich.console import Console
 
 from holdfast.compose import jwt_secret
 from holdfast.demo.client import Client
+from holdfast.demo.hosting import Hosting, temporary_data_dir
 from holdfast.demo.invitation import print_invitation
-from holdfast.demo.progress import print_step
 from holdfast.demo.report import print_report
 from holdfast.demo.sale import Sale
-from holdfast.demo.server import WORKERS, DemoServer, running_server
+from holdfast.demo.server import WORKERS, DemoServer
 from holdfast.demo.stopping import run_until_signal
 from holdfast.settings import load_settings
 
@@ -49,32 +46,22 @@ class _Demo:
         self._options = options
         # Standard output is the report's; with --json it must hold nothing else.
         self._console = Console(stderr=options.as_json, highlight=False)
-        self._server: DemoServer | None = None
+        self._hosting = Hosting(self._console, workers=WORKERS, port=options.port)
         self._verdict: int | None = None  # the exit code, once the sale is over and the server is only kept
 
     def hurry(self) -> None:
         """Make the stop that is under way a quick one."""
-        if self._server is not None:
-            self._server.hurry()
+        self._hosting.hurry()
 
     async def run(self) -> int:
         """The whole demo, in a directory that is there as long as it runs."""
         with _data_dir(self._options.data_dir) as data_dir:
-            began_s = time.monotonic()
-            async with AsyncExitStack() as stack:
-                with self._console.status(f"Starting Valkey, Postgres and {WORKERS} API workers"):
-                    starting = running_server(data_dir, port=self._options.port)
-                    server = self._server = await stack.enter_async_context(starting)
-                ready_s = time.monotonic() - began_s
-                what = f"Valkey, Postgres and {WORKERS} API workers, ready in {ready_s:.1f} s"
-                print_step(self._console, "Server", what)
-                try:
-                    return await server.beside(self._sell(server, data_dir))
-                except asyncio.CancelledError:
-                    self._console.print("\nStopping.")
-                    if self._verdict is None:
-                        raise
-                    return self._verdict  # kept until somebody stopped it: that is how it ends, not a failure
+            try:
+                return await self._hosting.run(data_dir, lambda server: self._sell(server, data_dir))
+            except asyncio.CancelledError:
+                if self._verdict is None:
+                    raise
+                return self._verdict  # kept until somebody stopped it: that is how it ends, not a failure
 
     async def _sell(self, server: DemoServer, data_dir: Path) -> int:
         options, console = self._options, self._console
@@ -94,10 +81,5 @@ class _Demo:
         return 0 if report.ok else 1
 
 
-@contextmanager
-def _data_dir(chosen: Path | None) -> Iterator[Path]:
-    if chosen is not None:
-        yield chosen.expanduser().absolute()
-        return
-    with tempfile.TemporaryDirectory(prefix="holdfast-demo-") as name:
-        yield Path(name)
+def _data_dir(chosen: Path | None) -> AbstractContextManager[Path]:
+    return temporary_data_dir("holdfast-demo-") if chosen is None else nullcontext(chosen.expanduser().absolute())

@@ -35,6 +35,11 @@ class DemoServer:
         self._listening = asyncio.create_task(self._listen(output))
         self._stopping = False
 
+    @property
+    def guard_pid(self) -> int:
+        """The process that everything of the server descends from."""
+        return self._child.guard_pid
+
     async def beside(self, work: Coroutine[Any, Any, T]) -> T:
         """Do *work*, which makes sense only while the server runs.
 
@@ -84,7 +89,7 @@ class DemoServer:
 
 
 @asynccontextmanager
-async def running_server(data_dir: Path, *, port: int) -> AsyncIterator[DemoServer]:
+async def running_server(data_dir: Path, *, port: int, workers: int = WORKERS) -> AsyncIterator[DemoServer]:
     """Serve on embedded servers under *data_dir* until the end of the block, or of this process.
 
     Raises:
@@ -94,9 +99,9 @@ async def running_server(data_dir: Path, *, port: int) -> AsyncIterator[DemoServ
     command = [sys.executable, "-m", "holdfast", "--log-level", "warning", "serve", "--data-dir", str(data_dir)]
     try:
         child = await start_child(
-            [*command, "--port", str(port), "--workers", str(WORKERS)],
+            [*command, "--port", str(port), "--workers", str(workers)],
             stages=STAGES,
-            env=_without_configuration(os.environ),
+            env=without_configuration(os.environ),
             output=writable,
         )
     except BaseException:
@@ -112,6 +117,6 @@ async def running_server(data_dir: Path, *, port: int) -> AsyncIterator[DemoServ
         await server.stop()
 
 
-def _without_configuration(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what configures Holdfast: a demo must not sell on somebody's real servers."""
+def without_configuration(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what configures Holdfast: nothing here may sell on somebody's real servers."""
     return {name: value for name, value in environ.items() if _CONFIGURED.fullmatch(name) is None}
