@@ -13,11 +13,17 @@ from holdfast.http_protocol import LeanProtocol
 from holdfast.http_refusals import Asker, refusal_bytes
 
 RECEIVE_MAX_S = 10.0  # for a head, or the first bytes of it after connecting; a body has more by its length
+HEAD_MAX = 65_536  # bytes of a request besides its body, and one read of the socket more
+CHUNK_OVERHEAD = 6  # times its body is the most that a body takes: one byte a chunk
 RECEIVE_RATE = 2_048  # bytes a second that a body must come at beyond that: a phone at the edge of its cell does
 STALLED_MAX_S = 15.0  # without one byte of an answer being taken
 SWEEP_EVERY_S = 1.0
 CONNECTION = "connection"  # the class that connections above their bound are counted under
 CONNECTION_RETRY_AFTER_S = 2
+_HEAD_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: text/plain\r\n"
+    b"content-length: 37\r\n\r\nThe head of the request is too large."
+)
 
 
 class Watch:
@@ -54,7 +60,8 @@ class BoundedProtocol(LeanProtocol):
         self._watch = watch
         self._receiving_since: float | None = None  # an unfinished request, or none after connecting
         self._midway = False  # between the first byte of a request and its last
-        self._received = 0  # bytes of it, more or less
+        self._received = 0  # bytes of it since the read that it began in
+        self._body_received = 0  # bytes of its body
         self._unread = 0  # bytes of answers that the client had not taken when it last took some
         self._unread_since = 0.0
 
@@ -75,9 +82,24 @@ class BoundedProtocol(LeanProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Have it parsed."""
+        """Have it parsed; what takes more than its body does must end some time, for it is kept until it has ended."""
         self._received += len(data)
         super().data_received(data)
+        if self._midway and self._received - CHUNK_OVERHEAD * self._body_received > HEAD_MAX:
+            self._refuse_head()
+
+    def on_body(self, body: bytes) -> None:
+        """Count it."""
+        self._body_received += len(body)
+        super().on_body(body)
+
+    def _refuse_head(self) -> None:
+        self._midway = False
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.write(_HEAD_TOO_LARGE)
+        self.transport.close()
 
     def handle_websocket_upgrade(self) -> None:
         """From here on another protocol has the connection."""
@@ -88,7 +110,7 @@ class BoundedProtocol(LeanProtocol):
         """Its time begins."""
         self._midway = True
         self._receiving_since = time.monotonic()
-        self._received = 0
+        self._received = self._body_received = 0
         super().on_message_begin()
 
     def on_message_complete(self) -> None:
@@ -106,8 +128,9 @@ class BoundedProtocol(LeanProtocol):
             self.transport.abort()
             return
         since = self._receiving_since
-        # While reading is paused, it is the application that has not asked for more.
-        if since is None or (self.flow is not None and self.flow.read_paused):
+        if since is None:
             return
-        if now - since > RECEIVE_MAX_S + self._received / RECEIVE_RATE:
+        if self.flow is not None and self.flow.read_paused:  # it is the application that has not asked for more
+            self._receiving_since = now
+        elif now - since > RECEIVE_MAX_S + self._body_received / RECEIVE_RATE:
             self.transport.abort()

@@ -62,7 +62,7 @@ class GatedProtocol(BoundedProtocol):
         """Count a request that has begun; it may have to be refused even now, if its body came later than its head."""
         super().on_message_complete()
         turn = self._turn
-        if turn is None or turn.cycle is not self.cycle or turn.is_over:
+        if turn is None or turn.cycle is not self.cycle or turn.is_over or turn.counts:
             return
         if self._admission.has_room(turn.name):
             turn.begin()
@@ -81,7 +81,8 @@ class GatedProtocol(BoundedProtocol):
             super()._start_asgi_task(cycle, Refusing(self._admission.retry_after_s(), self._proxies))  # type: ignore[arg-type]
             return
         turn = self._turn = _Turn(self._admission, name, cycle, app)
-        if not cycle.more_body:  # it has waited behind another one of the same connection
+        # It has waited behind another one of the same connection, or waits for no body, even if one is announced.
+        if not cycle.more_body or cycle.scope["method"] in ("GET", "HEAD"):
             turn.begin()
         task = self.loop.create_task(cycle.run_asgi(turn))  # type: ignore[arg-type]
         self.tasks.add(task)
@@ -127,26 +128,27 @@ class GatedProtocol(BoundedProtocol):
 class _Turn:
     """One request that was let in: the application around it, which sees when its answer begins."""
 
-    __slots__ = ("_admission", "_app", "_counts", "cycle", "is_over", "name")
+    __slots__ = ("_admission", "_app", "counts", "cycle", "is_over", "name")
 
     def __init__(self, admission: Admission, name: str, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._admission = admission
         self._app = app
-        self._counts = False
+        self.counts = False
         self.cycle = cycle
         self.name = name
         self.is_over = False
 
     def begin(self) -> None:
         """Count it, from now until :meth:`end`."""
-        self._counts = True
+        assert not self.counts
+        self.counts = True
         self._admission.begin(self.name)
 
     def end(self, _: object = None) -> None:
         """Count it no longer; may be called again, for its task ends however its answer does."""
         self.is_over = True
-        if self._counts:
-            self._counts = False
+        if self.counts:
+            self.counts = False
             self._admission.end(self.name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ours is given on

@@ -25,7 +25,7 @@ class LeanProtocol(HttpToolsProtocol):
     # Idle connections. uvicorn's names, its calls: it asks for the timer to go, and for a new one, at every request.
 
     def _unset_keepalive_if_required(self) -> None:
-        self._is_idle = False
+        """Bytes alone end no idleness: blank lines between requests are none, and could be sent for ever."""
 
     def on_response_complete(self) -> None:
         """The next request of the connection, or waiting for it."""
@@ -68,6 +68,7 @@ class LeanProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Offer the ASGI extension ``holdfast.abort``: a reader that reads nothing can only be left, not seen off."""
         super().on_message_begin()
+        self._is_idle = False
         self.scope["extensions"] = {"holdfast.abort": {"abort": self.transport.abort}}
 
     def on_headers_complete(self) -> None:

@@ -6,6 +6,7 @@ readers could understand in two ways is left to the parser.
 """
 
 import functools
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from engine.errors import Overloaded
 
 LENGTH_DIGITS_MAX = 9
 _TOLD = frozenset((b"host", b"content-length", b"connection", b"x-request-id", b"x-forwarded-proto"))
+# What no reader takes for more lines, or for other names, than another: tokens, and values without control characters.
+_PLAIN_HEAD = re.compile(rb"[A-Z]+ [!-~]+ HTTP/1\.1(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*)*")
 _UNUSUAL = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
 _HEAD = (
     b"HTTP/1.1 503 Service Unavailable\r\n%bx-content-type-options: nosniff\r\nx-request-id: %b\r\nretry-after: %d\r\n"
@@ -53,16 +56,18 @@ def plain_asker(data: bytes, proxies: Proxies, ours: str, server: Server, client
     *ours* is the scheme of the connection, *server* and *client* are its ends.
     """
     head, _, body = data.partition(b"\r\n\r\n")
+    if not _PLAIN_HEAD.fullmatch(head):
+        return None
     lines = head.split(b"\r\n")
     told: dict[bytes, bytes] = {}
     for line in lines[1:]:
-        name, colon, value = line.partition(b":")
+        name, _, value = line.partition(b":")
         name = name.lower()
         if name in _TOLD:
             if name in told:
                 return None
             told[name] = value.strip(b" \t")
-        elif not colon or name in _UNUSUAL or b" " in name or b"\t" in name:
+        elif name in _UNUSUAL:
             return None
     length, keeps = told.get(b"content-length", b"0"), told.get(b"connection", b"keep-alive")
     if not length.isdigit() or len(length) > LENGTH_DIGITS_MAX or len(body) != int(length) or b"host" not in told:

@@ -72,6 +72,7 @@ async def _serve(settings: Settings, listeners: list[socket.socket], stop: StopR
                 uvicorn.Config(
                     create_app(services),
                     http=gate.protocol,  # type: ignore[arg-type]  # anything that makes protocols will do
+                    ws="none",  # there are none; an upgrade would go around the gate
                     proxy_headers=False,  # api.clients looks at those that matter when they matter
                     lifespan="off",  # the services are open before the first request, and closed after the last
                     log_config=None,

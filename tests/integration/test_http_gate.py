@@ -334,3 +334,54 @@ async def test_client_that_reads_slowly_but_reads_gets_its_whole_answer(monkeypa
         while left:
             left -= len(await reader.read(min(left, 1 << 20)))
             await asyncio.sleep(0.005)
+
+
+async def test_blank_line_between_requests_keeps_no_connection_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(App(), in_flight=100) as shop, shop.connection() as streams:
+        shop.server.config.timeout_keep_alive = 1
+        assert await status(streams, READS) == 200
+        streams[1].write(b"\r\n")
+        assert await streams[0].read(1) == b""
+
+
+async def test_head_without_an_end_is_refused() -> None:
+    async with serving(App(), in_flight=100) as shop, shop.connection() as (reader, writer):
+        writer.write(b"GET /v1/events/e/availability HTTP/1.1\r\nHost: a\r\n")
+        with contextlib.suppress(ConnectionError):
+            for number in range(2_000):
+                writer.write(b"x-%d: %b\r\n" % (number, b"a" * 1000))
+                await writer.drain()
+                await asyncio.sleep(0)
+            await reader.read()
+        await until(lambda: not shop.gate.watch.open)
+
+
+async def test_read_that_announces_a_body_is_counted_at_once() -> None:
+    read = b"GET /v1/events/e/holds HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n"
+    async with serving(App(), in_flight=100) as shop, shop.connection() as streams:
+        streams[1].write(read)
+        await until(lambda: shop.under_way == 1)
+    async with serving(App(), in_flight=100) as shop:
+        async with shop.connection() as streams:
+            streams[1].write(read)
+            await until(lambda: shop.under_way == 1)
+        await until(lambda: shop.under_way == 0)
+
+
+async def test_upgrade_behind_a_request_counts_it_once() -> None:
+    upgrade = request("GET /x", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")
+    async with serving(App(), in_flight=100) as shop:
+        async with shop.connection() as (_, writer):
+            writer.write(HOLDS + upgrade)
+            await asyncio.sleep(0.1)
+        shop.app.may_answer.set()
+        await until(lambda: shop.under_way == 0)
+
+
+@pytest.mark.parametrize(
+    "line", [b"X: b\nTransfer-Encoding: chunked", b"Transfer-Encoding\x0b: chunked", b"X: \0", b"X: a\rb"]
+)
+async def test_what_readers_may_understand_in_two_ways_is_left_to_the_parser(line: bytes) -> None:
+    async with serving(App()) as shop, shop.hold_under_way(), shop.connection() as (reader, writer):
+        writer.write(b"POST /v1/events/e/holds HTTP/1.1\r\nHost: a\r\n" + line + b"\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"400"
