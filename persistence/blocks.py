@@ -41,7 +41,7 @@ from engine.places import BestPlaces, NumberedPlaces, Places, parse_places
 from engine.ports import Committed, Sealer
 from engine.reservations import Reservations
 from engine.settlement import places_unavailable
-from persistence.bookings import open_booking
+from persistence.bookings import IDEMPOTENCY_TIME, open_booking
 from persistence.database import Row, driver_connection, fetch_rows, in_transaction, retrying
 from persistence.events import Events
 from persistence.ledger_batch import Outcome, write_batch
@@ -184,11 +184,18 @@ class Blocks:
     ) -> None:
         """Give back the blocks that consist of these very places: one that has all of them, or else several.
 
+        A repetition with the same *once* succeeds, and leaves alone what has been taken off sale since.
+
         Raises:
+            IdempotencyKeyReused: The key of *once* came with another body.
             InvalidRequest: The claim names what the event does not have.
             BlockNotFound: No blocks are made up of these places.
             LedgerUnavailable: Postgres does not answer.
         """
+        if once is not None and (given_back := await self._given_back_with(event_id, once)):
+            for block_id in given_back:
+                await self._tell(block_id)
+            return
         event = await self._events.find_event(event_id)
         layout = await asyncio.to_thread(compile_layout, event.definition)
         wanted = resolve_places(layout, claim.items, claim.from_, claim.to)
@@ -196,6 +203,23 @@ class Blocks:
         block_ids = _made_up_of(wanted, {_id_of(row): parse_places(row["places"]) for row in rows})
         if not block_ids or not await self._end(block_ids, actor, once=once):
             raise BlockNotFound(event_id)
+
+    async def _given_back_with(self, event_id: str, once: Once) -> list[str]:
+        """The blocks that a request with the key of *once* has given back before, however it ended."""
+        query = (
+            sa.select(bookings.c.id, bookings.c.event_id, history.c.once)
+            .join(history, history.c.booking_id == bookings.c.id)
+            .where(
+                bookings.c.event_id == event_id,
+                bookings.c.status.in_(BLOCK_STATUSES),
+                sa.func.substring(history.c.once, 1, len(once.scope)) == once.scope,
+                history.c.at > sa.func.now() - IDEMPOTENCY_TIME,
+            )
+        )
+        rows = await fetch_rows(self._database, query)
+        if any(row["once"] != once.scope + once.body for row in rows):
+            raise IdempotencyKeyReused
+        return [_id_of(row) for row in rows]
 
     async def release_due(self) -> int:
         """Give back what is to be on sale again by now, a bounded number of blocks; returns how many.

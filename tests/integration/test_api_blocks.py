@@ -12,8 +12,12 @@ from api_app import Person, claim, composed, connected, drain, event_definition,
 from shops import at_once
 
 from api.services import Services
+from engine.claim_requests import ClaimRequest
+from engine.claims import ItemRequest
 from engine.errors import LedgerUnavailable
 from engine.keys import event_key
+from engine.lifecycle import Actor
+from engine.once import Once
 from persistence.database import driver_connection, open_database
 from persistence.statistics import read_statistics
 
@@ -659,3 +663,17 @@ async def test_a_block_of_a_draft_waits_for_a_change_of_its_layout_and_goes_by_w
     finally:
         await database.dispose()
     assert await _rows(database_url, "SELECT * FROM claims WHERE event_id = $1", event_id) == []
+
+
+async def test_a_release_by_places_that_is_repeated_leaves_alone_what_was_blocked_since(
+    services: Services, olga: Person, ana: Person, event_id: str
+) -> None:
+    """As after a crash between the ledger and Redis: the route's own memory of the key is not there."""
+    places, once = ClaimRequest([ItemRequest("stalls", seats=["A-1"])]), Once(b"s" * 32, b"b" * 32)
+    for _ in range(2):
+        if (await seats(ana, event_id))["A-1"] != "blocked":
+            await block(olga, event_id, "A-1")
+        await services.blocks.release_places(event_id, places, actor=Actor("olga", "organizer", "r"), once=once)
+        await services.blocks.release_places(event_id, places, actor=Actor("olga", "organizer", "r"), once=once)
+
+    assert (await seats(ana, event_id))["A-1"] == "blocked"
