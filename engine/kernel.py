@@ -170,7 +170,7 @@ class Kernel:
             StoreUnavailable: A reply is missing, or a server refuses; which of them have run is not known.
         """
         slot = pack_keys([key]).slot
-        await self._send(lambda: self.transport.packed(wires, slot=slot), sends_max=1)
+        await self._send(lambda: self.transport.packed(wires, slot=slot), once=True)
 
     async def _send_until_done(self, name: str, call: Callable[[], Awaitable[Any]]) -> list[Any]:
         """Call again while the script answers that it only cleaned up, for a bounded time."""
@@ -223,13 +223,13 @@ class Kernel:
             for link, heard in zip(links, before, strict=True)
         )
 
-    async def _send(self, call: Callable[[], Awaitable[Any]], *, sends_max: int = SENDS_MAX) -> Any:
+    async def _send(self, call: Callable[[], Awaitable[Any]], *, once: bool = False) -> Any:
         wait = self._limit.begin()
         try:
             try:
                 return await call()
             except (NotSent, OutcomeUnknown, ResponseError) as error:
-                return await _send_again(call, error, sends_max)
+                return await _send_again(call, error, 1 if once else SENDS_MAX)
         except asyncio.CancelledError:
             if not wait.is_over():
                 raise

@@ -17,14 +17,15 @@ SETTLE_S = 0.05  # a caught message's server has done its work by then
 
 
 class Catch:
-    """A trap for the next message to the server that contains *pattern*.
+    """A trap for the next message to the server that contains *pattern*, on a connection that has named *about*.
 
     With *forward* false the message never arrives while the trap is shut. With *forward* true the server gets it and
     acts on it, and whatever it replies on that connection is withheld.
     """
 
-    def __init__(self, pattern: bytes, *, forward: bool) -> None:
+    def __init__(self, pattern: bytes, *, about: bytes, forward: bool) -> None:
         self.pattern = pattern
+        self.about = about
         self.forward = forward
         self._caught = asyncio.Event()
         self._opened = asyncio.Event()
@@ -39,6 +40,12 @@ class Catch:
         """Let it and all that is behind it go on its way."""
         self._opened.set()
 
+    def catches(self, chunk: bytes, connection: "_Connection") -> bool:
+        """For the proxy: whether this is it. Others may send the same on connections of theirs, a ``COMMIT`` say."""
+        if self.about in chunk:
+            connection.about = self
+        return connection.about is self and self.pattern in chunk
+
     async def hold(self) -> None:
         """For the proxy: something is in the trap, and stays there until it is opened."""
         self._caught.set()
@@ -51,7 +58,10 @@ class _Connection:
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client = client
         self.server = server
+        self.about: Catch | None = None
+        """The trap for what this connection has spoken of."""
         self.catch: Catch | None = None
+        """The trap that it is in."""
 
     def abort(self) -> None:
         """A reset, as far as a unix socket knows one."""
@@ -108,9 +118,9 @@ class Proxy:
         """Let *count* more bytes of replies through, then reset the connection in the middle of a message."""
         self._cut_after = count
 
-    def catch_next(self, pattern: bytes, *, forward: bool) -> Catch:
+    def catch_next(self, pattern: bytes, *, forward: bool, about: bytes = b"") -> Catch:
         """Set a trap, in place of the one before."""
-        self._catch = Catch(pattern, forward=forward)
+        self._catch = Catch(pattern, about=about, forward=forward)
         return self._catch
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -156,7 +166,7 @@ class Proxy:
             if self.silent:
                 continue
             catch = self._catch
-            if catch is not None and catch.pattern in chunk:
+            if catch is not None and catch.catches(chunk, connection):
                 self._catch = None
                 if catch.forward:
                     connection.catch = catch

@@ -139,12 +139,12 @@ async def _until_ready(victim: Process) -> None:
 
 def _set_trap(point: str, request: Request, proxies: tuple[Proxy, Proxy], front: Proxy) -> tuple[Catch, Proxy]:
     store, database = proxies
-    sha = lua.load(SCRIPTS[request.op]).sha
+    sha, customer = lua.load(SCRIPTS[request.op]).sha, request.customer.encode()
     match point:
         case "before the script" | "after the script":
-            return store.catch_next(sha, forward=point == AFTER_SCRIPT), store
+            return store.catch_next(sha, about=customer, forward=point == AFTER_SCRIPT), store
         case "before the commit" | "after the commit":
-            return database.catch_next(b"COMMIT", forward=point == AFTER_COMMIT), database
+            return database.catch_next(b"COMMIT", about=customer, forward=point == AFTER_COMMIT), database
         case _:
             return front.catch_next(b"POST ", forward=True), front
 
