@@ -34,13 +34,14 @@
 --         {'UNAVAILABLE', held, sold, next_release_ms, {n, missing…} for each event}
 --         {'CONTINUE'}                                a bounded amount was cleaned up: call again at once
 
--- The usual claim, straight through: one event, one item on one leg, nothing lapsed, nothing to refuse. Half of what the
--- general way below costs is making functions and tables; here there are none. Whatever is not usual, every refusal
--- included, falls through to it, and nothing has been written by then: this must never grant what the general way would
--- refuse, and need not grant all that it would.
+-- The usual claim, straight through: one event, one item on one leg, nothing lapsed; granted, or refused because its
+-- places are taken, as most claims of a rush are. Half and more of what the general way below costs is making functions
+-- and tables; here there are none. Whatever is not usual falls through to it, and nothing has been written by then: this
+-- must answer what the general way would, but need not answer whenever that would.
 
 local time = redis.call('TIME') -- once: on Redis 7.0 it moves on while a script runs
 time = time[1] * 1000 + math.floor(time[2] / 1000)
+local NEVER = 9000000000000000 -- no deadline; as in include/event.lua, whose functions would cost too much here
 local leg, last, section, kind, amount
 if #ARGV == 7 and not (KEYS[11] and redis.call('EXISTS', KEYS[11]) == 1) then
   leg, last, section, kind, amount = string.match(ARGV[6], '^(%d+):(%d+);(%d+)([*#])(%d+)$')
@@ -57,25 +58,41 @@ if leg and last - leg == 1 then
     local is_seat = kind == '#'
     local quantity, cell = is_seat and 1 or tonumber(amount), is_seat and amount * legs + leg
     local rest = '|' .. text .. '|' .. owner -- of the record, as store_hold writes it, and of the trail's line
-    due = tonumber(due)
-    if free and now < tonumber(closes) and now < due and due <= deadline and quantity <= tonumber(max_hold)
-      and quantity <= tonumber(free) and (redis.call('HGET', KEYS[6], owner) or 0) + quantity <= tonumber(max_customer)
-      and not (is_seat and redis.call('GETBIT', KEYS[2], cell) + redis.call('GETBIT', KEYS[3], cell) > 0)
-      and redis.call('HSETNX', KEYS[4], hold_id, 'a|' .. deadline - now .. rest) == 1 -- the last check is the first write
+    due, held = tonumber(due), tonumber(held)
+    if free and now < tonumber(closes) and now < due and quantity <= tonumber(max_hold)
+      and (redis.call('HGET', KEYS[6], owner) or 0) + quantity <= tonumber(max_customer)
     then
-      if is_seat then
-        redis.call('SETBIT', KEYS[2], cell, 1)
+      free = tonumber(free)
+      local is_sold = is_seat and redis.call('GETBIT', KEYS[3], cell) == 1
+      local is_held = is_seat and not is_sold and redis.call('GETBIT', KEYS[2], cell) == 1
+      local back = is_held and 1 or 0 -- of what is missing, how many are held only
+      local missing = (is_sold or is_held) and 1 or 0
+      if not is_seat and quantity > free then
+        missing = quantity - math.max(free, 0)
+        back = math.min(held, missing)
       end
-      redis.call('ZADD', KEYS[5], deadline, hold_id)
-      redis.call('HINCRBY', KEYS[6], owner, quantity)
-      redis.call('HSET', KEYS[1], 'seq', seq + 1, 'clock', now, free_field, free - quantity, held_field, held + quantity)
-      -- Nothing is trimmed here: that is done by the line that ends a hold, and every hold has one.
-      redis.call('XADD', KEYS[10], 'NOMKSTREAM', '*', KEYS[1],
-        hold_id .. '|active|' .. now .. '|' .. deadline .. '|' .. quantity .. rest)
-      if KEYS[11] then
-        redis.call('SET', KEYS[11], string.format('%s|%s/%d/%d/%s', ARGV[2], hold_id, now, deadline, text), 'PX', ARGV[3])
+      if missing > 0 then
+        if not redis.call('HGET', KEYS[4], hold_id) then -- else its places are this very hold's
+          local shortage = section .. kind .. amount .. (is_seat and '' or ':' .. amount - missing)
+          return { 'UNAVAILABLE', back, missing - back, due < NEVER and due or 0, { 1, shortage } }
+        end
+      elseif due <= deadline and redis.call('HSETNX', KEYS[4], hold_id, 'a|' .. deadline - now .. rest) == 1 then
+        -- The last check was the first write.
+        if is_seat then
+          redis.call('SETBIT', KEYS[2], cell, 1)
+        end
+        redis.call('ZADD', KEYS[5], deadline, hold_id)
+        redis.call('HINCRBY', KEYS[6], owner, quantity)
+        redis.call('HSET', KEYS[1], 'seq', seq + 1, 'clock', now, free_field, free - quantity, held_field, held + quantity)
+        -- Nothing is trimmed here: that is done by the line that ends a hold, and every hold has one.
+        redis.call('XADD', KEYS[10], 'NOMKSTREAM', '*', KEYS[1],
+          hold_id .. '|active|' .. now .. '|' .. deadline .. '|' .. quantity .. rest)
+        if KEYS[11] then
+          redis.call('SET', KEYS[11], string.format('%s|%s/%d/%d/%s', ARGV[2], hold_id, now, deadline, text), 'PX',
+            ARGV[3])
+        end
+        return { 'HELD', { seq + 1, now, deadline, text } }
       end
-      return { 'HELD', { seq + 1, now, deadline, text } }
     end
   end
 end

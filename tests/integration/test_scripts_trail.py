@@ -12,7 +12,7 @@ import lua
 TRAIL_MAX = "local TRAIL_MAX = 250000"
 STRAIGHT_LINE = (
     "redis.call('XADD', KEYS[10], 'NOMKSTREAM', '*', KEYS[1],\n"
-    "        hold_id .. '|active|' .. now .. '|' .. deadline .. '|' .. quantity .. rest)"
+    "          hold_id .. '|active|' .. now .. '|' .. deadline .. '|' .. quantity .. rest)"
 )
 END_MS = FROZEN_MS + TTL_MS
 

@@ -108,5 +108,6 @@ def test_short_cut_is_taken(redis_url: str) -> None:
     runner.scripts["hold_places"] = short
     for places in ("0:1;0*2", "0:1;1#3"):
         assert venue.hold(places)[0] == "HELD"
-        assert venue.hold(places, once=f"key of {places}")[0] == ("HELD" if "*" in places else "NOT_LOADED")
+        assert venue.hold(places, once=f"key of {places}")[0] == ("HELD" if "*" in places else "UNAVAILABLE")
+    assert venue.hold("0:1;0*6")[0] == "UNAVAILABLE"
     assert_consistent(runner.redis, venue.event, partitions=PARTITIONS)
