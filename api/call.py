@@ -1,5 +1,6 @@
 """One HTTP call as the handlers see it."""
 
+import functools
 import itertools
 import os
 import re
@@ -84,6 +85,7 @@ class Call:
         return (b"location", f"{self.root_path}{path}".encode())
 
 
+@functools.lru_cache(maxsize=128)  # one host, as a rule; whoever makes up others gains nothing
 def base_url_of(host: bytes, scheme: str, server: tuple[str, int | None] | None) -> str:
     """Where a client reached us, by its ``Host`` header; by our own end of the connection where that is nonsense."""
     if _SANE_HOST.fullmatch(host) is None:

@@ -13,6 +13,8 @@ from engine import errors as engine
 
 logger = structlog.get_logger("holdfast.api")
 
+_DEPENDENCIES = (engine.StoreUnavailable, engine.LedgerUnavailable, http.KeysUnavailable)
+
 Members = Callable[[Any], Mapping[str, Any]]
 
 
@@ -51,7 +53,7 @@ def answer_problem(error: Exception, *, base_url: str, request_id: str, route: s
     kind, document = problem_document(error, base_url=base_url, request_id=request_id)
     if kind is INTERNAL_ERROR:
         logger.error("request_failed", request_id=request_id, route=route, exc_info=error)
-    elif isinstance(error, engine.StoreUnavailable | engine.LedgerUnavailable | http.KeysUnavailable):
+    elif isinstance(error, _DEPENDENCIES):
         logger.warning("dependency_unavailable", request_id=request_id, route=route, code=kind.code)
     return Answer(kind.status, encode_json(document), PROBLEM_JSON, kind.headers(error))
 

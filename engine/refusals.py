@@ -47,6 +47,11 @@ def hold_refusal(status: bytes, hold_id: str) -> HoldRefusal | BookingRefused | 
 
 def claim_refusal(reply: list[Any], events: Sequence[SellableEvent]) -> Exception:
     """Why ``hold_places`` claimed nothing."""
+    if reply[0] == b"UNAVAILABLE":  # before all others: it is what most of a rush hear
+        _, held, sold, next_release_ms, *missing = reply
+        several = len(events) > 1
+        places = [_missing(text, events[number - 1], several=several) for number, *texts in missing for text in texts]
+        return _unavailable(places, held, sold, next_release_ms)
     match reply:
         case [b"NOT_OPEN", number, status]:
             return _not_open(events[number - 1], status)
@@ -54,9 +59,6 @@ def claim_refusal(reply: list[Any], events: Sequence[SellableEvent]) -> Exceptio
             return LimitExceeded(limit.decode(), maximum)
         case [b"KEY_REUSED"]:
             return IdempotencyKeyReused()
-        case [b"UNAVAILABLE", held, sold, next_release_ms, *missing]:
-            places = [place for number, *texts in missing for place in _missing(texts, events[number - 1], events)]
-            return _unavailable(places, held, sold, next_release_ms)
         case [b"NOT_LOADED", *_] | [b"STALE_LAYOUT", *_]:
             return _being_built()
     raise AssertionError(f"a script answered {reply!r}")
@@ -70,7 +72,8 @@ def booking_refusal(reply: list[Any], event: SellableEvent, booking_id: str) -> 
         case [b"LIMIT", limit, maximum]:
             return LimitExceeded(limit.decode(), maximum)
         case [b"UNAVAILABLE", held, sold, next_release_ms, *missing]:
-            return _unavailable(_missing(missing, event, [event]), held, sold, next_release_ms)
+            places = [_missing(text, event, several=False) for text in missing]
+            return _unavailable(places, held, sold, next_release_ms)
         case [b"JOURNAL_FULL"]:
             return JournalFull("too many bookings wait for Postgres")
         case [b"KEY_REUSED"] | [b"NOT_LOADED"] | [b"STALE_LAYOUT"]:
@@ -94,22 +97,17 @@ def _unavailable(places: list[UnavailablePlace], held: int, sold: int, next_rele
     return PlacesUnavailable(tuple(places), held=held, sold=sold, next_release_at=release_at)
 
 
-def _missing(texts: list[bytes], event: SellableEvent, events: Sequence[SellableEvent]) -> list[UnavailablePlace]:
+def _missing(text: bytes, event: SellableEvent, *, several: bool) -> UnavailablePlace:
     """``1#100`` is a taken seat; ``0*5:2`` five places wanted of which two are free."""
-    places = []
-    event_id = event.event.id if len(events) > 1 else None  # a single event is known from the URL
-    for text in map(bytes.decode, texts):
-        if "#" in text:
-            section, seat = text.split("#")
-            label = event.layout.seats[int(seat)].label
-            places.append(UnavailablePlace(_section_id(event, section), seat=label, event_id=event_id))
-        else:
-            section, numbers = text.split("*")
-            requested, free = map(int, numbers.split(":"))
-            place = UnavailablePlace(_section_id(event, section), requested=requested, free=free, event_id=event_id)
-            places.append(place)
-    return places
+    event_id = event.event.id if several else None  # a single event is known from the URL
+    section, _, seat = text.partition(b"#")
+    if seat:
+        return UnavailablePlace(_section_id(event, section), event.layout.seats[int(seat)].label, event_id=event_id)
+    section, _, numbers = text.partition(b"*")
+    requested, _, free = numbers.partition(b":")
+    section_id = _section_id(event, section)
+    return UnavailablePlace(section_id, requested=int(requested), free=int(free), event_id=event_id)
 
 
-def _section_id(event: SellableEvent, number: str) -> str:
+def _section_id(event: SellableEvent, number: bytes) -> str:
     return event.layout.sections[int(number)].id
