@@ -1,7 +1,8 @@
 """One transaction of the ledger: many bookings at once, each of them written whole or refused whole.
 
-The statements are set-based (``unnest``), so that a batch costs a handful of round trips and one flush of the log
-whatever its size. They take their locks in one order everywhere, and each table's rows in ascending order of their
+The statements are set-based, so that a batch costs a handful of round trips and one flush of the log whatever its size.
+Bookings and claims go to Postgres as one JSON text each: of arrays the driver looks at every value by itself, and there
+are two dozen to a booking. Locks are taken in one order everywhere, and each table's rows in ascending order of their
 key, so that batches of several processes never wait for each other in a circle:
 
 1. ``events``, shared: a loader that raises the epoch comes before the batch or after it (see ``persistence.loading``);
@@ -30,6 +31,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from engine.ports import Committed, Refused, Sealer, UnwritableEntry
 from persistence.bookings import IDEMPOTENCY_TIME, make_booking, open_booking
 from persistence.database import Row
@@ -56,15 +59,18 @@ _COLUMNS = {
     "amount": "bigint",
     "currency": "text",
     "exclusive": "boolean",
-    "sealed": "bytea",
+    "sealed": "text",  # in base64, as JSON has bytes
     "status": "text",
     "created_at": "timestamptz",
     "updated_at": "timestamptz",
     "confirmed_at": "timestamptz",
     "expires_at": "timestamptz",
 }
-_JSON_COLUMNS = ("items", "price")
+_GIVEN = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
+_VALUES = {"items": "items::jsonb", "price": "price::jsonb", "sealed": "decode(sealed, 'base64')"}
 _NOT_REFUSED = "NOT EXISTS (SELECT FROM refused_bookings WHERE refused_bookings.id = said.id)"
+# Of the rows that were given, those that were made. A join would compare each with each: Postgres expects a handful.
+_MADE = "(id IN (SELECT id FROM made)) IS TRUE"
 # What subscribers are to be told: ids, places and money, nothing that a person said. Rows of history and outbox are
 # nobody else's business: they add no locks to the order.
 _PAYLOAD = """jsonb_build_object(
@@ -74,20 +80,17 @@ _PAYLOAD = """jsonb_build_object(
                )"""
 _INSERT_BOOKINGS = f"""
     WITH given AS (
-        SELECT * FROM unnest({", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_COLUMNS.values(), start=1))},
-                             ${len(_COLUMNS) + 1}::text[], ${len(_COLUMNS) + 2}::text[], ${len(_COLUMNS) + 3}::text[])
-                   AS said({", ".join(_COLUMNS)}, actor, role, request_id)
+        SELECT * FROM json_to_recordset($1) AS said({_GIVEN}, actor text, role text, request_id text)
          WHERE {_NOT_REFUSED}
     ), made AS (
         INSERT INTO bookings (payment_status, version, {", ".join(_COLUMNS)})
-        SELECT 'none', 1, {", ".join(f"{name}::jsonb" if name in _JSON_COLUMNS else name for name in _COLUMNS)}
-          FROM given
+        SELECT 'none', 1, {", ".join(_VALUES.get(name, name) for name in _COLUMNS)} FROM given ORDER BY id
         ON CONFLICT DO NOTHING
         RETURNING *
     ), recorded AS (
         INSERT INTO history (booking_id, version, to_status, actor, role, at, request_id)
-        SELECT id, made.version, made.status, given.actor, given.role, made.updated_at, given.request_id
-          FROM made JOIN given USING (id)
+        SELECT id, 1, status, actor, role, updated_at, request_id
+          FROM given WHERE {_MADE}
     ), told AS MATERIALIZED (
         SELECT id, number, event_id, status, updated_at, {_PAYLOAD} AS payload FROM made
     ), published AS (
@@ -127,12 +130,12 @@ _ADVANCE_BOOKINGS = f"""
                payment_status = 'held', version = bookings.version + 2
           FROM given
          WHERE bookings.id = given.id
-        RETURNING bookings.*
+        RETURNING bookings.*, given.role, given.request_id
     ), recorded AS (
         INSERT INTO history (booking_id, version, from_status, to_status, actor, role, at, request_id)
         SELECT id, made.version + step.number, COALESCE(step.from_status, 'payment_initiated'),
-               COALESCE(step.to_status, made.status), made.customer_id, given.role, made.updated_at, given.request_id
-          FROM made JOIN given USING (id)
+               COALESCE(step.to_status, made.status), made.customer_id, made.role, made.updated_at, made.request_id
+          FROM made
          CROSS JOIN (VALUES (-1, NULL, 'paid'), (0, 'paid', NULL)) AS step(number, from_status, to_status)
     ), told AS MATERIALIZED (
         SELECT id, number, event_id, status, updated_at, {_PAYLOAD} AS payload FROM made
@@ -161,7 +164,8 @@ _INSERT_KEYS = f"""
     RETURNING scope
 """  # noqa: S608 - made of the constant above
 _FIND_KEYS = "SELECT scope, body_digest, booking_id FROM idempotency WHERE scope = ANY($1::bytea[])"
-_CLAIMED = "unnest($1::text[], $2::int[], $3::smallint[], $4::uuid[]) AS given(event_id, seat, leg, booking_id)"
+_CLAIMED = "json_to_recordset($1) AS given(event_id text, seat int, leg smallint, booking_id uuid)"
+_CELL = ("event_id", "seat", "leg", "booking_id")
 _INSERT_CLAIMS = f"""
     INSERT INTO claims (event_id, seat, leg, booking_id) SELECT * FROM {_CLAIMED} ON CONFLICT DO NOTHING
 """  # noqa: S608 - made of the constant above
@@ -182,6 +186,9 @@ _RAISE_USAGE = """
       FROM unnest($1::text[], $2::smallint[], $3::smallint[], $4::int[]) AS given(event_id, section, leg, quantity)
      WHERE (usage.event_id, usage.section, usage.leg) = (given.event_id, given.section, given.leg)
 """
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 class _Lost(Exception):
@@ -304,14 +311,11 @@ async def _insert_bookings(connection: Any, entries: Sequence[ReadyEntry]) -> di
     """The number of every booking that was not there yet."""
     if not entries:
         return {}
-    ordered = sorted(entries, key=lambda one: one.id)
-    columns = [[one.row[name] for one in ordered] for name in _COLUMNS]
-    said = (
-        [one.actor for one in ordered],
-        [one.details.role for one in ordered],
-        [one.details.request_id for one in ordered],
-    )
-    return {row["id"]: row["number"] for row in await connection.fetch(_INSERT_BOOKINGS, *columns, *said)}
+    given = [
+        one.row | {"actor": one.actor, "role": one.details.role, "request_id": one.details.request_id}
+        for one in entries
+    ]
+    return {row["id"]: row["number"] for row in await connection.fetch(_INSERT_BOOKINGS, _as_json(given))}
 
 
 async def _advance_bookings(connection: Any, entries: Sequence[ReadyEntry]) -> dict[uuid.UUID, Row]:
@@ -363,16 +367,25 @@ async def _explain_keys(connection: Any, losers: Sequence[ReadyEntry], sealer: S
 
 
 async def _insert_claims(connection: Any, entries: Sequence[ReadyEntry]) -> None:
-    cells = sorted((one.entry.event_id, seat, leg, one.id) for one in entries for seat, leg in one.cells)
-    if not cells:
+    count, cells = _cells_as_json(entries)
+    if not count:
         return
-    columns = list(zip(*cells, strict=True))
-    status = await connection.execute(_INSERT_CLAIMS, *columns)
-    if status == f"INSERT 0 {len(cells)}":
+    status = await connection.execute(_INSERT_CLAIMS, cells)
+    if status == f"INSERT 0 {count}":
         return
-    losers = await connection.fetch(_FIND_UNCLAIMED, *columns)
+    losers = await connection.fetch(_FIND_UNCLAIMED, cells)
     assert losers, "a claim was neither inserted nor missing"
     raise _Lost({row["booking_id"]: Refused("places_taken") for row in losers})
+
+
+def _cells_as_json(entries: Sequence[ReadyEntry]) -> tuple[int, str]:
+    """How many seats on legs the entries claim, and which."""
+    cells = sorted((one.entry.event_id, seat, leg, one.id) for one in entries for seat, leg in one.cells)
+    return len(cells), _as_json([dict(zip(_CELL, cell, strict=True)) for cell in cells])
+
+
+def _as_json(rows: Sequence[Mapping[str, Any]]) -> str:
+    return _encode(rows).decode()
 
 
 async def _raise_usage(connection: Any, entries: Sequence[ReadyEntry]) -> None:

@@ -34,9 +34,9 @@ def claims_in_the_way_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
     """``ON CONFLICT DO NOTHING``, and nobody looks at what was not inserted."""
 
     async def insert(connection: Any, entries: Sequence[ReadyEntry]) -> None:
-        cells = sorted((one.entry.event_id, seat, leg, one.id) for one in entries for seat, leg in one.cells)
-        if cells:
-            await connection.execute(ledger_batch._INSERT_CLAIMS, *zip(*cells, strict=True))
+        count, cells = ledger_batch._cells_as_json(entries)
+        if count:
+            await connection.execute(ledger_batch._INSERT_CLAIMS, cells)
 
     patch.setattr(ledger_batch, "_insert_claims", insert)
 
