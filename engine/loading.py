@@ -8,7 +8,7 @@ from engine.events import Event
 from engine.layout import Layout
 
 RUNS = 16  # as in lua/include/rows.lua: runs of neighbours that the index tells apart
-NEVER_MS = 9_000_000_000_000_000  # as in lua/include/event.lua
+NEVER_MS = 9_000_000_000_000_000  # as in lua/include/bounds.lua
 
 
 def closes_at_ms(definition: EventDefinition) -> int:

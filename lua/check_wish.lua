@@ -24,6 +24,7 @@
 --         {'CONTINUE'}                a bounded amount was cleaned up: call again at once
 
 --- @include clock
+--- @include bounds
 --- @include event
 --- @include places
 --- @include rows for loosen_rows

@@ -24,6 +24,7 @@
 --         {'NOT_FOUND'}   there is no such letter (any more)
 
 --- @include clock
+--- @include bounds
 --- @include event
 --- @include places
 --- @include rows

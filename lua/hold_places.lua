@@ -39,9 +39,10 @@
 -- and tables; here there are none. Whatever is not usual falls through to it, and nothing has been written by then: this
 -- must answer what the general way would, but need not answer whenever that would.
 
+--- @include bounds
+
 local time = redis.call('TIME') -- once: on Redis 7.0 it moves on while a script runs
 time = time[1] * 1000 + math.floor(time[2] / 1000)
-local NEVER = 9000000000000000 -- no deadline; as in include/event.lua, whose functions would cost too much here
 local leg, last, section, kind, amount
 if #ARGV == 7 and not (KEYS[11] and redis.call('EXISTS', KEYS[11]) == 1) then
   leg, last, section, kind, amount = string.match(ARGV[6], '^(%d+):(%d+);(%d+)([*#])(%d+)$')

@@ -17,6 +17,7 @@
 --         {'NOT_FOUND'}
 --         {'NOT_LOADED'}                                 the event's state is not in Redis
 
+--- @include bounds
 --- @include event
 --- @include hold
 --- @include server

@@ -29,6 +29,7 @@
 -- them, and so does a repair, in whatever order.
 
 --- @include clock
+--- @include bounds
 --- @include event
 --- @include places
 --- @include rows

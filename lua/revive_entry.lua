@@ -13,6 +13,7 @@
 -- Returns {'REVIVED', journal_id}
 --         {'NOT_FOUND'}   there is no such letter (any more)
 
+--- @include bounds
 --- @include event
 --- @include server
 --- @include book

@@ -22,6 +22,7 @@
 --         {'NOT_LOADED'}   the event's state is not in Redis
 
 --- @include clock
+--- @include bounds
 --- @include event
 --- @include places
 --- @include rows

@@ -1,8 +1,5 @@
--- Entering a booking: its record, its journal entry, the idempotency key. Needs event, server.
+-- Entering a booking: its record, its journal entry, the idempotency key. Needs bounds, event, server.
 
--- Bytes that one entry, with the block of the stream that it alone keeps alive, takes at most: its details are bounded
--- (DETAILS_BYTES_MAX in engine/booking_requests.py), and so are the places of one booking.
-local JOURNAL_ENTRY_MAX = 81920
 local JOURNAL_SAMPLES = 100 -- blocks looked at to estimate the bytes of all; about four microseconds
 
 -- `confirmed_ms|created_ms|journal_id|attempt|quantity|places|owner`; the owner may contain anything.

@@ -1,9 +1,8 @@
 -- An event's state while a script runs: read once, changed in memory, written once by write_event.
 --
 -- Counters are fields `free:<section>:<leg>`, `held:…` and `sold:…` of the state hash. They are read when first needed
--- and written together, because one command with many fields costs a fraction of many commands.
+-- and written together, because one command with many fields costs a fraction of many commands. Needs bounds.
 
-local NEVER = 9000000000000000 -- a deadline after all others; still exact in a double
 local FIELDS_PER_COMMAND = 2000 -- Lua's unpack gives up near 8000 values
 
 -- The counters' fields of an item end in these: one `:<section>:<leg>` for each leg of the places.

@@ -3,9 +3,7 @@
 -- A line says all that is known of its hold, so that it stands for itself when others are lost: the claim key, and then
 -- `how|created_ms|until_ms|quantity|places|owner`. The event is in the name of the line's only field, the key of its
 -- state, because that is at hand. There is a stream where history is kept, and nothing is added without one: so no
--- script needs to be told.
-
-local TRAIL_MAX = 250000 -- lines kept while nobody stores them, some 25 MB; a minute or two of a rush
+-- script needs to be told. Needs bounds.
 
 -- `how` is 'active' for a hold that was made or whose deadline was moved, and 'expired', 'released', 'confirmed' or
 -- 'refused' for one, or the booking it became, that has ended; `until_ms` its deadline, or when that was.

@@ -109,7 +109,7 @@ def test_batch_never_grants_what_hold_places_would_refuse(
         else:
             at_once.play(act, what)
     seen = at_once.seen()
-    runner.scripts["hold_places"] = general_way_alone()
+    runner.scripts["hold_places"] = general_way_alone("hold_places")
     one_by_one = Shop(runner, legs)
     for number, (act, *what) in enumerate(steps):
         if number in order:

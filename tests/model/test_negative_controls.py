@@ -25,9 +25,10 @@ class Mutant(msgspec.Struct, frozen=True):
 
 
 def lapsed_hold_is_confirmed(venue: Venue) -> None:
-    hold_id = venue.held("0:1;0*2;1#3")
+    hold_ids = [venue.held("0:1;0*2"), venue.held("0:1;0*2;1#3")]
     venue.advance(TTL_MS)
-    assert venue.confirm(hold_id) == ["EXPIRED"]
+    for hold_id in hold_ids:
+        assert venue.confirm(hold_id) == ["EXPIRED"]
 
 
 def lapsed_hold_is_extended(venue: Venue) -> None:
@@ -41,9 +42,10 @@ def hold_is_extended_for_ever(venue: Venue) -> None:
 
 
 def stranger_takes_over(venue: Venue) -> None:
-    hold_id = venue.held("0:1;0*2;1#3", owner="bea")
-    assert venue.release(hold_id) == ["NOT_FOUND"]
-    assert venue.confirm(hold_id) == ["NOT_FOUND"]
+    for places in ("0:1;0*2", "0:1;0*2;1#3"):
+        hold_id = venue.held(places, owner="bea")
+        assert venue.release(hold_id) == ["NOT_FOUND"]
+        assert venue.confirm(hold_id) == ["NOT_FOUND"]
 
 
 def lost_reply_is_asked_for_by_somebody_else(venue: Venue) -> None:
@@ -55,6 +57,19 @@ def lost_reply_is_asked_for_by_somebody_else(venue: Venue) -> None:
 def key_is_used_for_another_request(venue: Venue) -> None:
     venue.held("0:1;0*2", once="k", body="b1")
     assert venue.hold("0:1;0*3", once="k", body="b2") == ["KEY_REUSED"]
+
+
+def key_confirms_another_hold(venue: Venue) -> None:
+    first, second = venue.held("0:1;0*2"), venue.held("0:1;0*1")
+    assert venue.confirm(first, once="k", body="b1")[0] == "CONFIRMED"
+    assert venue.confirm(second, once="k", body="b2") == ["KEY_REUSED"]
+
+
+def event_is_cancelled(venue: Venue) -> None:
+    hold_ids = [venue.held("0:1;0*2"), venue.held("0:1;0*2;1#3")]
+    venue.set_status("cancelled")
+    for hold_id in hold_ids:
+        assert venue.confirm(hold_id) == ["NOT_OPEN", "cancelled"]
 
 
 def places_are_wanted_twice(venue: Venue) -> None:
@@ -153,11 +168,12 @@ def rows_fill_and_empty(venue: Venue) -> None:
 
 def journal_is_full(venue: Venue) -> None:
     venue.booked("0:1;0*1")
-    hold_id = venue.held("0:1;0*2;1#3")
-    with venue.runner.writes_nothing():
-        assert venue.confirm(hold_id, journal_max=1) == ["JOURNAL_FULL"]
-        assert venue.book("0:1;0*2", journal_max=1) == ["JOURNAL_FULL"]
-    assert venue.confirm(hold_id)[0] == "CONFIRMED"
+    for places in ("0:1;1#4", "0:1;0*2;1#3"):
+        hold_id = venue.held(places)
+        with venue.runner.writes_nothing():
+            assert venue.confirm(hold_id, journal_max=1) == ["JOURNAL_FULL"]
+            assert venue.book("0:1;0*2", journal_max=1) == ["JOURNAL_FULL"]
+        assert venue.confirm(hold_id)[0] == "CONFIRMED"
 
 
 def letter_is_revived_twice(venue: Venue) -> None:
@@ -177,9 +193,10 @@ def booking_is_undone_twice(venue: Venue) -> None:
 
 
 def another_server_has_taken_over(venue: Venue) -> None:
-    hold_id = venue.held("0:1;0*2;1#3")
+    hold_ids = [venue.held("0:1;0*2"), venue.held("0:1;0*2;1#3")]
     venue.come_from_another_server()
-    assert venue.confirm(hold_id)[0] == "UNAUDITED"
+    for hold_id in hold_ids:
+        assert venue.confirm(hold_id)[0] == "UNAUDITED"
     assert venue.book("0:1;0*2")[0] == "UNAUDITED"
 
 
@@ -281,6 +298,25 @@ MUTANTS = {
     ),
     "anybody releases": Mutant("release_hold", "owner ~= '' and hold.owner ~= owner", "false", stranger_takes_over),
     "anybody confirms": Mutant("confirm_hold", "hold.owner ~= owner", "false", stranger_takes_over),
+    "the usual confirmation is anybody's": Mutant("confirm_hold", "if whose == ARGV[2] and", "if", stranger_takes_over),
+    "the usual confirmation honours a hold after its deadline": Mutant(
+        "confirm_hold", "and now < deadline", "", lapsed_hold_is_confirmed
+    ),
+    "the usual confirmation is of a cancelled event": Mutant(
+        "confirm_hold", "and status ~= 'cancelled'", "", event_is_cancelled
+    ),
+    "the usual confirmation ignores the journal's bound": Mutant(
+        "confirm_hold", "* JOURNAL_ENTRY_MAX <= tonumber(ARGV[8])", ">= 0", journal_is_full
+    ),
+    "the usual confirmation goes on after a change of server": Mutant(
+        "confirm_hold",
+        "and audited == string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')",
+        "",
+        another_server_has_taken_over,
+    ),
+    "the usual confirmation does not look at the key": Mutant(
+        "confirm_hold", "not (KEYS[13] and redis.call('EXISTS', KEYS[13]) == 1) and", "", key_confirms_another_hold
+    ),
     "any attempt is taken for the first": Mutant(
         "confirm_hold", "booking.attempt ~= attempt", "false", lost_reply_is_asked_for_by_somebody_else
     ),

@@ -112,7 +112,7 @@ def test_include_puts_the_file_in_its_place() -> None:
 
 
 def test_included_function_alone_is_seen_outside() -> None:
-    body = "--- @include event\n--- @include places\n--- @include rows, best for choose_seats\n"
+    body = "--- @include bounds\n--- @include event\n--- @include places\n--- @include rows, best for choose_seats\n"
     source = lua.parse(
         "move_seat", HEADER + body + "return { choose_seats, RUNS, find_run, read_rows, NEVER }\n"
     ).source
