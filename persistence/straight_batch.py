@@ -29,9 +29,10 @@ _encode = msgspec.json.Encoder().encode
 async def write_straight(connection: Any, batch: Sequence[ReadyEntry]) -> dict[uuid.UUID, int] | None:
     """Write *batch*, durably: the numbers of its bookings. ``None`` if it is not a usual one, and nothing is written.
 
-    A statement by itself is a transaction: it is committed when its answer is there.
+    A statement by itself is a transaction: it is committed when its answer is there. Within a transaction of the
+    caller's its failure would be that one's end, so there no batch is usual.
     """
-    if any(one.is_paid for one in batch):
+    if connection.is_in_transaction() or any(one.is_paid for one in batch):
         return None
     epochs = sorted({(one.entry.event_id, one.entry.epoch) for one in batch})
     try:
