@@ -1,6 +1,6 @@
 """One process of an open load: sends each request when it is due, whether or not earlier ones have been answered.
 
-``arrivals.py`` starts it, writes an ``Orders`` to its standard input, and reads a ``Tally`` from its standard output.
+``arrivals.py`` starts it with the names of two files: its ``Orders`` are in one, its ``Tally`` is left in the other.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,15 +60,19 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def due_times(orders: Orders) -> Iterator[float]:
-    """Seconds after the beginning at which this process sends: its share of the arrivals of all."""
+    """Seconds after the beginning at which this process sends: its share of the arrivals of all, the same every time.
+
+    No answer has any influence on them. Those of "poisson" are by chance, and so is the first.
+    """
     chance = random.Random(orders.process)
-    number = float(orders.process)
+    is_random = orders.schedule == "poisson"
+    number = orders.processes * chance.expovariate(1.0) if is_random else float(orders.process)
     while True:
         at_s = _moment(orders, number / orders.rate)
         if at_s >= orders.seconds:
             return
         yield at_s
-        number += orders.processes * (chance.expovariate(1.0) if orders.schedule == "poisson" else 1.0)
+        number += orders.processes * (chance.expovariate(1.0) if is_random else 1.0)
 
 
 def _moment(orders: Orders, work_s: float) -> float:
@@ -246,11 +251,11 @@ class Client:
         return head.encode() + b"\r\n" + body
 
 
-def main() -> None:
+def main(orders_file: Path, tally_file: Path) -> None:
     """Do as ordered."""
-    orders = msgspec.json.decode(sys.stdin.buffer.read(), type=Orders)
-    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(Client(orders).run())))
+    orders = msgspec.json.decode(orders_file.read_bytes(), type=Orders)
+    tally_file.write_bytes(msgspec.json.encode(uvloop.run(Client(orders).run())))
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(Path, sys.argv[1:]))
