@@ -24,13 +24,14 @@ import msgspec
 import redis
 import uvloop
 from arrivals_client import LATE, RIGHT, SCHEDULES, Orders, Tally
-from harness import Void, machine
+from harness import Void
 from hdrh.histogram import HdrHistogram
 from plot import Line, Panel, write_lines
 from rich.console import Console
 from rich.table import Table
 from venues import PARTITIONS, StoredState, definition, find_faults, sellable
 
+from holdfast.bench.machine import this_machine
 from holdfast.children import describe_exit, start_child
 from holdfast.demo.server import running_server
 from holdfast.demo.stopping import run_until_signal
@@ -277,7 +278,7 @@ async def _measure(shape: Shape, rates: Sequence[float], url: str | None, data_d
 @click.option("--output", type=click.Path(path_type=Path), default=RESULTS / "arrivals.json", show_default=True)
 def main(rates: Sequence[float], url: str | None, data_dir: Path | None, output: Path, **shape: object) -> None:
     """Drive a server at each rate, print a table, write JSON and a plot."""
-    where, console = machine(), Console(width=None if sys.stdout.isatty() else 160)
+    where, console = this_machine(), Console(width=None if sys.stdout.isatty() else 160)
     wanted = msgspec.convert(shape, Shape)
 
     async def run() -> int:

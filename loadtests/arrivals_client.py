@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httptools
 import msgspec
 import uvloop
 from hdrh.histogram import HdrHistogram
+
+from holdfast.bench.connection import Exchange
+from holdfast.demo.client import UNANSWERED, Answer
 
 HIGHEST_US = 120_000_000  # no request is waited for as long
 DIGITS = 3
@@ -89,41 +91,6 @@ def _moment(orders: Orders, work_s: float) -> float:
     return work_s
 
 
-class _Connection(asyncio.Protocol):
-    """One request at a time; ``answer`` hears its status and body, 0 when the connection has ended without."""
-
-    def __init__(self) -> None:
-        self.transport: Any = None
-        self.answer: Any = None
-        self._parser = httptools.HttpResponseParser(self)
-        self._body = b""
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError:
-            self.transport.abort()
-
-    def on_body(self, body: bytes) -> None:
-        self._body += body
-
-    def on_message_complete(self) -> None:
-        body, self._body = self._body, b""
-        self._tell(self._parser.get_status_code(), body)
-
-    def connection_lost(self, _: Exception | None) -> None:
-        self.transport = None
-        self._tell(0, b"")
-
-    def _tell(self, status: int, body: bytes) -> None:
-        answer, self.answer = self.answer, None
-        if answer is not None:
-            answer(status, body)
-
-
 class Client:
     """Sends by the orders; a request for which no connection is idle is not sent, and counted as such."""
 
@@ -131,8 +98,8 @@ class Client:
         self._orders = orders
         self._host = urlsplit(orders.url).netloc
         self._tokens = itertools.cycle(orders.tokens)
-        self._idle: list[_Connection] = []
-        self._busy: set[_Connection] = set()
+        self._idle: list[Exchange] = []
+        self._busy: set[Exchange] = set()
         self._opening: set[asyncio.Task[None]] = set()
         self._histogram = HdrHistogram(1, HIGHEST_US, DIGITS)
         self._outcomes: dict[str, Counter[str]] = {kind: Counter() for kind in orders.kinds}
@@ -169,7 +136,7 @@ class Client:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._orders.timeout_s):
-                _, connection = await loop.create_connection(_Connection, host, int(port))
+                _, connection = await loop.create_connection(Exchange, host, int(port))
         except OSError:  # among them TimeoutError: fewer are left, which "not sent" tells
             return
         self._idle.append(connection)
@@ -182,7 +149,7 @@ class Client:
     def _send(self, kind: str, due_s: float) -> None:
         while self._idle:
             connection = self._idle.pop()
-            if connection.transport is not None:
+            if connection.is_open:
                 break
             self._reopen()  # the server has closed it meanwhile
         else:
@@ -193,55 +160,47 @@ class Client:
         token = next(self._tokens)
         timer = asyncio.get_running_loop().call_later(max(0.0, left_s), self._give_up, connection, kind)
 
-        def hear(status: int, _: bytes) -> None:
-            self._finish(connection, timer, kind, due_s, status)
+        def hear(answer: Answer) -> None:
+            self._finish(connection, timer, kind, due_s, answer.status)
 
-        def hear_hold(status: int, body: bytes) -> None:
-            if status != 201:
-                hear(status, body)
+        def hear_hold(answer: Answer) -> None:
+            self._held += answer.status == 201
+            if kind == "holds" or answer.status != 201:
+                hear(answer)
                 return
-            self._held += 1
-            if kind == "holds":
-                hear(status, body)
-                return
-            connection.answer = hear_booking
-            hold_id = msgspec.json.decode(body)["id"]
+            hold_id = msgspec.json.decode(answer.body)["id"]
             booking = b'{"hold_id":"%b"}' % hold_id.encode()
-            connection.transport.write(self._request("POST", "/v1/bookings", token, booking))
+            connection.ask(self._request("POST", "/v1/bookings", token, booking), hear_booking)
 
-        def hear_booking(status: int, body: bytes) -> None:
-            self._booked += status == 201
-            hear(status, body)
+        def hear_booking(answer: Answer) -> None:
+            self._booked += answer.status == 201
+            hear(answer)
 
         path = f"/v1/events/{self._orders.event_id}"
         if kind == "reads":
-            connection.answer = hear
-            connection.transport.write(self._request("GET", f"{path}/availability", token))
+            connection.ask(self._request("GET", f"{path}/availability", token), hear)
         else:
-            connection.answer = hear_hold
             body = b'{"items":[{"section":"floor","quantity":1}]}'
-            connection.transport.write(self._request("POST", f"{path}/holds", token, body))
+            connection.ask(self._request("POST", f"{path}/holds", token, body), hear_hold)
 
-    def _finish(self, connection: _Connection, timer: Any, kind: str, due_s: float, status: int) -> None:
+    def _finish(self, connection: Exchange, timer: Any, kind: str, due_s: float, status: int) -> None:
         timer.cancel()
         self._busy.discard(connection)
-        if connection.transport is None:
-            self._reopen()
-        else:
+        if connection.is_open:
             self._idle.append(connection)
+        else:
+            self._reopen()
         if status != (200 if kind == "reads" else 201):
-            self._outcomes[kind][str(status) if status else BROKEN] += 1
+            self._outcomes[kind][BROKEN if status == UNANSWERED else str(status)] += 1
             return
         took_s = time.monotonic() - due_s
         self._histogram.record_value(min(HIGHEST_US, max(1, int(took_s * 1e6))))
         self._outcomes[kind][RIGHT if took_s <= self._orders.deadline_s else LATE] += 1
 
-    def _give_up(self, connection: _Connection, kind: str) -> None:
+    def _give_up(self, connection: Exchange, kind: str) -> None:
         self._busy.discard(connection)
-        connection.answer = None
+        connection.abort()
         self._outcomes[kind][TIMED_OUT] += 1
-        if connection.transport is not None:
-            connection.transport.abort()
         self._reopen()
 
     def _request(self, method: str, path: str, token: str, body: bytes = b"") -> bytes:
