@@ -18,13 +18,14 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
+import uvloop
 from hdrh.histogram import HdrHistogram
 from processes_under_test import ROOT, are_gone, seconds_until
 from transport_servers import eventually
 
 sys.path.append(str(Path(__file__).parents[2] / "loadtests"))  # programs, which are no package
 from arrivals import Shape, Target, drive, sum_up
-from arrivals_client import DIGITS, HIGHEST_US, Client, Orders, Tally, due_times
+from arrivals_client import Client, Orders, Tally, due_times, encode_latencies
 from harness import Void
 
 from holdfast.settings import load_settings
@@ -74,6 +75,7 @@ class Stall:
         self._only = only
         self._waits_for = waits_for
         self._open = asyncio.Event()
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> "Stall":
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -83,8 +85,12 @@ class Stall:
     async def __aexit__(self, *_: object) -> None:
         self._open.set()
         self._server.close()
+        for writer in self._writers:
+            writer.close()
+        await asyncio.sleep(0.05)  # to their ends, or the event loop would tell of them
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError), contextlib.closing(writer):
             while head := await reader.readuntil(b"\r\n\r\n"):
                 _, is_there, length = head.lower().partition(b"content-length: ")
@@ -111,12 +117,9 @@ def latencies_s(encoded: str) -> list[float]:
 
 
 def right_tally(values_us: Sequence[int], **changes: Any) -> Tally:
-    histogram = HdrHistogram(1, HIGHEST_US, DIGITS)
-    for value in values_us:
-        histogram.record_value(value)
     usual: dict[str, Any] = {
         "outcomes": {"holds": {"right": len(values_us)}},
-        "latencies": histogram.encode().decode(),
+        "latencies": encode_latencies(values_us),
         "lag_s": 0.0,
         "cpu_s": 0.0,
         "held": len(values_us),
@@ -184,6 +187,17 @@ async def test_every_request_leaves_when_it_is_due_although_none_is_answered() -
     assert tally.held == 20
     due_s = [asked.begin_s + at_s for at_s in due_times(asked)]
     assert all(received_s >= at_s for received_s, at_s in zip(server.received_s, due_s, strict=True))
+
+
+def test_no_request_leaves_before_it_is_due_by_a_clock_of_whole_milliseconds() -> None:
+    async def run() -> tuple[list[float], list[float]]:
+        async with Stall(waits_for=1) as server:
+            asked = orders(server.url, rate=300.0, seconds=0.5, begin_s=time.monotonic() + 0.5)
+            await Client(asked).run()
+        return [asked.begin_s + at_s for at_s in due_times(asked)], server.received_s
+
+    due_s, received_s = uvloop.run(run())  # which rounds its timers, and is what the processes run on
+    assert all(one_s >= at_s for one_s, at_s in zip(received_s, due_s, strict=True))
 
 
 @pytest.mark.parametrize("late_s", [0.0, 0.4], ids=["in time", "by a generator that is late itself"])
