@@ -1,6 +1,7 @@
 """Listening to an event over a real connection: what is told, to whom, how often, and how it ends."""
 
 import base64
+import datetime as dt
 import json
 import socket
 import time
@@ -181,6 +182,15 @@ def test_event_that_is_taken_off_sale_ends_its_streams(house: House, verb: str, 
         assert list(told)[-1][::2] == ("end", {"reason": reason})
     with house.listening(event_id) as told:
         assert [kind for kind, _, _ in told] == ["snapshot", "end"]
+
+
+def test_stream_ends_with_its_event(house: House) -> None:
+    now = dt.datetime.now(dt.UTC)
+    event_id = house.open_event(starts_at=now.isoformat(), ends_at=(now + dt.timedelta(seconds=2)).isoformat())
+    for _ in range(2):  # the second comes when it is over
+        with house.listening(event_id) as told:
+            first, *_, last = [message[::2] for message in told]
+        assert (first[0], last) == ("snapshot", ("end", {"reason": "over"}))
 
 
 def test_stream_ends_with_its_token(house: House) -> None:
