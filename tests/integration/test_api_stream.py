@@ -138,6 +138,21 @@ def test_range_of_legs_has_seats_that_are_taken_on_any_of_them(house: House) -> 
         assert (kind, change["seats"], change["sections"]) == ("change", [], [])
 
 
+def test_what_is_off_sale_is_called_so_as_in_the_seat_map(house: House) -> None:
+    event_id = house.open_event()
+    blocks = f"/v1/events/{event_id}/blocks"
+    house.call("POST", blocks, claim("A-1"))
+    with house.listening(event_id) as told:
+        bits = next(told)[2]["seats"]
+        assert [base64.b64decode(bits[name]) for name in ("held", "sold", "blocked")] == [b"\x00", b"\x80", b"\x80"]
+        house.call("POST", blocks, claim("A-2", floor=1))
+        assert next(told)[2]["seats"] == [{"section": "stalls", "seat": "A-2", "status": "blocked"}]
+        seats = house.call("GET", f"/v1/events/{event_id}/seats")["seats"]
+        assert [seat["seat"] for seat in seats if seat["status"] == "blocked"] == ["A-1", "A-2"]
+        house.call("DELETE", blocks, claim("A-1"))
+        assert next(told)[2]["seats"] == [{"section": "stalls", "seat": "A-1", "status": "free"}]
+
+
 def test_listener_who_comes_back_gets_a_snapshot_only_if_something_has_changed(house: House) -> None:
     event_id = house.open_event()
     with house.listening(event_id) as told:
