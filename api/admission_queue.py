@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from api.answers import Answer, json_answer
 from api.call import Call
+from api.seats import visible_event
 from engine.errors import AdmissionPending, AdmissionRequired
 from engine.events import SellableEvent
 from engine.once import Once
@@ -15,7 +16,7 @@ Repeats = Callable[[Call, SellableEvent, Once], Awaitable[bool]]
 
 async def take_ticket(call: Call) -> Answer:
     """``POST /v1/events/{event_id}/queue`` → 200."""
-    ticket = await call.services.admission_queue.take(call.params["event_id"], customer_id=call.caller.sub)
+    ticket = await call.services.admission_queue.take(await visible_event(call), customer_id=call.caller.sub)
     return json_answer(ticket)
 
 

@@ -20,7 +20,7 @@ from api.errors import TooManyStreams
 from api.identity import Caller
 from engine import figures
 from engine.errors import HoldfastError, Overloaded, Unavailable
-from engine.events import SellableEvent
+from engine.events import event_end_at
 from engine.reservations import Reservations
 from engine.snapshots import View
 
@@ -213,7 +213,7 @@ class _Watcher:
         self._live = live
         self._legs = legs
         self._view = view
-        self._over_at = _over_at(view.event)
+        self._over_at = event_end_at(view.event.definition)  # which cannot change: a watched event is no draft
         self._task = asyncio.create_task(self._watch(), name="watch an event")
 
     def add(self, listener: Listener, last_id: bytes | None) -> None:
@@ -284,12 +284,6 @@ class _Watcher:
         if status != "open":
             return status
         return "over" if dt.datetime.now(dt.UTC) >= self._over_at else None
-
-
-def _over_at(event: SellableEvent) -> dt.datetime:
-    """When an event is over; one that does not say when it ends lasts for a day."""
-    definition = event.definition
-    return definition.ends_at or definition.starts_at + dt.timedelta(days=1)
 
 
 async def _until_gone(receive: Receive) -> None:

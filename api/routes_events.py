@@ -65,7 +65,8 @@ EVENT_ROUTES: tuple[Route, ...] = (
                 200,
                 "First a `snapshot` (none if `Last-Event-ID` is of the state as it is): `event_id`, `seq`, `status`, "
                 "`sections` and `next_release_at` as of availability, and `seats` with one bit per numbered seat in "
-                "base64, `held` and `sold`, in the order of the list at `/seats`. Then `change`s: `seq`, the "
+                "base64, `held`, `sold` and `blocked`, in the order of the list at `/seats`; what is blocked is among "
+                "the sold, and that bitmap is empty where nothing is off sale. Then `change`s: `seq`, the "
                 "`sections` and `seats` (`section`, `seat`, `status`) that are otherwise now, `next_release_at`; or a "
                 "`snapshot` again. At last `end` with its `reason`: `token_expired`, `closed`, `cancelled`, `over` or "
                 "`stopping`. Whoever does not read is cut off; come back with the last `id`.",

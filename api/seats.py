@@ -10,9 +10,7 @@ from api.call import Call
 from api.decoding import decode_query
 from api.versions import tagged_answer
 from engine.availability import seat_bits, set_bits
-from engine.blocks import marked_places
 from engine.errors import EventNotFound
-from engine.places import NumberedPlaces
 from engine.snapshots import View
 from engine.views import availability
 
@@ -57,10 +55,10 @@ class SeatList(msgspec.Struct, frozen=True):
 
 
 class SeatBitmaps(msgspec.Struct, frozen=True):
-    """The same as two bitmaps in base64: bit ``seat index x legs + leg``, the most significant bit of a byte first.
+    """The same as bitmaps in base64: bit ``seat index x legs + leg``, the most significant bit of a byte first.
 
-    ``sold`` has what is off sale, too. ``layout`` is the digest of the layout that gives seats their indices: in order
-    of section, row and position.
+    What is ``blocked`` is among the ``sold``; that bitmap is empty where no seat is off sale. ``layout`` is the digest
+    of the layout that gives seats their indices: in order of section, row and position.
     """
 
     seq: int
@@ -68,6 +66,7 @@ class SeatBitmaps(msgspec.Struct, frozen=True):
     layout: str
     held: str
     sold: str
+    blocked: str
 
 
 async def show_availability(call: Call) -> Answer:
@@ -87,7 +86,7 @@ async def show_seats(call: Call) -> Answer:
     if SEATMAP_MEDIA_TYPE.encode("ascii") in call.headers.get(b"accept", b""):
         encoded = view.answer("bitmaps", lambda: encode_json(_bitmaps(view)))
         return tagged_answer(call, encoded, content_type=SEATMAP_MEDIA_TYPE.encode("ascii"), headers=(_BY_ACCEPT,))
-    encoded = view.answer(("seats", *legs, query.party), lambda: encode_json(_list(view, *legs, party=query.party)))
+    encoded = view.answer(("seats", *legs, query.party), lambda: encode_json(seat_list(view, *legs, party=query.party)))
     return tagged_answer(call, encoded, headers=(_BY_ACCEPT,))
 
 
@@ -107,10 +106,13 @@ async def visible_event(call: Call) -> str:
     return event.id
 
 
-def _list(view: View, first_leg: int, last_leg: int, *, party: int | None) -> SeatList:
+def seat_list(view: View, first_leg: int, last_leg: int, *, party: int | None) -> SeatList:
+    """Every seat of the view over the legs ``[first_leg, last_leg)``, or every one that has room for *party*."""
     layout, snapshot = view.event.layout, view.snapshot
-    held, sold = (set(set_bits(seat_bits(b, layout, first_leg, last_leg))) for b in (snapshot.held, snapshot.sold))
-    blocked = _blocked_seats(view, first_leg, last_leg)
+    held, sold, blocked = (
+        set(set_bits(seat_bits(cells, layout, first_leg, last_leg)))
+        for cells in (snapshot.held, snapshot.sold, view.off_sale.cells)
+    )
     states = []
     for section in layout.sections:
         if not section.seated:
@@ -127,18 +129,6 @@ def _list(view: View, first_leg: int, last_leg: int, *, party: int | None) -> Se
     return SeatList(snapshot.seq, layout.legs, states)
 
 
-def _blocked_seats(view: View, first_leg: int, last_leg: int) -> set[int]:
-    """Seats that are off sale on any leg of the range; they are among the sold ones."""
-    return {
-        seat
-        for places in marked_places(view.snapshot.fields)
-        if places.first_leg < last_leg and first_leg < places.last_leg
-        for item in places.items
-        if isinstance(item, NumberedPlaces)
-        for seat in item.seats
-    }
-
-
 def _bitmaps(view: View) -> SeatBitmaps:
     layout, snapshot = view.event.layout, view.snapshot
     return SeatBitmaps(
@@ -147,4 +137,5 @@ def _bitmaps(view: View) -> SeatBitmaps:
         layout=layout.digest,
         held=base64.b64encode(snapshot.held).decode("ascii"),
         sold=base64.b64encode(snapshot.sold).decode("ascii"),
+        blocked=base64.b64encode(view.off_sale.cells).decode("ascii"),
     )

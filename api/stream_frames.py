@@ -19,11 +19,15 @@ Legs = tuple[int, int]
 
 class SeatBits(msgspec.Struct, frozen=True):
     """Every numbered seat, one bit each in base64: bit *n* is the *n*-th of the list at ``/seats``, most significant
-    first, set when the seat is held (or sold) on any leg of the range."""
+    first, set when the seat is held (sold, off sale) on any leg of the range.
+
+    What is ``blocked`` is among the ``sold``; that bitmap is empty where no seat is off sale.
+    """
 
     layout: str
     held: str
     sold: str
+    blocked: str
 
 
 class StreamSnapshot(msgspec.Struct, frozen=True):
@@ -103,31 +107,41 @@ def _snapshot(view: View, legs: Legs) -> StreamSnapshot:
     seen, layout = availability(view, *legs), view.event.layout
     seats = None
     if layout.seats:
-        held, sold = (base64.b64encode(bits).decode("ascii") for bits in _bits(view, legs))
-        seats = SeatBits(layout.digest, held, sold)
+        held, sold, blocked = _bits(view, legs)
+        seats = SeatBits(layout.digest, _base64(held), _base64(sold), _base64(blocked))
     return StreamSnapshot(seen.event_id, seen.seq, view.snapshot.status, seen.sections, seen.next_release_at, seats)
 
 
-def _bits(view: View, legs: Legs) -> tuple[bytes, bytes]:
-    layout, snapshot = view.event.layout, view.snapshot
-    return seat_bits(snapshot.held, layout, *legs), seat_bits(snapshot.sold, layout, *legs)
+def _bits(view: View, legs: Legs) -> tuple[bytes, bytes, bytes]:
+    """Which seats are held, sold and off sale on any of the legs; the last is empty where none is."""
+    layout, snapshot, cells = view.event.layout, view.snapshot, view.off_sale.cells
+    held, sold = seat_bits(snapshot.held, layout, *legs), seat_bits(snapshot.sold, layout, *legs)
+    blocked = seat_bits(cells, layout, *legs) if cells else b""
+    return held, sold, blocked if blocked.strip(b"\0") else b""
 
 
 def _changed_seats(old: View, new: View, legs: Legs) -> list[ChangedSeat]:
     layout = new.event.layout
     if not layout.seats:
         return []
-    (old_held, old_sold), (held, sold) = _bits(old, legs), _bits(new, legs)
-    differing = _xor(old_held, held) | _xor(old_sold, sold)
+    (old_held, old_sold, old_blocked), (held, sold, blocked) = _bits(old, legs), _bits(new, legs)
+    differing = _xor(old_held, held) | _xor(old_sold, sold) | _xor(old_blocked, blocked)
     changed = []
     for number in set_bits(differing.to_bytes(len(held))):
         mask, position = 0x80 >> (number & 7), number >> 3
         status: SeatStatus = "sold" if sold[position] & mask else "held" if held[position] & mask else "free"
+        if blocked and blocked[position] & mask:
+            status = "blocked"
         changed.append(ChangedSeat(layout.section_of_seat(number).id, layout.seats[number].label, status))
         if len(changed) > CHANGED_SEATS_MAX:
             break
     return changed
 
 
+def _base64(bits: bytes) -> str:
+    return base64.b64encode(bits).decode("ascii")
+
+
 def _xor(one: bytes, other: bytes) -> int:
-    return int.from_bytes(one) ^ int.from_bytes(other)
+    """The bits that differ; empty bytes have none that is set."""
+    return 0 if one == other else int.from_bytes(one) ^ int.from_bytes(other)

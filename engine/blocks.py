@@ -5,12 +5,10 @@ knows of bookings keeps them. What it is not is a sale: it has no customer, no p
 """
 
 import datetime as dt
-from collections.abc import Mapping
 
 import msgspec
 
 from engine.bookings import BlockTerms, Booking, BookingDetails, Price
-from engine.places import Places, parse_places
 
 BLOCKED_OWNER = "\tblocked"  # ids of customers are printable, so that no token is of this one; as in block.lua
 MARK = "blocked:"  # fields of an event's state by which a snapshot tells what is off sale: the block's key follows
@@ -70,9 +68,3 @@ def view_block(booking: Booking) -> Block:
         reason=booking.notes,
         created_at=booking.created_at,
     )
-
-
-def marked_places(fields: Mapping[bytes, bytes]) -> list[Places]:
-    """The places of every block that an event's state tells of."""
-    mark = MARK.encode()
-    return [parse_places(places.decode()) for field, places in fields.items() if field.startswith(mark)]

@@ -18,6 +18,7 @@ from engine import figures
 from engine.availability import Snapshot
 from engine.events import SellableEvent
 from engine.kernel import Kernel
+from engine.off_sale import NOTHING, OffSale, off_sale
 from engine.refusals import claim_refusal
 
 EVENTS_MAX = 1_000  # states kept
@@ -37,12 +38,21 @@ class Encoded(msgspec.Struct, frozen=True):
 
 
 class View:
-    """An event's state at one change, and the answers made of it: each once, however many ask for it."""
+    """An event's state at one change, and the answers made of it: each once, however many ask for it.
 
-    __slots__ = ("_answers", "_weigh", "byte_count", "event", "snapshot", "tag")
+    *before* is an earlier state of the same layout: what is known of it need not be worked out again.
+    """
+
+    __slots__ = ("_answers", "_knows_off_sale", "_off_sale", "_weigh", "byte_count", "event", "snapshot", "tag")
 
     def __init__(
-        self, event: SellableEvent, snapshot: Snapshot, tag: bytes, weigh: Callable[["View", int], None]
+        self,
+        event: SellableEvent,
+        snapshot: Snapshot,
+        tag: bytes,
+        weigh: Callable[["View", int], None],
+        *,
+        before: "View | None" = None,
     ) -> None:
         self.event = event
         self.snapshot = snapshot
@@ -50,6 +60,17 @@ class View:
         self.byte_count = len(snapshot.held) + len(snapshot.sold) + FIELD_BYTES * len(snapshot.fields)
         self._answers: dict[Hashable, Encoded] = {}
         self._weigh = weigh
+        self._off_sale: OffSale = NOTHING if before is None else before._off_sale
+        self._knows_off_sale = False
+
+    @property
+    def off_sale(self) -> OffSale:
+        """Which numbered seats are off sale; worked out when it is first asked for."""
+        if not self._knows_off_sale:
+            known = off_sale(self.snapshot.fields, self.event.layout, self._off_sale)
+            self._off_sale, self._knows_off_sale = known, True
+            self._weigh(self, len(known.cells) + FIELD_BYTES * len(known.marks))
+        return self._off_sale
 
     def answer(self, key: Hashable, make: Callable[[], bytes]) -> Encoded:
         """What *make* makes of this state, or has made of it before under the same *key*."""
@@ -116,8 +137,8 @@ class Snapshots:
                 await before
         finally:
             kept.running, kept.waiting = kept.waiting, None
-        view = kept.view
-        known = view.tag if view is not None and view.event.layout is event.layout else b""
+        view = kept.view if kept.view is not None and kept.view.event.layout is event.layout else None
+        known = view.tag if view is not None else b""
         reply = await self._kernel.run("snapshot_event", event, [b"1" if with_cells else b"0", known])
         if reply[0] == b"SAME":
             assert view is not None
@@ -126,15 +147,15 @@ class Snapshots:
         if reply[0] != b"SNAPSHOT":
             raise claim_refusal(reply, [event])
         figures.SNAPSHOTS.add("read")
-        fresh = self._view(event, reply)
+        fresh = self._view(event, reply, view)
         self._replace(kept, fresh)
         return fresh
 
-    def _view(self, event: SellableEvent, reply: list[Any]) -> View:
+    def _view(self, event: SellableEvent, reply: list[Any], before: View | None) -> View:
         seq, epoch, status, next_release_ms, tag, fields, *cells = reply[1:]
         counters = dict(zip(fields[::2], fields[1::2], strict=True))
         snapshot = Snapshot(seq, int(epoch), status.decode(), next_release_ms, counters, *cells)
-        return View(event, snapshot, tag, self._weigh)
+        return View(event, snapshot, tag, self._weigh, before=before)
 
     def _replace(self, kept: _Kept, fresh: View) -> None:
         old, kept.view = kept.view, fresh

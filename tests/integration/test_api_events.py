@@ -333,9 +333,13 @@ async def test_seats_are_given_as_bitmaps_to_who_accepts_them(ana: Person, olga:
     assert response.headers["content-type"] == accept
     document = response.json()
     held, sold = (base64.b64decode(document[name]) for name in ("held", "sold"))
-    assert (held[0], sold[0]) == (0b01000000, 0b00000100)
+    assert (held[0], sold[0], document["blocked"]) == (0b01000000, 0b00000100, "")
     assert document["layout"].startswith("sha256:")
-    assert set(document) == {"seq", "legs", "layout", "held", "sold"}
+    assert set(document) == {"seq", "legs", "layout", "held", "sold", "blocked"}
+    await olga.post(f"/v1/events/{event_id}/blocks", claim("A-1"))
+    document = (await ana.get(f"/v1/events/{event_id}/seats", accept=accept)).json()
+    sold, blocked = (base64.b64decode(document[name]) for name in ("sold", "blocked"))
+    assert (sold[0], blocked[0]) == (0b10000100, 0b10000000)
 
 
 async def test_seat_is_taken_when_it_is_on_any_leg(ana: Person, olga: Person) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 import redis
-from api_app import DATA_KEY, PARTITIONS, Person, claim, composed, connected, open_event
+from api_app import DATA_KEY, PARTITIONS, Person, claim, composed, connected, event_definition, open_event
 
 from api.services import Services
 from engine.admission_queue import CLOCK_LEEWAY_MS, AdmissionQueue
@@ -260,6 +260,15 @@ async def test_no_ticket_is_given_for_what_is_not_on_sale(olga: Person, ana: Per
 
     assert (closed.status_code, closed.json()["code"]) == (409, "event-not-open")
     assert (absent.status_code, absent.json()["code"]) == (404, "event-not-found")
+
+
+async def test_draft_of_somebody_else_has_no_queue_and_one_s_own_is_not_open(olga: Person, ana: Person) -> None:
+    definition = event_definition(policy=ONE_AFTER_ANOTHER, sections=[FLOOR])
+    path = f"/v1/events/{(await olga.post('/v1/events', definition)).json()['id']}/queue"
+    foreign, own = await ana.post(path), await olga.post(path)
+
+    assert (foreign.status_code, foreign.json()["code"]) == (404, "event-not-found")
+    assert (own.status_code, own.json()["code"]) == (409, "event-not-open")
 
 
 @pytest.mark.parametrize("admission", [{"rate": 0}, {"rate": 10_001}, {"rate": 1, "ticket_ttl": 0}, {}, {"speed": 1}])

@@ -1,6 +1,7 @@
 """Listening to an event over a real connection: what is told, to whom, how often, and how it ends."""
 
 import base64
+import datetime as dt
 import json
 import socket
 import time
@@ -137,6 +138,21 @@ def test_range_of_legs_has_seats_that_are_taken_on_any_of_them(house: House) -> 
         assert (kind, change["seats"], change["sections"]) == ("change", [], [])
 
 
+def test_what_is_off_sale_is_called_so_as_in_the_seat_map(house: House) -> None:
+    event_id = house.open_event()
+    blocks = f"/v1/events/{event_id}/blocks"
+    house.call("POST", blocks, claim("A-1"))
+    with house.listening(event_id) as told:
+        bits = next(told)[2]["seats"]
+        assert [base64.b64decode(bits[name]) for name in ("held", "sold", "blocked")] == [b"\x00", b"\x80", b"\x80"]
+        house.call("POST", blocks, claim("A-2", floor=1))
+        assert next(told)[2]["seats"] == [{"section": "stalls", "seat": "A-2", "status": "blocked"}]
+        seats = house.call("GET", f"/v1/events/{event_id}/seats")["seats"]
+        assert [seat["seat"] for seat in seats if seat["status"] == "blocked"] == ["A-1", "A-2"]
+        house.call("DELETE", blocks, claim("A-1"))
+        assert next(told)[2]["seats"] == [{"section": "stalls", "seat": "A-1", "status": "free"}]
+
+
 def test_listener_who_comes_back_gets_a_snapshot_only_if_something_has_changed(house: House) -> None:
     event_id = house.open_event()
     with house.listening(event_id) as told:
@@ -181,6 +197,15 @@ def test_event_that_is_taken_off_sale_ends_its_streams(house: House, verb: str, 
         assert list(told)[-1][::2] == ("end", {"reason": reason})
     with house.listening(event_id) as told:
         assert [kind for kind, _, _ in told] == ["snapshot", "end"]
+
+
+def test_stream_ends_with_its_event(house: House) -> None:
+    now = dt.datetime.now(dt.UTC)
+    event_id = house.open_event(starts_at=now.isoformat(), ends_at=(now + dt.timedelta(seconds=2)).isoformat())
+    for _ in range(2):  # the second comes when it is over
+        with house.listening(event_id) as told:
+            first, *_, last = [message[::2] for message in told]
+        assert (first[0], last) == ("snapshot", ("end", {"reason": "over"}))
 
 
 def test_stream_ends_with_its_token(house: House) -> None:

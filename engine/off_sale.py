@@ -1,0 +1,53 @@
+"""Which numbered seats are off sale, worked out of the marks that an event's state has of its blocks.
+
+Marks change seldom and states change often, so what is known of one state is the beginning of the next: mostly the
+same bitmap, and after new blocks these alone are added.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from engine.blocks import MARK
+from engine.layout import Layout
+from engine.places import NumberedPlaces, parse_places
+
+_MARK = MARK.encode()
+
+
+class OffSale(msgspec.Struct, frozen=True):
+    """The marks of a state, and what they say as a bitmap like the one of sold cells: empty where no seat is off sale.
+
+    The same marks keep the same bitmap: whoever asks whether it has changed need not compare bytes.
+    """
+
+    marks: Mapping[bytes, bytes]
+    cells: bytes
+
+
+NOTHING = OffSale({}, b"")
+
+
+def off_sale(fields: Mapping[bytes, bytes], layout: Layout, before: OffSale) -> OffSale:
+    """What a state with these *fields* has off sale; *before* is what an earlier one of the same layout had."""
+    marks = {field: places for field, places in fields.items() if field.startswith(_MARK)}
+    if marks == before.marks:
+        return OffSale(marks, before.cells)
+    if marks.items() >= before.marks.items():
+        added = [places for field, places in marks.items() if field not in before.marks]
+        return OffSale(marks, _with(before.cells, added, layout))
+    return OffSale(marks, _with(b"", marks.values(), layout))
+
+
+def _with(cells: bytes, marked: Iterable[bytes], layout: Layout) -> bytes:
+    """*cells* and those that are *marked*."""
+    legs, changed = layout.legs, bytearray(cells)
+    for text in marked:
+        places = parse_places(text.decode())
+        for item in places.items:
+            if isinstance(item, NumberedPlaces):
+                changed = changed or bytearray((len(layout.seats) * legs + 7) // 8)
+                for seat in item.seats:
+                    for cell in range(seat * legs + places.first_leg, seat * legs + places.last_leg):
+                        changed[cell >> 3] |= 0x80 >> (cell & 7)
+    return bytes(changed)

@@ -1,0 +1,104 @@
+"""What listeners are told, put together, is what somebody reads who asks for all seats."""
+
+import base64
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from script_runner import sellable_event
+
+from api.seats import seat_list
+from api.stream_frames import change_frame, snapshot_frame
+from engine.availability import Snapshot
+from engine.blocks import MARK
+from engine.events import SellableEvent
+from engine.places import NumberedPlaces, Places, format_places
+from engine.snapshots import View
+
+State = list[list[str]]  # of each seat, of each leg
+KINDS = ("free", "free", "held", "sold", "blocked one", "blocked two")
+ROWS = (5, 6)
+
+
+def states(legs: int) -> st.SearchStrategy[State]:
+    return st.lists(st.lists(st.sampled_from(KINDS), min_size=legs, max_size=legs), min_size=11, max_size=11)
+
+
+def hall(legs: int) -> SellableEvent:
+    rows = [{"id": f"s{size}", "price": 1, "rows": [{"id": "A", "seats": f"1-{size}"}]} for size in ROWS]
+    return sellable_event(*rows, stops=[f"S{number}" for number in range(legs + 1)] if legs > 1 else None)
+
+
+def seen(event: SellableEvent, seq: int, state: State, before: View | None = None) -> View:
+    """A view of the state, as it comes from Redis: a block for each leg and kind, and what it has counts as sold."""
+    fields = {}
+    for leg in range(event.layout.legs):
+        for kind in KINDS[-2:]:
+            taken = [seat for seat, cells in enumerate(state) if cells[leg] == kind]
+            parts = [[seat for seat in taken if seat < ROWS[0]], [seat for seat in taken if seat >= ROWS[0]]]
+            items = tuple(NumberedPlaces(section, tuple(seats)) for section, seats in enumerate(parts) if seats)
+            if items:
+                fields[f"{MARK}{kind} of {leg}".encode()] = format_places(Places(leg, leg + 1, items)).encode()
+        for section, cells in enumerate((state[: ROWS[0]], state[ROWS[0] :])):
+            kinds = [one[leg].replace("blocked one", "sold").replace("blocked two", "sold") for one in cells]
+            fields |= {
+                f"{kind}:{section}:{leg}".encode(): b"%d" % kinds.count(kind) for kind in ("free", "held", "sold")
+            }
+    held, sold = (_pack(state, kinds) for kinds in (("held",), ("sold", *KINDS[-2:])))
+    return View(event, Snapshot(seq, 1, "open", 0, fields, held, sold), b"%d" % seq, lambda *_: None, before=before)
+
+
+def _pack(state: State, kinds: tuple[str, ...]) -> bytes:
+    bits = "".join("1" if cell in kinds else "0" for cells in state for cell in cells)
+    return bytes(int(bits[start : start + 8].ljust(8, "0"), 2) for start in range(0, len(bits), 8))
+
+
+def statuses(view: View, legs: tuple[int, int]) -> dict[tuple[str, str], str]:
+    return {(seat.section, seat.seat): seat.status for seat in seat_list(view, *legs, party=None).seats}
+
+
+def data_of(frame: bytes) -> Any:
+    return json.loads(frame.split(b"data: ")[1])
+
+
+@given(data=st.data(), legs=st.sampled_from([1, 3]))
+def test_snapshot_and_changes_come_to_what_the_seat_map_says(data: st.DataObject, legs: int) -> None:
+    event = hall(legs)
+    first = data.draw(st.integers(0, legs - 1))
+    of_legs = (first, data.draw(st.integers(first + 1, legs)))
+    view = seen(event, 1, data.draw(states(legs)))
+    bits = data_of(snapshot_frame(view, of_legs))["seats"]
+    held, sold, blocked = (base64.b64decode(bits[name]) for name in ("held", "sold", "blocked"))
+
+    def is_set(bitmap: bytes, number: int) -> bool:
+        return bool(bitmap) and bool(bitmap[number >> 3] & 0x80 >> (number & 7))
+
+    told = {}
+    for number, seat in enumerate(statuses(view, of_legs)):
+        kinds = [("blocked", blocked), ("sold", sold), ("held", held)]
+        told[seat] = next((kind for kind, bitmap in kinds if is_set(bitmap, number)), "free")
+        assert not is_set(blocked, number) or is_set(sold, number)
+    assert told == statuses(view, of_legs)
+
+    for seq in (2, 3, 4):
+        old, view = view, seen(event, seq, data.draw(states(legs)), before=view)
+        changes = data_of(change_frame(old, view, of_legs))["seats"]
+        if legs == 1:  # with more, what is held of a seat may change while another leg of it is sold
+            assert all(told[one["section"], one["seat"]] != one["status"] for one in changes)
+        told |= {(one["section"], one["seat"]): one["status"] for one in changes}
+        assert told == statuses(view, of_legs)
+
+
+def test_nothing_is_said_of_blocks_where_there_are_none() -> None:
+    view = seen(hall(1), 1, [["sold"]] * 11)
+    assert data_of(snapshot_frame(view, (0, 1)))["seats"]["blocked"] == ""
+
+
+def test_states_with_the_same_blocks_share_one_bitmap_of_them() -> None:
+    event, state = hall(1), [["free"]] * 10 + [["blocked one"]]
+    before = seen(event, 1, state)
+    assert before.off_sale.cells == b"\x00\x20"
+    after = seen(event, 2, [["sold"], *state[1:]], before=before)
+    assert after.off_sale.cells is before.off_sale.cells
+    assert after.off_sale.marks is not before.off_sale.marks  # or else one state would keep another's fields in memory
