@@ -60,7 +60,7 @@ if leg and last - leg == 1 then
     local quantity, cell = is_seat and 1 or tonumber(amount), is_seat and amount * legs + leg
     local rest = '|' .. text .. '|' .. owner -- of the record, as store_hold writes it, and of the trail's line
     due, held = tonumber(due), tonumber(held)
-    if free and now < tonumber(closes) and now < due and quantity <= tonumber(max_hold)
+    if free and held and now < tonumber(closes) and now < due and quantity <= tonumber(max_hold)
       and (redis.call('HGET', KEYS[6], owner) or 0) + quantity <= tonumber(max_customer)
     then
       free = tonumber(free)
@@ -70,7 +70,7 @@ if leg and last - leg == 1 then
       local missing = (is_sold or is_held) and 1 or 0
       if not is_seat and quantity > free then
         missing = quantity - math.max(free, 0)
-        back = math.min(held, missing)
+        back = math.min(math.max(held, 0), missing)
       end
       if missing > 0 then
         if not redis.call('HGET', KEYS[4], hold_id) then -- else its places are this very hold's

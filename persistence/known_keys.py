@@ -16,7 +16,7 @@ from persistence.database import driver_connection, retrying
 
 _FIND = "SELECT scope FROM idempotency WHERE scope = ANY($1::bytea[]) AND created_at > now() - $2::interval"
 
-_Waiting = dict[bytes, asyncio.Future[bool | LedgerUnavailable]]
+_Waiting = dict[bytes, asyncio.Future[bool | Exception]]
 
 
 class KnownKeys:
@@ -42,6 +42,8 @@ class KnownKeys:
         said = await asyncio.shield(answer)  # others may wait for it too
         if isinstance(said, LedgerUnavailable):
             raise LedgerUnavailable(*said.args)  # one for each: a traceback grows wherever it is raised
+        if isinstance(said, Exception):
+            raise said
         return said
 
     async def _read_all(self) -> None:
@@ -60,7 +62,7 @@ class KnownKeys:
 
         try:
             known = await retrying(attempt)
-        except LedgerUnavailable as error:
+        except Exception as error:  # whatever it is, it is theirs who asked; the next may ask again
             _answer(asked, dict.fromkeys(asked, error))
         else:
             _answer(asked, {scope: scope in known for scope in asked})
@@ -78,7 +80,7 @@ class KnownKeys:
         _answer(left, dict.fromkeys(left, LedgerUnavailable("nobody asked Postgres")))
 
 
-def _answer(waiting: _Waiting, answers: Mapping[bytes, bool | LedgerUnavailable]) -> None:
+def _answer(waiting: _Waiting, answers: Mapping[bytes, bool | Exception]) -> None:
     for scope, future in waiting.items():
         if not future.done():
             future.set_result(answers[scope])

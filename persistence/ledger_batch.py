@@ -5,8 +5,7 @@ are set-based, so that it costs a handful of round trips and one flush of the lo
 one order everywhere, and each table's rows in ascending order of their key, so that batches of several processes never
 wait for each other in a circle:
 
-1. ``events``, shared: a loader that raises the epoch comes before the batch or after it (see ``persistence.loading``).
-   Alone when bookings are refused for good: of two processes that have the same entry, one may have just written it;
+1. ``events``, shared: a loader that raises the epoch comes before the batch or after it (see ``persistence.loading``);
 2. ``bookings``: of two processes writing the same booking, the second waits here, and then finds it written;
 3. ``idempotency``: the same for two bookings made with the same key;
 4. ``claims``: the guard of numbered seats;
@@ -16,8 +15,10 @@ wait for each other in a circle:
 Bookings that lose (their place, or their key) end the transaction, which is rolled back and run again without them.
 Nothing of a loser can remain, nor does the common case pay for savepoints; and a batch has losers only when Redis and
 the ledger disagree. A verdict is given only when the batch it was reached in commits: until then it may be repeated.
-The verdict on a place is written down with that batch, and stands: the booking that was in the way may be cancelled
-before the loser is undone, and a second process that drains the same entry must not find its places free by then.
+The verdict on a place is written down, and stands: the booking that was in the way may be cancelled before the loser is
+undone, and a second process that drains the same entry must not find its places free by then. It may have found them
+free already. So a verdict has a transaction of its own, after the winners', beside which nobody writes: each batch
+holds the lanes of its events, shared, and a verdict those of its losers alone; and it looks again first.
 
 A booking that was paid for is there before its entry is, as ``payment_initiated``, without places. It is advanced
 instead of inserted, through ``paid``; what has become of it meanwhile decides. That its entry is there says that the
@@ -36,12 +37,22 @@ from engine.ports import Committed, Refused, Sealer, UnwritableEntry
 from persistence.bookings import IDEMPOTENCY_TIME, make_booking, open_booking
 from persistence.database import Row
 from persistence.ledger_entries import NEW_BOOKING, ReadyEntry
-from persistence.straight_batch import as_json, bookings_as_json, claims_of, counters_of, write_straight
+from persistence.straight_batch import (
+    LANES_CLASS,
+    as_json,
+    bookings_as_json,
+    claims_of,
+    counters_of,
+    lanes_of,
+    write_straight,
+)
 
 Outcome = Committed | Refused | UnwritableEntry | None  # nothing to say of a booking that is written
 Outcomes = dict[uuid.UUID, Outcome]
 
-_LOCK_EVENTS = "SELECT id, epoch FROM events WHERE id = ANY($1::text[]) ORDER BY id FOR "
+_LOCK_EVENTS = "SELECT id, epoch FROM events WHERE id = ANY($1::text[]) ORDER BY id FOR KEY SHARE"
+_SHARE_LANES = "SELECT pg_advisory_xact_lock_shared($1, lane) FROM unnest($2::int[]) AS lane"
+_LOCK_LANES = "SELECT pg_advisory_xact_lock($1, lane) FROM unnest($2::int[]) AS lane"
 # One that waits for its payment has no places yet: it is not what its entry wants written.
 _FIND_BOOKINGS = "SELECT * FROM bookings WHERE id = ANY($1::uuid[]) AND status <> 'payment_initiated'"
 _NOT_REFUSED = "NOT EXISTS (SELECT FROM refused_bookings WHERE refused_bookings.id = said.id)"
@@ -154,32 +165,30 @@ async def write_batch(
 
     Without *describe* nothing is said of those that are written: making bookings of them takes half as long again.
     No two entries may be of one booking, claim the same seat or carry the same idempotency key: the group commit puts
-    such entries into different batches. *connection* is asyncpg's own. Any exception leaves nothing written, but for
-    one raised by the commit itself.
+    such entries into different batches. *connection* is asyncpg's own. After a time-out, or a connection that is lost,
+    it is not known what is written; any other exception leaves nothing.
     """
     if (numbers := await write_straight(connection, batch)) is not None:
         return {one.id: _describe(one, numbers[one.id]) if describe else None for one in batch}
+    is_by_itself = not connection.is_in_transaction()
     refused: dict[uuid.UUID, Refused] = {}
     while True:
         try:
-            return refused | await _attempt(connection, batch, refused, sealer, describe=describe)
+            left = [one for one in batch if one.id not in refused]
+            outcomes = await _attempt(connection, left, sealer, describe=describe)
+            break
         except _Lost as lost:
             refused.update(lost.refused)
+    lasting = [one for one in batch if one.id in refused and refused[one.id].reason in _DURABLE_REASONS]
+    if lasting and is_by_itself:  # what a caller writes in its own transaction has no entry that could come again
+        outcomes |= await _give_verdicts(connection, lasting, refused, sealer)
+    return refused | outcomes
 
 
-async def _attempt(
-    connection: Any,
-    batch: Sequence[ReadyEntry],
-    refused: Mapping[uuid.UUID, Refused],
-    sealer: Sealer,
-    *,
-    describe: bool,
-) -> Outcomes:
+async def _attempt(connection: Any, batch: Sequence[ReadyEntry], sealer: Sealer, *, describe: bool) -> Outcomes:
     async with connection.transaction():
-        lasting = [one for one in batch if one.id in refused and refused[one.id].reason in _DURABLE_REASONS]
-        epochs = await _lock_events(connection, batch, alone=bool(lasting))
-        left = [one for one in batch if one.id not in refused]
-        current, outcomes = await _check_epochs(connection, left, epochs, sealer)
+        await connection.execute(_SHARE_LANES, LANES_CLASS, lanes_of(batch))
+        current, outcomes = await _check_epochs(connection, batch, sealer)
         numbers = await _insert_bookings(connection, [one for one in current if not one.is_paid])
         advanced = await _advance_bookings(connection, [one for one in current if one.is_paid])
         fresh = [one for one in current if one.id in numbers or one.id in advanced]
@@ -191,7 +200,6 @@ async def _attempt(
         await _insert_keys(connection, fresh, sealer)
         await _insert_claims(connection, fresh)
         await _raise_usage(connection, fresh)
-        outcomes |= await _record_refusals(connection, lasting, refused, sealer)
     for one in fresh:
         outcomes[one.id] = None
         if describe:
@@ -207,17 +215,12 @@ def _describe(one: ReadyEntry, number: int) -> Committed:
     return Committed(make_booking(row, one.entry.booking_id, one.items, one.details))
 
 
-async def _lock_events(connection: Any, batch: Sequence[ReadyEntry], *, alone: bool) -> dict[str, int]:
-    """The epochs of the batch's events, which stay as they are; *alone*, nobody else writes bookings of them."""
-    event_ids = sorted({one.entry.event_id for one in batch})
-    rows = await connection.fetch(_LOCK_EVENTS + ("UPDATE" if alone else "KEY SHARE"), event_ids)
-    return {row["id"]: row["epoch"] for row in rows}
-
-
 async def _check_epochs(
-    connection: Any, batch: Sequence[ReadyEntry], epochs: Mapping[str, int], sealer: Sealer
+    connection: Any, batch: Sequence[ReadyEntry], sealer: Sealer
 ) -> tuple[list[ReadyEntry], Outcomes]:
     """The entries of their event's current epoch, and what has become of the others."""
+    event_ids = sorted({one.entry.event_id for one in batch})
+    epochs = {row["id"]: row["epoch"] for row in await connection.fetch(_LOCK_EVENTS, event_ids)}
     current = [one for one in batch if epochs.get(one.entry.event_id) == one.entry.epoch]
     others = [one for one in batch if epochs.get(one.entry.event_id) != one.entry.epoch]
     outcomes = await _find_stored(connection, others, sealer) if others else {}
@@ -230,8 +233,15 @@ async def _check_epochs(
 
 
 async def _find_stored(connection: Any, entries: Sequence[ReadyEntry], sealer: Sealer) -> Outcomes:
+    """The bookings of those entries that have one; one that was paid for may have been ended before it got places."""
     rows = await connection.fetch(_FIND_BOOKINGS, [one.id for one in entries])
-    return {row["id"]: Committed(open_booking(row, sealer)) for row in rows}
+    paid = {one.id for one in entries if one.is_paid}
+    return {
+        row["id"]: Refused("ended")
+        if row["id"] in paid and row["status"] in _NEVER_COMMITTED
+        else Committed(open_booking(row, sealer))
+        for row in rows
+    }
 
 
 async def _explain(connection: Any, entries: Sequence[ReadyEntry], sealer: Sealer) -> Outcomes:
@@ -241,10 +251,6 @@ async def _explain(connection: Any, entries: Sequence[ReadyEntry], sealer: Seale
         _Lost: Some are refused now for the first time.
     """
     outcomes = await _find_stored(connection, entries, sealer)
-    for one in entries:
-        outcome = outcomes.get(one.id)
-        if one.is_paid and isinstance(outcome, Committed) and outcome.booking.status in _NEVER_COMMITTED:
-            outcomes[one.id] = Refused("ended")
     missing = [one for one in entries if one.id not in outcomes]
     if missing:
         reasons = await connection.fetch(_FIND_REFUSALS, [one.id for one in missing])
@@ -258,15 +264,15 @@ async def _explain(connection: Any, entries: Sequence[ReadyEntry], sealer: Seale
     return outcomes
 
 
-async def _record_refusals(
-    connection: Any, lasting: Sequence[ReadyEntry], refused: Mapping[uuid.UUID, Refused], sealer: Sealer
+async def _give_verdicts(
+    connection: Any, losers: Sequence[ReadyEntry], refused: Mapping[uuid.UUID, Refused], sealer: Sealer
 ) -> Outcomes:
-    """Write the verdicts that last down, but for bookings that are written: since the verdict, by somebody else."""
-    if not lasting:
-        return {}
-    written = await _find_stored(connection, lasting, sealer)
-    verdicts = {one.id: refused[one.id].reason for one in lasting if one.id not in written}
-    await connection.execute(_RECORD_REFUSALS, list(verdicts), list(verdicts.values()))
+    """Write down that *losers* are refused, but for those that somebody else has written since; what became of them."""
+    async with connection.transaction():
+        await connection.execute(_LOCK_LANES, LANES_CLASS, lanes_of(losers))
+        written = await _find_stored(connection, losers, sealer)
+        verdicts = {one.id: refused[one.id].reason for one in losers if one.id not in written}
+        await connection.execute(_RECORD_REFUSALS, list(verdicts), list(verdicts.values()))
     return written
 
 

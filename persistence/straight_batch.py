@@ -6,6 +6,7 @@ transaction took longer than its work. ``holdfast_write_bookings`` (migration 00
 whatever is not usual ends it with nothing written, and is left to that module.
 """
 
+import binascii
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +18,10 @@ import msgspec
 from persistence.database import sqlstate
 from persistence.ledger_entries import ReadyEntry
 
-_WRITE = "SELECT made_id, made_number FROM holdfast_write_bookings($1, $2, $3, $4, $5)"
+_WRITE = "SELECT made_id, made_number FROM holdfast_write_bookings($1, $2, $3, $4, $5, $6)"
 _UNUSUAL = "HF001"
+LANES = 64  # few enough for Postgres's table of locks whatever is in a batch
+LANES_CLASS = 7201  # of advisory locks; as in migration 0010
 
 Counter = tuple[str, int, int]
 """A row of ``usage``: event, section, leg."""
@@ -38,6 +41,7 @@ async def write_straight(connection: Any, batch: Sequence[ReadyEntry]) -> dict[u
     try:
         rows = await connection.fetch(
             _WRITE,
+            lanes_of(batch),
             as_json([{"event_id": event_id, "epoch": epoch} for event_id, epoch in epochs]),
             bookings_as_json(batch),
             _keys_as_json(batch),
@@ -68,6 +72,11 @@ def claims_of(batch: Iterable[ReadyEntry]) -> list[dict[str, Any]]:
         {"event_id": event_id, "seat": seat, "leg": leg, "booking_id": booking_id}
         for event_id, seat, leg, booking_id in cells
     ]
+
+
+def lanes_of(batch: Iterable[ReadyEntry]) -> list[int]:
+    """The lanes of the batch's events, in the order in which they are locked."""
+    return sorted({binascii.crc32(one.entry.event_id.encode()) % LANES for one in batch})
 
 
 def counters_of(one: ReadyEntry) -> Iterable[tuple[Counter, int]]:

@@ -144,7 +144,8 @@ def _set_trap(point: str, request: Request, proxies: tuple[Proxy, Proxy], front:
         case "before the script" | "after the script":
             return store.catch_next(sha, about=customer, forward=point == AFTER_SCRIPT), store
         case "before the commit" | "after the commit":
-            return database.catch_next(b"COMMIT", about=customer, forward=point == AFTER_COMMIT), database
+            # A usual booking is written and committed by one message, which names its customer.
+            return database.catch_next(customer, forward=point == AFTER_COMMIT), database
         case _:
             return front.catch_next(b"POST ", forward=True), front
 

@@ -29,7 +29,7 @@ async def test_each_booking_is_written_once_when_one_of_two_reconcilers_is_kille
         victim, _ = await rig.reconcile(first), await rig.reconcile(second)
         async with crowd_buying(rig, "reconcilers") as crowd:
             await crowd.until_operations(WARM_UP)
-            batch = first[1].catch_next(b"INSERT INTO bookings", forward=True)
+            batch = first[1].catch_next(b'"epoch":', forward=True)
             with fault() as window:
                 rig.database_proxy.refusing = (
                     True  # the API's bookings stay in the journal; the reconcilers' way is open

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import asyncpg
 import pytest
 from ledger_lab import Lab
 
@@ -76,6 +77,18 @@ async def test_nobody_waits_for_ever_when_the_reader_is_cancelled(lab: Lab, step
     with pytest.raises(LedgerUnavailable):
         await asked
     assert await keys.is_known(b"k") is False
+
+
+async def test_another_error_is_told_as_it_is_and_the_next_may_ask(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no outage, and must not pass for one: that would mean "the key is not known"."""
+    keys = KnownKeys(lab.engine)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            known_keys, "_FIND", "SELECT scope FROM nowhere WHERE $1::bytea[] IS NOT NULL OR $2::interval > '0'"
+        )
+        told = await asyncio.gather(*(keys.is_known(b"k%d" % n) for n in range(3)), return_exceptions=True)
+    assert {type(error) for error in told} == {asyncpg.UndefinedTableError}
+    assert await keys.is_known(b"k0") is False
 
 
 async def test_everybody_is_told_that_postgres_is_away_and_the_next_may_ask(

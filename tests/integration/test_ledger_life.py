@@ -14,6 +14,7 @@ from engine.events import SellableEvent
 from engine.ids import BookingId, new_claim_id, parse_claim_id
 from engine.lifecycle import SYSTEM
 from engine.ports import Committed, Refused
+from persistence import ledger_batch
 from persistence.database import in_transaction
 from persistence.steps import Step, lock_booking, take_step
 
@@ -189,6 +190,24 @@ async def test_booking_that_is_paid_for_and_too_late_stays_as_it_was_and_owns_no
     assert booking is not None
     assert (booking.status, booking.version) == ("payment_initiated", 1)
     assert await lab.value("SELECT count(*) FROM claims WHERE seat = 4") == 1
+
+
+async def test_booking_that_lost_its_seat_and_was_ended_before_the_verdict_is_ended(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sellable = await lab.event()
+    assert isinstance(await commit(lab, sellable, seats=(4,), customer_id="ben"), Committed)
+    entry = await initiate(lab, sellable, 4)
+    give_verdicts = ledger_batch._give_verdicts
+
+    async def too_late(*args: Any) -> Any:
+        await lab.fetch("UPDATE bookings SET status = 'expired' WHERE status = 'payment_initiated'")
+        return await give_verdicts(*args)
+
+    monkeypatch.setattr(ledger_batch, "_give_verdicts", too_late)
+
+    assert await lab.ledger.commit(entry, sellable) == Refused("ended")
+    assert await lab.ledger.commit(entry, sellable) == Refused("ended")
 
 
 async def test_payment_under_way_counts_as_the_customers_one_booking_and_can_be_advanced(lab: Lab) -> None:

@@ -1,7 +1,9 @@
 """The straight path of the ledger and the steps behind it: one is a short cut for the others, and no more."""
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import pytest
 from ledger_lab import SOLD_AT_MS, Lab
@@ -194,21 +196,44 @@ async def test_refusal_is_not_written_down_of_a_booking_that_somebody_has_just_w
     assert isinstance(first, Committed)
     late = lab.entry(event, seats=(0,), customer_id="ben")
     ready = ready_entry(late, event, lab.sealer)
-    another, attempts = lab.another_process(), []
-    attempt = ledger_batch._attempt
+    another, give_verdicts = lab.another_process(), ledger_batch._give_verdicts
 
-    async def overtaken(*args: object, **options: object) -> object:
-        attempts.append(args)
-        if len(attempts) == 2:
-            await lab.fetch("DELETE FROM claims")
-            assert isinstance(await another.commit(late, event), Committed)
-        return await attempt(*args, **options)  # type: ignore[arg-type]
+    async def overtaken(*args: Any) -> Any:
+        await lab.fetch("DELETE FROM claims")
+        assert isinstance(await another.commit(late, event), Committed)
+        return await give_verdicts(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ledger_batch, "_attempt", overtaken)
+        patch.setattr(ledger_batch, "_give_verdicts", overtaken)
         async with driver_connection(lab.engine) as connection:
             outcomes = await write_batch(connection, [ready], lab.sealer)
 
     assert isinstance(outcomes[ready.id], Committed)
     assert await lab.value("SELECT count(*) FROM refused_bookings") == 0
+    await another.close()
+
+
+async def test_who_writes_a_booking_waits_for_the_verdict_on_it(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """B's verdict is being written down while another process, which has found the seat free, writes B's entry."""
+    event = await lab.event()
+    late = lab.entry(event, seats=(0,), customer_id="ben")
+    ready = ready_entry(late, event, lab.sealer)
+    another, find_stored = lab.another_process(), ledger_batch._find_stored
+    commits: list[asyncio.Task[Any]] = []
+
+    async def at_the_same_time(*args: Any) -> Any:
+        stored = await find_stored(*args)
+        if not commits:
+            commits.append(asyncio.create_task(another.commit(late, event)))
+            await asyncio.sleep(0.1)
+            assert not commits[0].done()
+        return stored
+
+    monkeypatch.setattr(ledger_batch, "_find_stored", at_the_same_time)
+    async with driver_connection(lab.engine) as connection:
+        verdict = {ready.id: Refused("places_taken")}
+        assert await ledger_batch._give_verdicts(connection, [ready], verdict, lab.sealer) == {}
+
+    assert await commits[0] == Refused("places_taken")
+    assert await lab.value("SELECT count(*) FROM bookings") == 0
     await another.close()

@@ -6,6 +6,7 @@ from pprint import pformat
 from typing import Any
 
 import pytest
+import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from invariants import assert_consistent
@@ -153,3 +154,34 @@ def test_short_cuts_are_taken(redis_url: str) -> None:
     for hold_id in hold_ids:
         assert venue.confirm(hold_id, once=f"key of {hold_id}")[0] == "CONFIRMED"
     assert_consistent(runner.redis, venue.event, partitions=PARTITIONS)
+
+
+@pytest.mark.parametrize("act", ["hold", "confirm"])
+@pytest.mark.parametrize("field", ["free:0:0", "held:0:0", "sold:0:0"])
+def test_state_that_lacks_a_counter_is_no_usual_one(redis_url: str, act: str, field: str) -> None:
+    """The straight path must not begin to write what it cannot end."""
+    runner = Runner(redis_url)
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*1")
+    runner.redis.hdel(venue.key("state"), field)
+    before = runner.dump()
+    try:
+        reply = venue.hold("0:1;0*2") if act == "hold" else venue.confirm(hold_id)
+    except redis.ResponseError:
+        assert runner.dump() == before
+    else:
+        assert reply[0] in ("HELD", "CONFIRMED")
+
+
+@pytest.mark.parametrize("held", [-3, 0, 1])
+def test_drifted_counters_are_told_of_as_the_general_way_does(redis_url: str, held: int) -> None:
+    replies = []
+    for script in (lua.load("hold_places"), general_way_alone("hold_places")):
+        runner = Runner(redis_url)
+        runner.redis.flushall()
+        venue = Venue(runner)
+        venue.held("0:1;1#1")
+        runner.scripts["hold_places"] = script
+        runner.redis.hset(venue.key("state"), mapping={"free:0:0": -1, "held:0:0": held})
+        replies.append(venue.hold("0:1;0*2")[:3])
+    assert replies[0] == replies[1]

@@ -54,12 +54,13 @@ _INSERT_BOOKINGS = """
 # Statement by statement, in the order of locks of persistence/ledger_batch.py: each sees what the locks before it have
 # waited for. Whatever is not as usual ends the whole call with HF001, and nothing is written.
 _WRITE_BOOKINGS = """
-    CREATE FUNCTION holdfast_write_bookings(epochs json, batch json, keys json, cells json, counts json)
+    CREATE FUNCTION holdfast_write_bookings(lanes int[], epochs json, batch json, keys json, cells json, counts json)
     RETURNS TABLE (made_id uuid, made_number bigint) LANGUAGE plpgsql AS $$
     #variable_conflict use_column
     DECLARE
         done bigint;
     BEGIN
+        PERFORM pg_advisory_xact_lock_shared(7201, lane) FROM unnest(lanes) AS lane;
         PERFORM FROM events JOIN json_to_recordset(epochs) AS said(event_id text, epoch bigint)
                   ON (events.id, events.epoch) = (said.event_id, said.epoch)
           ORDER BY events.id FOR KEY SHARE OF events;
