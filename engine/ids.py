@@ -22,10 +22,11 @@ _VALUES = {character: value for value, character in enumerate(ALPHABET)}
 # Ids are made at every hold: two characters at once, in lower case, from a table.
 _PAIRS = tuple((first + second).lower() for first in ALPHABET for second in ALPHABET)
 _PAIR_SHIFTS = range(120, -10, -10)
-_LANE_BITS = 256  # in which many keys are made at once: 26 bytes for the characters, and 6 of nothing
-KEY_LENGTH = 26
-_LANE_GAP = bytes(_LANE_BITS // 8 - 16)
-_CHARACTER_OF_VALUE = ALPHABET.lower().encode() + bytes(256 - len(ALPHABET))
+_LANE_BITS = 256  # in which many keys are made at once: 6 bytes of space, then 26 for the characters
+_KEY_BITS = 26 * 8
+_LANE_SPACE = b" " * ((_LANE_BITS - _KEY_BITS) // 8)
+_LANE_GAP = _LANE_SPACE + bytes(_LANE_BITS // 8 - 16 - len(_LANE_SPACE))
+_CHARACTER_OF_VALUE = ALPHABET.lower().encode() + bytes(range(len(ALPHABET), 256))  # a space stays one
 _CLAIM_ID = re.compile(r"([0-7][0-9a-hjkmnp-tv-z]{25})~([a-z0-9][a-z0-9._-]{0,63})")
 
 _REFERENCE = re.compile(r"HF-?([0-9A-Z]{4})-?([0-9A-Z]{3})([0-9A-Z])")
@@ -68,33 +69,31 @@ def claim_key(number: int) -> str:
 
 
 def claim_keys(ids: Sequence[bytes]) -> list[str]:
-    """The same of many, each of 16 bytes; a fifth of the cost of :func:`claim_key` for each.
+    """The same of many, each of 16 bytes; a sixth of the cost of :func:`claim_key` for each.
 
     All of them stand in one large integer, 256 bits apart, whose groups of five bits are moved to a byte each: first
     the upper ten of 26 groups away from the lower sixteen, in all lanes at once, then eights from eights, and so on.
     """
-    lanes = 1 << (len(ids) - 1).bit_length() if ids else 0  # a power of two: there are few different masks
-    spread = int.from_bytes(_LANE_GAP + _LANE_GAP.join(ids) + bytes(_LANE_BITS // 8 * (lanes - len(ids))))
-    for lower, upper, shift in _spreading_masks(lanes):
+    if not ids:
+        return []
+    spread = int.from_bytes(_LANE_GAP + _LANE_GAP.join(ids))
+    for lower, upper, shift in _spreading_masks(1 << (len(ids) - 1).bit_length()):
         spread = (spread & lower) | (spread & upper) << shift
-    characters = spread.to_bytes(_LANE_BITS // 8 * lanes).translate(_CHARACTER_OF_VALUE)
-    text, width = characters.decode(), _LANE_BITS // 8
-    return [text[end - KEY_LENGTH : end] for end in range(width, width * len(ids) + 1, width)]
+    return spread.to_bytes(_LANE_BITS // 8 * len(ids)).translate(_CHARACTER_OF_VALUE).decode().split()
 
 
 @cache
 def _spreading_masks(lanes: int) -> list[tuple[int, int, int]]:
-    """For each step: which bits stay, which move, and how far."""
-    masks = []
+    """For each step: which bits stay, which move, and how far. For so many lanes or fewer: a power of two, as a rule."""
+    masks, space = [], int.from_bytes(_LANE_SPACE) << _KEY_BITS
     for step in (16, 8, 4, 2, 1):
         lower = upper = 0
-        for base in range(0, _LANE_BITS, 16 * step):
+        for base in range(0, _KEY_BITS, 16 * step):
             group = (1 << 5 * step) - 1
             lower |= group << base
             upper |= group << base + 5 * step
-        repeated = [
-            int.from_bytes((mask % (1 << _LANE_BITS)).to_bytes(_LANE_BITS // 8) * lanes) for mask in (lower, upper)
-        ]
+        lower, upper = lower % (1 << _KEY_BITS) | space, upper % (1 << _KEY_BITS)
+        repeated = [int.from_bytes(mask.to_bytes(_LANE_BITS // 8) * lanes) for mask in (lower, upper)]
         masks.append((repeated[0], repeated[1], 3 * step))
     return masks
 

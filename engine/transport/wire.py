@@ -4,7 +4,7 @@ Measured for a script with six keys and seven arguments: 0.8 µs with the keys p
 ``hiredis.pack_command`` over all of it, 6.3 µs with redis-py's own packer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from redis.crc import key_slot
@@ -59,9 +59,13 @@ def pack_command(*parts: bytes | str | int) -> bytes:
     return b"*%d\r\n" % len(encoded) + b"".join([_bulk(part) for part in encoded])
 
 
-def pack_fields(key: bytes, count: int, fields: bytes) -> bytes:
-    """``HSET key field value …`` of *count* fields, which, with their values, are packed already."""
-    return b"*%d\r\n$4\r\nHSET\r\n%b%b" % (2 + 2 * count, _bulk(key), fields)
+def pack_fields(key: bytes, names: Sequence[str], values: Sequence[str]) -> bytes:
+    """``HSET key field value …``, of many fields: by columns, which costs half of packing one after the other."""
+    head = b"*%d\r\n$4\r\nHSET%b" % (2 + 2 * len(names), _next(key))
+    fields = _join_fields(len, names, values)
+    if not fields.isascii():
+        fields = _join_fields(_utf8_length, names, values)
+    return b"%b%b\r\n" % (head, fields.encode())
 
 
 def pack_shared_command(*parts: bytes | str | int) -> bytes:
@@ -83,6 +87,27 @@ def _text(part: bytes | str | int) -> str:
     return (part.decode(errors="replace") if isinstance(part, bytes) else str(part)).upper()
 
 
+def _join_fields(size: Callable[[str], int], names: Sequence[str], values: Sequence[str]) -> str:
+    parts = [""] * (4 * len(names))
+    parts[0::4] = map(_FIELD_HEADS.__getitem__, map(size, names))
+    parts[1::4] = names
+    parts[2::4] = map(_FIELD_HEADS.__getitem__, map(size, values))
+    parts[3::4] = values
+    return "".join(parts)
+
+
+def _utf8_length(text: str) -> int:
+    return len(text.encode())
+
+
+class _Heads(dict[int, str]):
+    """What stands before a text of so many bytes, behind the part before it; made once for every size."""
+
+    def __missing__(self, size: int) -> str:
+        head = self[size] = f"\r\n${size}\r\n"
+        return head
+
+
 def _next(part: bytes) -> bytes:
     return b"\r\n$%d\r\n%b" % (len(part), part)
 
@@ -93,6 +118,8 @@ def _bulk(part: bytes) -> bytes:
 
 _NEXT_HEADS_SIZE = 1024  # arguments of scripts are ids, numbers and short JSON; longer ones are formatted on the spot
 _NEXT_HEADS = tuple(b"\r\n$%d\r\n" % size for size in range(_NEXT_HEADS_SIZE))
+
+_FIELD_HEADS = _Heads()
 
 _NOT_SHARED = frozenset(
     {
