@@ -196,4 +196,3 @@ class BookingBatches:
                 yield b"%d" % (self._layout.sections[section].capacity - sold)
                 yield b"sold:%d:%d" % (section, leg)
                 yield b"%d" % sold
-

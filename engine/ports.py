@@ -1,5 +1,6 @@
 """What the engine needs from below it; ``persistence`` implements it and ``holdfast.compose`` brings them together."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol
@@ -121,14 +122,18 @@ class UnwritableEntry(Exception):
 class Ledger(Protocol):
     """The record of truth of bookings."""
 
-    async def commit(self, entry: JournalEntry, sellable: SellableEvent) -> Committed | Refused:
-        """Write the booking, together with all that arrived meanwhile, and wait until it is durable.
+    def commit(
+        self, entry: JournalEntry, sellable: SellableEvent, details: BookingDetails | None = None
+    ) -> "asyncio.Future[Committed | Refused]":
+        """Write the booking, together with all that arrived meanwhile; there is a result when it is durable.
 
-        *sellable* is the event of the entry: its layout turns numbered places into lines and an amount. Idempotent by
-        ``entry.booking_id``. Cancelling the caller does not undo the commit.
+        *sellable* is the event of the entry: its layout turns numbered places into lines and an amount. *details* are
+        those of the entry, where they are at hand and need not be opened. Idempotent by ``entry.booking_id``.
+        Cancelling the future does not undo the commit.
 
-        Raises:
+        Raises, all of them from the future:
             LedgerUnavailable: Postgres does not answer; whether the booking was written is not known.
+            Overloaded: Too many are waiting; it was not tried.
             UnwritableEntry: The entry makes no sense, or Postgres will not have it, alone though it was.
         """
         ...

@@ -49,6 +49,7 @@ from engine.places import Places, format_places, parse_places
 from engine.ports import Ledger, Sealer, UnwritableEntry
 from engine.refusals import booking_refusal, claim_refusal, hold_refusal, moment
 from engine.settlement import Settlement
+from engine.time_limits import TimeLimit
 from engine.verification import Verification
 from engine.views import Views
 
@@ -90,7 +91,7 @@ class Reservations(Views):
         self._sealer = sealer
         self._settlement = settlement
         self._verification = verification
-        self._confirm_timeout_s = confirm_timeout_s
+        self._confirm_limit = TimeLimit(confirm_timeout_s)
         self._journal_bytes_max = journal_bytes_max
         self._batches = HoldBatches(kernel, catalog, hold_one=self.hold, hold_on=_hold_on)
 
@@ -483,14 +484,20 @@ class Reservations(Views):
         return _theirs(Booked(booking, replayed=True), customer_id)
 
     async def _settle(self, entry: JournalEntry, event: SellableEvent, details: BookingDetails) -> Booked:
-        settling = self._settlement.start(entry, event)
+        settling = self._settlement.start(entry, event, details)
         if details.block is None and leaves_it_to_redis(event):
             return Booked(accepted_booking(entry, event, details))
+        wait = self._confirm_limit.begin()
         try:
-            async with asyncio.timeout(self._confirm_timeout_s):
-                settled = await asyncio.shield(settling)
-        except (TimeoutError, LedgerUnavailable, Overloaded, UnwritableEntry):
+            settled = await settling
+        except (LedgerUnavailable, Overloaded, UnwritableEntry):
             return Booked(accepted_booking(entry, event, details))  # the last one is for a person to look into
+        except asyncio.CancelledError:
+            if not wait.is_over():
+                raise
+            return Booked(accepted_booking(entry, event, details))
+        finally:
+            wait.end()
         return Booked(settled.booking, replayed=settled.replayed)
 
 

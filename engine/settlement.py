@@ -3,11 +3,12 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
 
-from engine.bookings import Booking, JournalEntry
+from engine.bookings import Booking, BookingDetails, JournalEntry
 from engine.dead_letters import bury
 from engine.errors import (
     HoldExpired,
@@ -52,13 +53,21 @@ class Settlement:
         self._kernel = kernel
         self._ledger = ledger
         self._loader = loader
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._under_way: set[asyncio.Future[Any]] = set()
         self._done: dict[int, list[str]] = defaultdict(list)
         self._dropper: asyncio.Task[None] | None = None
 
-    def start(self, entry: JournalEntry, event: SellableEvent) -> "asyncio.Task[Settled]":
-        """Settle *entry* in a task of its own: it goes on when the request that waits for it gives up."""
-        return self._keep_going(self.settle(entry, event))
+    def start(self, entry: JournalEntry, event: SellableEvent, details: BookingDetails) -> "asyncio.Future[Settled]":
+        """As :meth:`settle`, whether or not anybody waits for it: cancelling the future only ends the waiting.
+
+        Nearly all are committed. They take no task of their own: that, and a shield for it, cost as much as all else
+        that is done here.
+        """
+        settled: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
+        committing = self._ledger.commit(entry, event, details)
+        self._under_way.add(committing)
+        committing.add_done_callback(partial(self._go_on, entry, event, settled))
+        return settled
 
     async def settle(self, entry: JournalEntry, event: SellableEvent, *, was_buried: bool = False) -> Settled:
         """Commit *entry* and drop it from the journal, or undo it, or bury it.
@@ -73,9 +82,37 @@ class Settlement:
             LedgerUnavailable: Whether it was written is not known. The entry stays in the journal.
             UnwritableEntry: The ledger can never take it. It is a dead letter now, and its places stay taken.
         """
+        return await self._conclude(entry, event, self._ledger.commit(entry, event), was_buried=was_buried)
+
+    def _go_on(
+        self,
+        entry: JournalEntry,
+        event: SellableEvent,
+        settled: "asyncio.Future[Settled]",
+        committing: "asyncio.Future[Committed | Refused]",
+    ) -> None:
+        self._under_way.discard(committing)
+        if committing.cancelled():  # the event loop is shutting down
+            settled.cancel()
+            return
+        if committing.exception() is None and isinstance(outcome := committing.result(), Committed):
+            self._drop(self._kernel.partition_of(event), entry.journal_id)
+            if not settled.done():
+                settled.set_result(Settled(outcome.booking))
+            return
+        self._keep_going(self._conclude(entry, event, committing)).add_done_callback(partial(_hand_on, settled))
+
+    async def _conclude(
+        self,
+        entry: JournalEntry,
+        event: SellableEvent,
+        committing: "asyncio.Future[Committed | Refused]",
+        *,
+        was_buried: bool = False,
+    ) -> Settled:
         partition = self._kernel.partition_of(event)
         try:
-            outcome = await self._ledger.commit(entry, event)
+            outcome = await committing
         except UnwritableEntry as error:
             await self._bury(partition, entry.journal_id, str(error))
             raise
@@ -128,7 +165,8 @@ class Settlement:
 
     async def close(self) -> None:
         """Wait for what is under way; the ledger must still be there."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._under_way:  # what the ledger refuses goes on when that is known
+            await asyncio.gather(*self._under_way, return_exceptions=True)
         if self._dropper is not None:
             await self._dropper
 
@@ -163,14 +201,27 @@ class Settlement:
     def _keep_going(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """Run *work* whether or not anybody waits for it, and finish it before :meth:`close` returns."""
         task = asyncio.create_task(work)
-        self._tasks.add(task)
+        self._under_way.add(task)
         task.add_done_callback(self._finished)
         return task
 
     def _finished(self, task: "asyncio.Task[Any]") -> None:
-        self._tasks.discard(task)
+        self._under_way.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited has it; nobody waiting is no reason to complain at exit
+
+
+def _hand_on(settled: "asyncio.Future[Settled]", task: "asyncio.Task[Settled]") -> None:
+    """Let whoever waits have what has come of it."""
+    if settled.done():
+        return
+    if task.cancelled():
+        settled.cancel()
+    elif (error := task.exception()) is not None:
+        settled.set_exception(error)
+        settled.exception()  # nobody waiting is no reason to complain
+    else:
+        settled.set_result(task.result())
 
 
 def places_unavailable(entry: JournalEntry, event: SellableEvent, *, sold: int) -> PlacesUnavailable:

@@ -44,9 +44,11 @@ class LedgerOfSingles(PostgresLedger):
         super().__init__(engine, sealer, commits=commits)
         self._make = lambda: GroupCommit(commits, sealer)
 
-    async def commit(self, entry: JournalEntry, sellable: SellableEvent) -> Committed | Refused:
+    def commit(
+        self, entry: JournalEntry, sellable: SellableEvent, details: BookingDetails | None = None
+    ) -> "asyncio.Future[Committed | Refused]":
         """One booking, one batch."""
-        return await self._make().commit(entry, sellable)
+        return self._make().commit(entry, sellable, details)
 
 
 async def measure(bench: Bench) -> list[Result]:

@@ -184,7 +184,7 @@ def _our_sales(field: Field, plan: Plan) -> Measure:
     async def measure() -> Cost:
         document = definition(f"show-{next(_numbers)}", places=PLACES)
         await _put_on_sale(field, [document])
-        cost = await _run(field, field.ours, _buy(field, field.ours, document["id"], plan))
+        cost = await _run(field, field.ours, buy(field.ours.url, document["id"], field.tokens, duration_s=plan.http_s))
         _check(field.bench, document, held=0, sold=cost.operations)
         counts = "SELECT (SELECT count(*) FROM bookings WHERE event_id = $1), sum(sold) FROM usage WHERE event_id = $1"
         in_ledger = tuple(await field.ledger.fetchrow(counts, document["id"]))
@@ -215,25 +215,24 @@ def _sales(field: Field, plan: Plan, strategy: Strategy) -> Measure:
 
     async def measure() -> Cost:
         await _restock(field, strategy, ["show"], STOCK_PER_SECOND * plan.http_s)
-        cost = await _run(field, peer, _buy(field, peer, "show", plan))
+        cost = await _run(field, peer, buy(peer.url, "show", field.tokens, duration_s=plan.http_s))
         await _check_baseline(field, strategy, held=0, sold=cost.operations)
         return cost
 
     return measure
 
 
-def _buy(field: Field, api: Worker, event_id: str, plan: Plan) -> Awaitable[Outcome]:
+def buy(url: str, event_id: str, tokens: Sequence[str], *, duration_s: int) -> Awaitable[Outcome]:
     """Every one of 64 customers holds and confirms on a connection of their own."""
-    host = urlsplit(api.url).netloc
-    tokens = itertools.cycle(field.tokens)
+    host, turns = urlsplit(url).netloc, itertools.cycle(tokens)
 
     def make() -> tuple[Iterator[bytes], Callable[[bytes], bytes]]:
-        head = f" HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {next(tokens)}\r\n{_JSON}"
+        head = f" HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {next(turns)}\r\n{_JSON}"
         confirm = f"POST /v1/bookings{head}".encode() + b'%d\r\n\r\n{"hold_id":"%s"}'
         hold = f"POST /v1/events/{event_id}/holds{head}{len(_BODY)}\r\n\r\n{_BODY}".encode()
         return itertools.repeat(hold), lambda hold_id: confirm % (len(hold_id) + _HOLD_ID_LENGTH, hold_id)
 
-    return send_sales(api.url, make, duration_s=plan.http_s)
+    return send_sales(url, make, duration_s=duration_s)
 
 
 def _hold_requests(field: Field, api: Worker, event_ids: Sequence[str]) -> Iterator[bytes]:

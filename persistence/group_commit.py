@@ -8,13 +8,14 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import msgspec
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from engine import figures
-from engine.bookings import JournalEntry
+from engine.bookings import BookingDetails, JournalEntry
 from engine.errors import LedgerUnavailable, Overloaded
 from engine.events import SellableEvent
 from engine.ports import Committed, Refused, Sealer, UnwritableEntry
@@ -50,25 +51,32 @@ class GroupCommit:
         self._is_closed = False
         self._many = asyncio.Lock()
 
-    async def commit(self, entry: JournalEntry, sellable: SellableEvent) -> Committed | Refused:
-        """Write the booking, together with all that arrived meanwhile, and wait until it is durable.
+    def commit(
+        self, entry: JournalEntry, sellable: SellableEvent, details: BookingDetails | None = None
+    ) -> "asyncio.Future[Committed | Refused]":
+        """Write the booking, together with all that arrived meanwhile; there is a result when it is durable.
 
-        Idempotent by ``entry.booking_id``. Cancelling the caller does not take the booking out of its batch.
+        *details* are those of the entry, where they are at hand. Idempotent by ``entry.booking_id``. Cancelling the
+        future does not take the booking out of its batch.
 
-        Raises:
+        Raises, all of them from the future:
             LedgerUnavailable: Postgres does not answer; whether the booking was written is not known.
             Overloaded: Too many are waiting; it was not tried.
             UnwritableEntry: The entry makes no sense, or Postgres will not have it, alone though it was.
         """
+        outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._is_closed or len(self._queue) >= QUEUE_MAX:
-            raise Overloaded(f"{len(self._queue)} bookings are waiting to be written")
-        waiting = _Waiting(ready_entry(entry, sellable, self._sealer), asyncio.get_running_loop().create_future())
-        self._queue.append(waiting)
+            outcome.set_exception(Overloaded(f"{len(self._queue)} bookings are waiting to be written"))
+            return outcome
+        try:
+            ready = ready_entry(entry, sellable, self._sealer, details)
+        except UnwritableEntry as error:
+            outcome.set_exception(error)
+            return outcome
+        self._queue.append(_Waiting(ready, outcome))
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_all(), name="group commit")
             self._writer.add_done_callback(self._clear_unstarted)
-        outcome = await waiting.outcome
-        assert outcome is not None  # it was asked to be described
         return outcome
 
     @property

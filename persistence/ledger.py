@@ -4,11 +4,12 @@ Commits have a pool of their own. Lookups come with every request that carries a
 pool a rush of them would keep the next batch waiting for a connection, and turn 201s into 202s.
 """
 
+import asyncio
 from collections.abc import Sequence
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from engine.bookings import Booking, JournalEntry
+from engine.bookings import Booking, BookingDetails, JournalEntry
 from engine.events import SellableEvent
 from engine.ids import BookingId
 from engine.ports import Committed, Refused, Sealer, UnwritableEntry
@@ -25,9 +26,11 @@ class PostgresLedger:
         self._keys = KnownKeys(engine)
         self._commits = GroupCommit(commits, sealer)
 
-    async def commit(self, entry: JournalEntry, sellable: SellableEvent) -> Committed | Refused:
+    def commit(
+        self, entry: JournalEntry, sellable: SellableEvent, details: BookingDetails | None = None
+    ) -> "asyncio.Future[Committed | Refused]":
         """See :meth:`persistence.group_commit.GroupCommit.commit`."""
-        return await self._commits.commit(entry, sellable)
+        return self._commits.commit(entry, sellable, details)
 
     async def commit_all(
         self, entries: Sequence[tuple[JournalEntry, SellableEvent]]

@@ -80,19 +80,21 @@ class ReadyEntry(msgspec.Struct, frozen=True, eq=False):
             return None
 
 
-def ready_entry(entry: JournalEntry, sellable: SellableEvent, sealer: Sealer) -> ReadyEntry:
-    """Everything that can be done without Postgres.
+def ready_entry(
+    entry: JournalEntry, sellable: SellableEvent, sealer: Sealer, details: BookingDetails | None = None
+) -> ReadyEntry:
+    """Everything that can be done without Postgres; *details* need not be opened where they are at hand.
 
     Raises:
         UnwritableEntry: The entry is not one of this event, or its details cannot be opened.
     """
     try:
-        return _ready(entry, sellable, sealer)
+        return _ready(entry, sellable, details or sealer.unseal(entry.details, entry.booking_id))
     except Exception as error:  # nothing but the entry is looked at here, so whatever it is, it is the entry's
         raise UnwritableEntry(f"journal entry {entry.journal_id} of booking {entry.booking_id}: {error}") from error
 
 
-def _ready(entry: JournalEntry, sellable: SellableEvent, sealer: Sealer) -> ReadyEntry:
+def _ready(entry: JournalEntry, sellable: SellableEvent, details: BookingDetails) -> ReadyEntry:
     key = parse_claim_id(entry.booking_id)
     if key is None or key.event_id != entry.event_id or entry.event_id != sellable.event.id:
         raise ValueError(f"not a booking of event {sellable.event.id!r}")
@@ -101,7 +103,6 @@ def _ready(entry: JournalEntry, sellable: SellableEvent, sealer: Sealer) -> Read
         raise ValueError(f"the event has no legs {places.first_leg} to {places.last_leg}")
     cells, counts = _claims(places, layout)
     items, amount = describe_places(layout, places)
-    details = sealer.unseal(entry.details, entry.booking_id)
     accepted_at = _moment(entry.confirmed_at_ms)
     policy = sellable.definition.policy
     block = details.block

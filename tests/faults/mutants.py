@@ -77,24 +77,28 @@ def retries_have_new_ids(patch: pytest.MonkeyPatch) -> None:
 
 def journal_is_dropped_before_the_commit(patch: pytest.MonkeyPatch) -> None:
     """An entry is forgotten when its commit begins."""
-    settle = Settlement.settle
+    start = Settlement.start
 
-    async def settle_late(self: Settlement, entry: JournalEntry, event: SellableEvent) -> Settled:
+    def start_late(
+        self: Settlement, entry: JournalEntry, event: SellableEvent, details: BookingDetails
+    ) -> asyncio.Future[Settled]:
         self._drop(self._kernel.partition_of(event), entry.journal_id)
-        return await settle(self, entry, event)
+        return start(self, entry, event, details)
 
-    patch.setattr(Settlement, "settle", settle_late)
+    patch.setattr(Settlement, "start", start_late)
 
 
 def bookings_are_acknowledged_before_the_commit(patch: pytest.MonkeyPatch) -> None:
     """A booking is called durable when its commit begins."""
-    commit, under_way = PostgresLedger.commit, set()
+    commit = PostgresLedger.commit
 
-    async def commit_later(self: PostgresLedger, entry: JournalEntry, sellable: SellableEvent) -> Committed:
-        task = asyncio.create_task(commit(self, entry, sellable))
-        under_way.add(task)
-        task.add_done_callback(lambda task: task.exception())
+    def commit_later(
+        self: PostgresLedger, entry: JournalEntry, sellable: SellableEvent, details: BookingDetails | None = None
+    ) -> asyncio.Future[Committed]:
+        commit(self, entry, sellable, details).add_done_callback(lambda done: done.exception())
         accepted = accepted_booking(entry, sellable, BookingDetails())
-        return Committed(msgspec.structs.replace(accepted, status="confirmed", durable=True))
+        said: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+        said.set_result(Committed(msgspec.structs.replace(accepted, status="confirmed", durable=True)))
+        return said
 
     patch.setattr(PostgresLedger, "commit", commit_later)

@@ -49,7 +49,7 @@ async def test_who_asks_during_a_question_is_in_the_next_one(
     first = asyncio.create_task(keys.is_known(b"k"))
     while not questions:  # noqa: ASYNC110 - until the first question is under way
         await asyncio.sleep(0)
-    commit = asyncio.create_task(lab.ledger.commit(lab.entry(event, count=1, once=b"k"), event))
+    commit = lab.ledger.commit(lab.entry(event, count=1, once=b"k"), event)
     await first
     await commit
 

@@ -179,7 +179,7 @@ async def test_commit_waits_for_an_epoch_being_raised_and_is_then_refused(lab: L
     event = await lab.event()
     raising = ("SELECT 1 FROM events FOR UPDATE", "UPDATE events SET epoch = epoch + 1")
     async with open_transaction(lab, *raising):
-        commit = asyncio.create_task(lab.ledger.commit(lab.entry(event, seats=(0,)), event))
+        commit = lab.ledger.commit(lab.entry(event, seats=(0,)), event)
         await asyncio.sleep(0.1)
         assert not commit.done()
     assert await commit == Refused("stale_epoch")
@@ -202,7 +202,7 @@ async def test_commits_go_on_while_somebody_changes_the_status_of_their_event(la
 async def test_commit_is_tried_again_when_it_waits_too_long_for_a_lock(lab: Lab) -> None:
     event = await lab.event(capacity=10)
     async with open_transaction(lab, "UPDATE usage SET sold = sold + 1"):
-        commit = asyncio.create_task(lab.ledger.commit(lab.entry(event, count=10), event))
+        commit = lab.ledger.commit(lab.entry(event, count=10), event)
         await asyncio.sleep(0.6)  # past lock_timeout, once
     assert await commit == Refused("places_taken")
 

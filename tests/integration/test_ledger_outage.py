@@ -87,15 +87,13 @@ async def _until_known(lab: Lab, event: SellableEvent, entry: JournalEntry) -> C
 async def test_outcome_is_unavailable_and_not_a_refusal_when_the_session_is_cut_during_a_batch(lab: Lab) -> None:
     event = await lab.event()
     entries = [lab.entry(event, count=1) for _ in range(10)]
-    commits = [asyncio.create_task(lab.ledger.commit(entry, event)) for entry in entries]
+    commits = [lab.ledger.commit(entry, event) for entry in entries]
     other = lab.another_process()
-    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> $1"
+    cut = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+              WHERE datname = current_database() AND pid <> pg_backend_pid()"""
 
-    killed = 0
-    while not killed:  # the batch's session, as soon as it is there
+    while not await lab.fetch(cut):  # the batch's session, as soon as it is there
         await asyncio.sleep(0)
-        pid = await lab.value("SELECT pg_backend_pid()")
-        killed = len(await lab.fetch(cut, pid))
 
     outcomes = await asyncio.gather(*commits, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} <= {LedgerUnavailable, Committed}

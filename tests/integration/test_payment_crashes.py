@@ -4,6 +4,7 @@ A crash is an exception that nothing catches, on its way out of the process's la
 another process's parts, which know nothing but what is in Postgres, in Redis and at the provider.
 """
 
+import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -51,10 +52,13 @@ def crashing(target: Any, name: str, when: str, monkeypatch: pytest.MonkeyPatch)
     """Have the process die before or after its first call of *name*."""
     real = getattr(target, name)
 
-    async def dying(*args: Any, **kwargs: Any) -> Any:
+    async def die(*args: Any, **kwargs: Any) -> Any:
         if when == "after":
             await real(*args, **kwargs)
         raise Crash(name)
+
+    def dying(*args: Any, **kwargs: Any) -> asyncio.Future[Any]:  # as the ledger's commit is one
+        return asyncio.ensure_future(die(*args, **kwargs))
 
     monkeypatch.setattr(target, name, dying)
 
