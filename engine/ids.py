@@ -84,7 +84,7 @@ def claim_keys(ids: Sequence[bytes]) -> list[str]:
 
 @cache
 def _spreading_masks(lanes: int) -> list[tuple[int, int, int]]:
-    """For each step: which bits stay, which move, and how far. For so many lanes or fewer: a power of two, as a rule."""
+    """For each step: which bits stay, which move, and how far. For *lanes* or fewer; a power of two, as a rule."""
     masks, space = [], int.from_bytes(_LANE_SPACE) << _KEY_BITS
     for step in (16, 8, 4, 2, 1):
         lower = upper = 0
