@@ -219,12 +219,12 @@ async def test_who_writes_a_booking_waits_for_the_verdict_on_it(lab: Lab, monkey
     late = lab.entry(event, seats=(0,), customer_id="ben")
     ready = ready_entry(late, event, lab.sealer)
     another, find_stored = lab.another_process(), ledger_batch._find_stored
-    commits: list[asyncio.Task[Any]] = []
+    commits: list[asyncio.Future[Any]] = []
 
     async def at_the_same_time(*args: Any) -> Any:
         stored = await find_stored(*args)
         if not commits:
-            commits.append(asyncio.create_task(another.commit(late, event)))
+            commits.append(another.commit(late, event))
             await asyncio.sleep(0.1)
             assert not commits[0].done()
         return stored
