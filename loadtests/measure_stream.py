@@ -73,7 +73,11 @@ async def measure(bench: Bench) -> list[Result]:
 
 @contextlib.asynccontextmanager
 async def listeners(url: str, path: str, token: str) -> AsyncIterator[None]:
-    """A thousand streams that are read as they come, by a process of its own."""
+    """A thousand streams that are read as they come, by a process of its own.
+
+    Raises:
+        Void: Not all were let in, or some were cut off.
+    """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *(str(_LISTENERS), url, path, token, str(LISTENERS)),
@@ -83,14 +87,21 @@ async def listeners(url: str, path: str, token: str) -> AsyncIterator[None]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(JOIN_WAIT_S):
-            if await process.stdout.readline() != b"listening\n":
-                raise Void("not all listeners were let in")
+        said = b"nothing was heard of them"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(JOIN_WAIT_S):
+                said = await process.stdout.readline()
+        if said != b"listening\n":
+            raise Void(f"not all listeners were let in: {said.decode().strip()}")
         yield
-    finally:
         process.stdin.close()
-        printed = await process.stdout.read()
-        await process.wait()
+        async with asyncio.timeout(JOIN_WAIT_S):
+            printed = await process.stdout.read()
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     told, lost = map(int, printed.split())
     if lost or told <= LISTENERS:
         raise Void(f"{LISTENERS} listeners were told {told} things, and {lost} were cut off")

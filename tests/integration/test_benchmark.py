@@ -1,5 +1,6 @@
 """The benchmark's own ground: its venues load, sell and add up, and no measurement meets what another has left."""
 
+import asyncio
 import contextlib
 import datetime as dt
 import importlib
@@ -8,12 +9,16 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 import redis
+from processes_under_test import are_gone
 from rich.console import Console
 
 sys.path.append(str(Path(__file__).parents[2] / "loadtests"))  # programs, which are no package
 import goal_program
+import measure_stream
+import measure_trail
 import readme_figures
 import run_goals
 from bench import Bench
@@ -22,6 +27,10 @@ from pipe import Pipe
 from plot import Line, Panel, write_lines, write_plot
 from report import Report, read_reports, write_reports
 from venues import Venue, definition, sellable
+
+import lua
+from engine.keys import partition_key
+from engine.transport.wire import pack_evalsha
 
 LOADTESTS = Path(goal_program.__file__).parent
 GOAL = Goal(name="G0", title="nothing", must=1, aim=1)
@@ -142,3 +151,80 @@ def test_benchmarks_lines_are_drawn_for_rates_and_latencies(tmp_path):
     drawn = (tmp_path / "lines.svg").read_text("utf-8")
     assert drawn.count("<polyline") == 3
     assert ">p99</text>" in drawn
+
+
+def test_benchmarks_hold_without_its_line_of_the_trail_is_the_same_hold(venue: Venue) -> None:
+    """The line is cut out of the script's source, which may change."""
+    cut = measure_trail.without_line()
+    venue.load()
+    hold(venue, "0:1;0#0")  # without a hold no claim is the usual one
+    venue._pipe.ask("SCRIPT", "LOAD", cut.source)
+    trail = partition_key(venue._partition, "trail")
+    lines = venue._client.xlen(trail)
+
+    wires = [
+        pack_evalsha(script.sha, venue.keys("hold_places"), venue.hold_arguments(f"0:1;0#{seat}"))
+        for seat, script in enumerate((cut, lua.load("hold_places")), start=1)
+    ]
+
+    assert [reply[0] for reply in venue._pipe.send(wires[:1])] == [b"HELD"]
+    assert venue._client.xlen(trail) == lines
+    assert [reply[0] for reply in venue._pipe.send(wires[1:])] == [b"HELD"]
+    assert venue._client.xlen(trail) == lines + 1
+    venue.check_held(3)
+    venue.check()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\n{}", "503 Service Unavailable"),
+        (b"", "a connection was lost"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", "nothing was heard of them"),
+    ],
+    ids=["refused", "cut off", "told nothing"],
+)
+async def test_measurement_with_listeners_is_void_and_ends_when_not_all_are_let_in(
+    answer: bytes, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure_stream, "JOIN_WAIT_S", 30.0 if "nothing" not in words else 1.0)
+    monkeypatch.setattr(measure_stream, "LISTENERS", 10)
+    open_for_ever = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        if answer:
+            await open_for_ever.wait()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        with pytest.raises(Void, match=words):
+            async with measure_stream.listeners(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "/x", "t"):
+                pass
+    finally:
+        open_for_ever.set()
+        server.close()
+
+    left = [child for child in psutil.Process().children(recursive=True) if "stream_listeners" in str(child.cmdline())]
+    assert are_gone(left)
+
+
+async def test_measurement_with_listeners_goes_on_once_all_are_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure_stream, "LISTENERS", 10)
+    ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nevent: a\ndata: 1\n\nevent: b\ndata: 2\n\n")
+        await ended.wait()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        async with measure_stream.listeners(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "/x", "t"):
+            pass
+    finally:
+        ended.set()
+        server.close()
