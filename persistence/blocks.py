@@ -8,7 +8,7 @@ written by one transaction, and its first load brings them along. Giving back is
 import asyncio
 import datetime as dt
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from engine.block_sums import made_up_of
 from engine.blocks import BLOCKED_OWNER, BLOCKS_MAX, Block, block_details, view_block
 from engine.bookings import BookingDetails, JournalEntry
 from engine.claim_requests import Booked, ClaimRequest
@@ -37,7 +38,7 @@ from engine.ids import BookingId, claim_id, new_claim_id, parse_claim_id
 from engine.layout import compile_layout
 from engine.lifecycle import BLOCK_STATUSES, SYSTEM, Actor
 from engine.once import Once
-from engine.places import BestPlaces, NumberedPlaces, Places, parse_places
+from engine.places import parse_places
 from engine.ports import Committed, Sealer
 from engine.reservations import Reservations
 from engine.settlement import places_unavailable
@@ -185,11 +186,12 @@ class Blocks:
     ) -> None:
         """Give back the blocks that consist of these very places: one that has all of them, or else several.
 
-        A repetition with the same *once* succeeds, and leaves alone what has been taken off sale since.
+        Of several ways the one with the older blocks is gone. A repetition with the same *once* succeeds, and leaves
+        alone what has been taken off sale since.
 
         Raises:
             IdempotencyKeyReused: The key of *once* came with another body.
-            InvalidRequest: The claim names what the event does not have.
+            InvalidRequest: The claim names what the event does not have, or more than can be looked for at once.
             BlockNotFound: No blocks are made up of these places.
             LedgerUnavailable: Postgres does not answer.
         """
@@ -201,7 +203,8 @@ class Blocks:
         layout = await asyncio.to_thread(compile_layout, event.definition)
         wanted = resolve_places(layout, claim.items, claim.from_, claim.to)
         rows = await fetch_rows(self._database, _live_blocks(event_id).order_by(bookings.c.number))
-        block_ids = _made_up_of(wanted, {_id_of(row): parse_places(row["places"]) for row in rows})
+        blocks = {_id_of(row): parse_places(row["places"]) for row in rows}
+        block_ids = await asyncio.to_thread(made_up_of, wanted, blocks)
         if not block_ids or not await self._end(block_ids, actor, once=once):
             raise BlockNotFound(event_id)
 
@@ -402,35 +405,3 @@ async def _give_back(
         )
     )
     await give_up_places(connection, row)
-
-
-def _made_up_of(wanted: Places, blocks: dict[str, Places]) -> list[str]:
-    """Blocks whose places together are those *wanted*: one alone if there is one, the oldest ones otherwise."""
-    left = _amounts(wanted)
-    legs = (wanted.first_leg, wanted.last_leg)
-    amounts = {
-        block_id: _amounts(places) for block_id, places in blocks.items() if (places.first_leg, places.last_leg) == legs
-    }
-    for block_id, amount in amounts.items():
-        if amount == left:
-            return [block_id]
-    found = []
-    for block_id, amount in amounts.items():
-        if all(left.get(place, 0) >= count for place, count in amount.items()):
-            found.append(block_id)
-            left = {place: count - amount.get(place, 0) for place, count in left.items()}
-    return [] if any(left.values()) else found
-
-
-def _amounts(places: Places) -> dict[tuple[int, int | None], int]:
-    """How much of what: each numbered seat once, of counted sections so many."""
-    return dict(_each(places))
-
-
-def _each(places: Places) -> Iterable[tuple[tuple[int, int | None], int]]:
-    for item in places.items:
-        assert not isinstance(item, BestPlaces), item
-        if isinstance(item, NumberedPlaces):
-            yield from (((item.section, seat), 1) for seat in item.seats)
-        else:
-            yield (item.section, None), item.quantity

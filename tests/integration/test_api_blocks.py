@@ -306,6 +306,21 @@ async def test_blocks_are_given_back_by_the_places_they_consist_of(olga: Person,
     assert await counts(ana, event_id) == {"floor": (4, 0, 1), "stalls": (5, 0, 1)}
 
 
+async def test_counted_places_are_given_back_by_whichever_blocks_add_up(
+    olga: Person, ana: Person, services: Services, event_id: str
+) -> None:
+    path = f"/v1/events/{event_id}/blocks"
+    one, *twos = [await block(olga, event_id, floor=count) for count in (1, 2, 2)]
+
+    assert (await olga.call("DELETE", path, claim(floor=4))).status_code == 204
+
+    assert (await olga.get(path)).json()["items"] == [one]
+    assert await counts(ana, event_id) == {"floor": (4, 0, 1), "stalls": (6, 0, 0)}
+    assert await drift(services) == {}
+    for made in twos:
+        assert (await olga.get(f"{path}/{made['id']}")).status_code == 404
+
+
 @pytest.mark.parametrize("place", ["query", "body"])
 async def test_a_block_is_given_back_by_its_id_without_a_path_of_its_own(
     olga: Person, event_id: str, place: str
