@@ -96,6 +96,10 @@ bench: $(INSTALLED) ## measure the ratios that the README reports (ARGS="--only 
 bench-quick: $(INSTALLED) ## the same in less than four minutes, for a first look
 	@$(BIN)/python loadtests/run_goals.py --quick $(ARGS)
 
+.PHONY: overload
+overload: $(INSTALLED) ## draw latency and goodput against the rate of arrival, past saturation (ARGS="--rounds 1")
+	@$(BIN)/python loadtests/overload_curve.py $(ARGS)
+
 .PHONY: surge
 surge: $(INSTALLED) ## let a crowd loose on a sale, and check it (ARGS="--profile race --users 10000 --places 1000")
 	@$(BIN)/python loadtests/surge.py $(ARGS)

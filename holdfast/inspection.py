@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from engine.blocks import BLOCKED_OWNER
 from engine.events import SellableEvent
 from engine.ids import claim_id_of
 from engine.kernel import Kernel
@@ -15,6 +16,8 @@ from engine.places import NumberedPlaces, Places
 from engine.records import BookingRecord, HoldRecord, pairs, parse_booking_record, parse_hold_record, scan_hash
 
 R = TypeVar("R", HoldRecord, BookingRecord)
+
+OFF_SALE = "off sale (block)"  # in place of a customer, for people: the owner in a block's record is not for reading
 
 SIZE_COMMANDS = {b"hash": "HLEN", b"zset": "ZCARD", b"set": "SCARD", b"stream": "XLEN", b"string": "STRLEN"}
 _SIZE_UNITS = {b"hash": "fields", b"zset": "members", b"set": "members", b"stream": "entries", b"string": "bytes"}
@@ -42,17 +45,21 @@ class LiveHold(msgspec.Struct, frozen=True):
 
 
 class KnownBooking(msgspec.Struct, frozen=True):
-    """A booking; ``journal_id`` is its entry in the journal, empty where it was loaded from the ledger."""
+    """A booking; ``journal_id`` is its entry in the journal, empty where it was loaded from the ledger.
+
+    With ``is_block`` it takes places off sale, and ``customer_id`` is nobody's: what the record has.
+    """
 
     id: str
     customer_id: str
     places: str
     confirmed_ms: int
     journal_id: str
+    is_block: bool
 
 
 class SeatOnLeg(msgspec.Struct, frozen=True):
-    """One seat on one leg: what the bitmaps say, and whose it is by the records."""
+    """One seat on one leg: what the bitmaps say, and whose it is by the records; ``is_block``: a block's."""
 
     section: str
     seat: str
@@ -60,6 +67,7 @@ class SeatOnLeg(msgspec.Struct, frozen=True):
     status: str
     owner: str | None
     customer_id: str | None
+    is_block: bool
 
 
 class RawKey(msgspec.Struct, frozen=True):
@@ -195,6 +203,7 @@ async def _latest_bookings(kernel: Kernel, event: SellableEvent, limit: int) -> 
             describe_places(event.layout, record.places),
             record.confirmed_ms,
             record.journal_id,
+            record.owner == BLOCKED_OWNER,
         )
         for _, record in sorted(latest, key=lambda entry: entry[0], reverse=True)
     )
@@ -213,7 +222,15 @@ async def _seat_on_legs(kernel: Kernel, event: SellableEvent, seat: int) -> Asyn
         sold = await kernel.event_command(event, "GETBIT", "sold", cell)
         owner, customer_id = owners.get(leg, (None, None))
         status = "sold" if sold else "held" if held else "free"
-        yield SeatOnLeg(layout.section_of_seat(seat).id, layout.seats[seat].label, leg, status, owner, customer_id)
+        yield SeatOnLeg(
+            section=layout.section_of_seat(seat).id,
+            seat=layout.seats[seat].label,
+            leg=leg,
+            status=status,
+            owner=owner,
+            customer_id=customer_id,
+            is_block=customer_id == BLOCKED_OWNER,
+        )
 
 
 def _owned_legs(record: HoldRecord | BookingRecord, seat: int, owner: str) -> dict[int, tuple[str, str]]:

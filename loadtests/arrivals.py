@@ -2,7 +2,8 @@
 
 ``python loadtests/arrivals.py --rate 500 --seconds 10 --profile holds`` starts a ``holdfast serve`` of its own; with
 ``--url`` and ``--data-dir`` it drives a running one. ``--rate`` may be repeated: each is a point of the plot. The exit
-status is 1 when anything was oversold, or Redis, the ledger, and what was acknowledged differ.
+status is 1 when anything was oversold, or Redis, the ledger, and what was acknowledged differ; 128 + its number after
+a signal, which leaves nothing running.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,14 +24,17 @@ import msgspec
 import redis
 import uvloop
 from arrivals_client import LATE, RIGHT, SCHEDULES, Orders, Tally
-from harness import Void, machine
+from harness import Void
 from hdrh.histogram import HdrHistogram
 from plot import Line, Panel, write_lines
 from rich.console import Console
 from rich.table import Table
 from venues import PARTITIONS, StoredState, definition, find_faults, sellable
 
+from holdfast.bench.machine import this_machine
+from holdfast.children import describe_exit, start_child
 from holdfast.demo.server import running_server
+from holdfast.demo.stopping import run_until_signal
 from holdfast.embedded.servers import running_servers
 from holdfast.settings import Settings, load_settings
 from holdfast.tokens import make_token
@@ -87,13 +91,49 @@ async def drive(target: Target, shape: Shape, rate: float) -> Point:
     """Let it arrive at *rate* a second, for as long as *shape* says; never longer than that and its time-outs.
 
     Raises:
-        Void: A process of the generator failed.
+        Void: A process of the generator failed; the others were ended.
     """
     begin_s = time.monotonic() + START_S
-    tallies = await asyncio.gather(
-        *(_run_client(_orders(target, shape, rate, begin_s, number)) for number in range(shape.processes))
+    with tempfile.TemporaryDirectory(prefix="hf-senders-") as name:
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = [
+                    group.create_task(_run_client(_orders(target, shape, rate, begin_s, number), Path(name)))
+                    for number in range(shape.processes)
+                ]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None  # the first to fail; the others were cancelled for it
+    return sum_up([task.result() for task in running], shape, rate)
+
+
+def sum_up(tallies: Sequence[Tally], shape: Shape, rate: float) -> Point:
+    """What the processes of one rate have seen, as if they were one: percentiles are of all latencies together."""
+    latencies = HdrHistogram.decode(tallies[0].latencies)
+    for tally in tallies[1:]:
+        latencies.add(HdrHistogram.decode(tally.latencies))
+    by_kind: dict[str, Counter[str]] = {}
+    for tally in tallies:
+        for kind, counted in tally.outcomes.items():
+            by_kind.setdefault(kind, Counter()).update(counted)
+    outcomes: Counter[str] = sum(by_kind.values(), Counter())
+    p50, p99, p999 = (
+        latencies.get_value_at_percentile(rank) / 1000 if outcomes[RIGHT] + outcomes[LATE] else math.nan
+        for rank in (50, 99, 99.9)
     )
-    return _sum_up(tallies, shape, rate)
+    return Point(
+        rate=rate,
+        offered=outcomes.total() / shape.seconds,
+        goodput=outcomes[RIGHT] / shape.seconds,
+        p50_ms=p50,
+        p99_ms=p99,
+        p999_ms=p999,
+        outcomes=dict(+outcomes),
+        by_kind={kind: dict(counted) for kind, counted in by_kind.items()},
+        generator_lag_ms=max(tally.lag_s for tally in tallies) * 1000,
+        generator_cpu_s=sum(tally.cpu_s for tally in tallies),
+        held=sum(tally.held for tally in tallies),
+        booked=sum(tally.booked for tally in tallies),
+    )
 
 
 async def check(target: Target, points: Sequence[Point]) -> None:
@@ -193,50 +233,28 @@ def _orders(target: Target, shape: Shape, rate: float, begin_s: float, number: i
     )
 
 
-async def _run_client(orders: Orders) -> Tally:
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(sys.executable, str(_CLIENT), stdin=pipe, stdout=pipe)
+async def _run_client(orders: Orders, directory: Path) -> Tally:
+    orders_file, tally_file = (directory / f"{what}-{orders.process}.json" for what in ("orders", "tally"))
+    _write(orders_file, msgspec.json.encode(orders))
+    child = await start_child([sys.executable, str(_CLIENT), str(orders_file), str(tally_file)])
     try:
         async with asyncio.timeout(START_S + orders.seconds + orders.timeout_s + EXTRA_S):
-            said, _ = await process.communicate(msgspec.json.encode(orders))
+            code = await child.wait()
     except TimeoutError:
         raise Void("a process of the generator did not end") from None
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
-        raise Void(f"a process of the generator ended with {process.returncode}")
-    return msgspec.json.decode(said, type=Tally)
+        await child.stop()
+    if code:
+        raise Void(f"a process of the generator has ended: {describe_exit(code)}")
+    return msgspec.json.decode(_read(tally_file), type=Tally)
 
 
-def _sum_up(tallies: Sequence[Tally], shape: Shape, rate: float) -> Point:
-    latencies = HdrHistogram.decode(tallies[0].latencies)
-    for tally in tallies[1:]:
-        latencies.add(HdrHistogram.decode(tally.latencies))
-    by_kind: dict[str, Counter[str]] = {}
-    for tally in tallies:
-        for kind, counted in tally.outcomes.items():
-            by_kind.setdefault(kind, Counter()).update(counted)
-    outcomes: Counter[str] = sum(by_kind.values(), Counter())
-    p50, p99, p999 = (
-        latencies.get_value_at_percentile(rank) / 1000 if outcomes[RIGHT] + outcomes[LATE] else math.nan
-        for rank in (50, 99, 99.9)
-    )
-    return Point(
-        rate=rate,
-        offered=outcomes.total() / shape.seconds,
-        goodput=outcomes[RIGHT] / shape.seconds,
-        p50_ms=p50,
-        p99_ms=p99,
-        p999_ms=p999,
-        outcomes=dict(+outcomes),
-        by_kind={kind: dict(counted) for kind, counted in by_kind.items()},
-        generator_lag_ms=max(tally.lag_s for tally in tallies) * 1000,
-        generator_cpu_s=sum(tally.cpu_s for tally in tallies),
-        held=sum(tally.held for tally in tallies),
-        booked=sum(tally.booked for tally in tallies),
-    )
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes()
 
 
 async def _measure(shape: Shape, rates: Sequence[float], url: str | None, data_dir: Path | None) -> list[Point]:
@@ -260,19 +278,27 @@ async def _measure(shape: Shape, rates: Sequence[float], url: str | None, data_d
 @click.option("--output", type=click.Path(path_type=Path), default=RESULTS / "arrivals.json", show_default=True)
 def main(rates: Sequence[float], url: str | None, data_dir: Path | None, output: Path, **shape: object) -> None:
     """Drive a server at each rate, print a table, write JSON and a plot."""
-    where, console = machine(), Console(width=None if sys.stdout.isatty() else 160)
+    where, console = this_machine(), Console(width=None if sys.stdout.isatty() else 160)
     wanted = msgspec.convert(shape, Shape)
-    try:
-        points = uvloop.run(_measure(wanted, rates, url, data_dir))
-    except Void as reason:
-        console.print(f"void: {reason}")
-        sys.exit(1)
-    print_points(points, console)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    report = {"machine": where, "shape": wanted, "points": points}
-    output.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-    plot(points, output.with_suffix(".svg"))
-    console.print(f"written to {output} and {output.with_suffix('.svg')}")
+
+    async def run() -> int:
+        try:
+            points = await _measure(wanted, rates, url, data_dir)
+        except Void as reason:
+            console.print(f"void: {reason}")
+            return 1
+        print_points(points, console)
+        _write_report({"machine": where, "shape": wanted, "points": points}, output)
+        plot(points, output.with_suffix(".svg"))
+        console.print(f"written to {output} and {output.with_suffix('.svg')}")
+        return 0
+
+    sys.exit(uvloop.run(run_until_signal(run(), on_second=lambda: None)))
+
+
+def _write_report(report: Mapping[str, object], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
 
 
 if __name__ == "__main__":

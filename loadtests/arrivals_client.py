@@ -1,6 +1,6 @@
 """One process of an open load: sends each request when it is due, whether or not earlier ones have been answered.
 
-``arrivals.py`` starts it, writes an ``Orders`` to its standard input, and reads a ``Tally`` from its standard output.
+``arrivals.py`` starts it with the names of two files: its ``Orders`` are in one, its ``Tally`` is left in the other.
 """
 
 import asyncio
@@ -8,19 +8,25 @@ import itertools
 import random
 import sys
 import time
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httptools
 import msgspec
 import uvloop
 from hdrh.histogram import HdrHistogram
 
+from holdfast.bench.connection import Exchange
+from holdfast.demo.client import UNANSWERED, Answer
+
 HIGHEST_US = 120_000_000  # no request is waited for as long
 DIGITS = 3
 RIGHT, LATE, UNSENT, TIMED_OUT, BROKEN = "right", "late", "not sent", "time-out", "broken"
+CLOCK_STEP_S = 0.001  # uvloop's timers count in it
+HEAR_EVERY_S = 0.001  # answers must be heard although we are late; what is due together is sent together
 STEPS = 4  # of the schedule "step"
 SCHEDULES = ("constant", "poisson", "ramp", "step")
 KINDS = ("holds", "sales", "reads")
@@ -59,15 +65,19 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def due_times(orders: Orders) -> Iterator[float]:
-    """Seconds after the beginning at which this process sends: its share of the arrivals of all."""
+    """Seconds after the beginning at which this process sends: its share of the arrivals of all, the same every time.
+
+    No answer has any influence on them. Those of "poisson" are by chance, and so is the first.
+    """
     chance = random.Random(orders.process)
-    number = float(orders.process)
+    is_random = orders.schedule == "poisson"
+    number = orders.processes * chance.expovariate(1.0) if is_random else float(orders.process)
     while True:
         at_s = _moment(orders, number / orders.rate)
         if at_s >= orders.seconds:
             return
         yield at_s
-        number += orders.processes * (chance.expovariate(1.0) if orders.schedule == "poisson" else 1.0)
+        number += orders.processes * (chance.expovariate(1.0) if is_random else 1.0)
 
 
 def _moment(orders: Orders, work_s: float) -> float:
@@ -84,39 +94,28 @@ def _moment(orders: Orders, work_s: float) -> float:
     return work_s
 
 
-class _Connection(asyncio.Protocol):
-    """One request at a time; ``answer`` hears its status and body, 0 when the connection has ended without."""
+class _Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """What one customer sends, packed once."""
 
-    def __init__(self) -> None:
-        self.transport: Any = None
-        self.answer: Any = None
-        self._parser = httptools.HttpResponseParser(self)
-        self._body = b""
+    hold: bytes
+    read: bytes
+    booking: str
 
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
+    def book(self, hold_id: str) -> bytes:
+        """The request that confirms a hold."""
+        return _with_body(self.booking, f'{{"hold_id":"{hold_id}"}}')
 
-    def data_received(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError:
-            self.transport.abort()
 
-    def on_body(self, body: bytes) -> None:
-        self._body += body
+def _with_body(head: str, body: str) -> bytes:
+    return f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
 
-    def on_message_complete(self) -> None:
-        body, self._body = self._body, b""
-        self._tell(self._parser.get_status_code(), body)
 
-    def connection_lost(self, _: Exception | None) -> None:
-        self.transport = None
-        self._tell(0, b"")
-
-    def _tell(self, status: int, body: bytes) -> None:
-        answer, self.answer = self.answer, None
-        if answer is not None:
-            answer(status, body)
+def encode_latencies(took_us: Iterable[int]) -> str:
+    """An HDR histogram of them, encoded."""
+    histogram = HdrHistogram(1, HIGHEST_US, DIGITS)
+    for value_us, count in Counter(took_us).items():
+        histogram.record_value(min(HIGHEST_US, max(1, value_us)), count)
+    return str(histogram.encode().decode())
 
 
 class Client:
@@ -125,11 +124,11 @@ class Client:
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
         self._host = urlsplit(orders.url).netloc
-        self._tokens = itertools.cycle(orders.tokens)
-        self._idle: list[_Connection] = []
-        self._busy: set[_Connection] = set()
+        self._callers = itertools.cycle([self._pack_caller(token) for token in orders.tokens])
+        self._idle: list[Exchange] = []
+        self._busy: set[Exchange] = set()
         self._opening: set[asyncio.Task[None]] = set()
-        self._histogram = HdrHistogram(1, HIGHEST_US, DIGITS)
+        self._took_us = array("L")  # put into a histogram when all is over: that takes longer than sending
         self._outcomes: dict[str, Counter[str]] = {kind: Counter() for kind in orders.kinds}
         self._held = self._booked = 0
         self._lag_s = 0.0
@@ -139,20 +138,23 @@ class Client:
         orders = self._orders
         await asyncio.gather(*(self._open() for _ in range(orders.connections)))
         kinds = itertools.cycle(orders.kinds)
+        heard_s = time.monotonic()
         for at_s in due_times(orders):
-            due_s = orders.begin_s + at_s
-            if (wait_s := due_s - time.monotonic()) > 0:
-                await asyncio.sleep(wait_s)
-            else:
-                await asyncio.sleep(0)  # answers must be heard although we are late
-            self._lag_s = max(self._lag_s, time.monotonic() - due_s)
+            due_s, now_s = orders.begin_s + at_s, time.monotonic()
+            while now_s < due_s:  # the event loop counts in whole milliseconds, and may wake us before
+                await asyncio.sleep(max(CLOCK_STEP_S, due_s - now_s))
+                now_s = heard_s = time.monotonic()
+            if now_s - heard_s > HEAR_EVERY_S:
+                await asyncio.sleep(0)
+                now_s = heard_s = time.monotonic()
+            self._lag_s = max(self._lag_s, now_s - due_s)
             self._send(next(kinds), due_s)
         end_s = time.monotonic() + orders.timeout_s + 1
         while self._busy and time.monotonic() < end_s:  # noqa: ASYNC110 - an event would cost every answer a look
             await asyncio.sleep(0.01)
         return Tally(
             outcomes={kind: dict(counted) for kind, counted in self._outcomes.items()},
-            latencies=self._histogram.encode().decode(),
+            latencies=encode_latencies(self._took_us),
             lag_s=self._lag_s,
             cpu_s=time.process_time(),
             held=self._held,
@@ -164,7 +166,7 @@ class Client:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._orders.timeout_s):
-                _, connection = await loop.create_connection(_Connection, host, int(port))
+                _, connection = await loop.create_connection(Exchange, host, int(port))
         except OSError:  # among them TimeoutError: fewer are left, which "not sent" tells
             return
         self._idle.append(connection)
@@ -177,7 +179,7 @@ class Client:
     def _send(self, kind: str, due_s: float) -> None:
         while self._idle:
             connection = self._idle.pop()
-            if connection.transport is not None:
+            if connection.is_open:
                 break
             self._reopen()  # the server has closed it meanwhile
         else:
@@ -185,72 +187,64 @@ class Client:
             return
         self._busy.add(connection)
         left_s = self._orders.timeout_s - (time.monotonic() - due_s)
-        token = next(self._tokens)
+        caller = next(self._callers)
         timer = asyncio.get_running_loop().call_later(max(0.0, left_s), self._give_up, connection, kind)
 
-        def hear(status: int, _: bytes) -> None:
-            self._finish(connection, timer, kind, due_s, status)
+        def hear(answer: Answer) -> None:
+            self._finish(connection, timer, kind, due_s, answer.status)
 
-        def hear_hold(status: int, body: bytes) -> None:
-            if status != 201:
-                hear(status, body)
+        def hear_hold(answer: Answer) -> None:
+            self._held += answer.status == 201
+            if kind == "holds" or answer.status != 201:
+                hear(answer)
                 return
-            self._held += 1
-            if kind == "holds":
-                hear(status, body)
-                return
-            connection.answer = hear_booking
-            hold_id = msgspec.json.decode(body)["id"]
-            booking = b'{"hold_id":"%b"}' % hold_id.encode()
-            connection.transport.write(self._request("POST", "/v1/bookings", token, booking))
+            hold_id = msgspec.json.decode(answer.body)["id"]
+            connection.ask(caller.book(hold_id), hear_booking)
 
-        def hear_booking(status: int, body: bytes) -> None:
-            self._booked += status == 201
-            hear(status, body)
+        def hear_booking(answer: Answer) -> None:
+            self._booked += answer.status == 201
+            hear(answer)
 
-        path = f"/v1/events/{self._orders.event_id}"
         if kind == "reads":
-            connection.answer = hear
-            connection.transport.write(self._request("GET", f"{path}/availability", token))
+            connection.ask(caller.read, hear)
         else:
-            connection.answer = hear_hold
-            body = b'{"items":[{"section":"floor","quantity":1}]}'
-            connection.transport.write(self._request("POST", f"{path}/holds", token, body))
+            connection.ask(caller.hold, hear_hold)
 
-    def _finish(self, connection: _Connection, timer: Any, kind: str, due_s: float, status: int) -> None:
+    def _finish(self, connection: Exchange, timer: Any, kind: str, due_s: float, status: int) -> None:
         timer.cancel()
         self._busy.discard(connection)
-        if connection.transport is None:
-            self._reopen()
-        else:
+        if connection.is_open:
             self._idle.append(connection)
+        else:
+            self._reopen()
         if status != (200 if kind == "reads" else 201):
-            self._outcomes[kind][str(status) if status else BROKEN] += 1
+            self._outcomes[kind][BROKEN if status == UNANSWERED else str(status)] += 1
             return
         took_s = time.monotonic() - due_s
-        self._histogram.record_value(min(HIGHEST_US, max(1, int(took_s * 1e6))))
+        self._took_us.append(int(took_s * 1e6))
         self._outcomes[kind][RIGHT if took_s <= self._orders.deadline_s else LATE] += 1
 
-    def _give_up(self, connection: _Connection, kind: str) -> None:
+    def _give_up(self, connection: Exchange, kind: str) -> None:
         self._busy.discard(connection)
-        connection.answer = None
+        connection.abort()
         self._outcomes[kind][TIMED_OUT] += 1
-        if connection.transport is not None:
-            connection.transport.abort()
         self._reopen()
 
-    def _request(self, method: str, path: str, token: str, body: bytes = b"") -> bytes:
-        head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\nAuthorization: Bearer {token}\r\n"
-        if body:
-            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        return head.encode() + b"\r\n" + body
+    def _pack_caller(self, token: str) -> "_Caller":
+        event = f"/v1/events/{self._orders.event_id}"
+        rest = f" HTTP/1.1\r\nHost: {self._host}\r\nAuthorization: Bearer {token}\r\n"
+        return _Caller(
+            hold=_with_body(f"POST {event}/holds{rest}", '{"items":[{"section":"floor","quantity":1}]}'),
+            read=f"GET {event}/availability{rest}\r\n".encode(),
+            booking=f"POST /v1/bookings{rest}",
+        )
 
 
-def main() -> None:
+def main(orders_file: Path, tally_file: Path) -> None:
     """Do as ordered."""
-    orders = msgspec.json.decode(sys.stdin.buffer.read(), type=Orders)
-    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(Client(orders).run())))
+    orders = msgspec.json.decode(orders_file.read_bytes(), type=Orders)
+    tally_file.write_bytes(msgspec.json.encode(uvloop.run(Client(orders).run())))
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(Path, sys.argv[1:]))

@@ -10,9 +10,12 @@ import click
 import msgspec
 import uvloop
 from bench import Bench, open_bench
-from harness import FULL, QUICK, Goal, Plan, Result, machine
+from harness import FULL, QUICK, Goal, Plan, Result
+from msgspec.structs import asdict
 from report import Report, print_reports, write_reports
 from rich.console import Console
+
+from holdfast.bench.machine import this_machine
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -31,7 +34,7 @@ class Measurement(msgspec.Struct, frozen=True):
 
 async def measure_goal(measurement: Measurement, plan: Plan, console: Console) -> Report:
     """Measure on servers of its own, which know nothing of the events and epochs of another goal."""
-    measured_at, where, began = dt.datetime.now(dt.UTC), {**machine(), "valkey": ""}, time.monotonic()
+    measured_at, where, began = dt.datetime.now(dt.UTC), {**asdict(this_machine()), "valkey": ""}, time.monotonic()
     results: Sequence[Result]
     with console.status(f"measuring {measurement.name}"):
         try:

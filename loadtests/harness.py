@@ -1,11 +1,8 @@
 """Ratios of two things measured in turns: what a noisy machine can still say about speed."""
 
-import os
-import platform
 import resource
 import statistics
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -165,20 +162,6 @@ class CpuClock:
     def _now(self) -> float:
         usage = resource.getrusage(self._who)
         return usage.ru_utime + usage.ru_stime
-
-
-def machine() -> dict[str, object]:
-    """The machine that figures are from."""
-    cpu_info = Path("/proc/cpuinfo")
-    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
-    return {
-        "cpu": model or platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "load_average": round(os.getloadavg()[0], 2),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-    }
 
 
 def _in_turns(number: int, *sides: T) -> Sequence[T]:

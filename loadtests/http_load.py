@@ -6,21 +6,22 @@ import re
 import resource
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 from bench import find_program
 from harness import CpuClock, Void
 
+from holdfast.bench.connection import Asking, Connection
+from holdfast.demo.client import UNANSWERED, Answer
+
 CONNECTIONS = 64
 LAST_ANSWERS_MAX_S = 10
 _SCRIPT = Path(__file__).with_name("hold.lua")
 _RESULT = re.compile(r"^RESULT (\d+) (\d+) (\d+) (\d+)$", re.MULTILINE)
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-_BODILESS = (b"204", b"304")  # whatever length they tell of
 _ID = re.compile(rb'"id": *"([^"]+)"')
 
 
@@ -80,7 +81,15 @@ async def send_requests(url: str, requests: Iterator[bytes], *, duration_s: int)
     Raises:
         Void: Connections failed.
     """
-    return await _by_senders(url, lambda until: _Sender(requests, until=until), duration_s=duration_s)
+
+    def ask(counts: Counter[bool], until_s: float) -> Asking:
+        for request in requests:
+            answer = _answered((yield request))
+            counts[not 200 <= answer.status < 300] += 1
+            if time.perf_counter() >= until_s:
+                return
+
+    return await _keep_busy(url, ask, duration_s=duration_s)
 
 
 async def send_sales(
@@ -89,29 +98,50 @@ async def send_sales(
     """Keep 64 connections busy with a hold and then its confirmation; *make* tells what one of them sends.
 
     That is requests of holds, and how a hold's id becomes the request that confirms it. Answers are those of
-    confirmations; what is not answered 201 is refused, also a booking that is not durable yet.
+    confirmations, and of holds that were refused; what is not answered 201 is refused, also a booking that is not
+    durable yet.
 
     Raises:
         Void: Connections failed.
     """
-    return await _by_senders(url, lambda until: _Buyer(*make(), until=until), duration_s=duration_s)
+
+    def ask(counts: Counter[bool], until_s: float) -> Asking:
+        holds, confirm = make()
+        for request in holds:
+            answer = _answered((yield request))
+            if answer.status == 201 and (hold_id := _ID.search(answer.body)):
+                answer = _answered((yield confirm(hold_id[1])))
+            counts[answer.status != 201] += 1
+            if time.perf_counter() >= until_s:
+                return
+
+    return await _keep_busy(url, ask, duration_s=duration_s)
 
 
-async def _by_senders(url: str, make: Callable[[float], "_Sender"], *, duration_s: int) -> Outcome:
+async def _keep_busy(url: str, ask: Callable[[Counter[bool], float], Asking], *, duration_s: int) -> Outcome:
+    """What 64 of *ask* count by whether it was refused, each on a connection of its own."""
     host, _, port = urlsplit(url).netloc.rpartition(":")
     loop = asyncio.get_running_loop()
-    cpu, began = CpuClock(), time.perf_counter()
-    senders = [
-        (await loop.create_connection(lambda: make(began + duration_s), host, int(port)))[1] for _ in range(CONNECTIONS)
+    counts: Counter[bool] = Counter()
+    cpu, began_s = CpuClock(), time.perf_counter()
+    connections = [
+        (await loop.create_connection(lambda: Connection(ask(counts, began_s + duration_s)), host, int(port)))[1]
+        for _ in range(CONNECTIONS)
     ]
     async with asyncio.timeout(duration_s + LAST_ANSWERS_MAX_S):
-        await asyncio.gather(*(sender.ended for sender in senders))
+        await asyncio.gather(*(connection.ended for connection in connections))
     return Outcome(
-        answers=sum(sender.answers for sender in senders),
-        refused=sum(sender.refused for sender in senders),
-        wall_s=time.perf_counter() - began,
+        answers=counts.total(),
+        refused=counts[True],
+        wall_s=time.perf_counter() - began_s,
         cpu_s=cpu.elapsed_s(),
     )
+
+
+def _answered(answer: Answer) -> Answer:
+    if answer.status == UNANSWERED:
+        raise Void("a connection was lost")
+    return answer
 
 
 def _run_key() -> str:
@@ -135,66 +165,3 @@ def _requests(load: Load) -> Iterator[bytes]:
             body = '{"items":[{"section":"floor","quantity":1}]}'
         key = f"\r\n{load.key_header}: {run_key}-{number}" if load.key_header else ""
         yield f"{next(heads)}{len(body)}{key}\r\n\r\n{body}".encode()
-
-
-class _Sender(asyncio.Protocol):
-    """One connection: the next request goes out when the whole of an answer has come."""
-
-    def __init__(self, requests: Iterator[bytes], *, until: float) -> None:
-        self._requests = requests
-        self._until = until
-        self._received = b""
-        self._send: Callable[[bytes], None] = lambda _: None
-        self._close: Callable[[], None] = lambda: None
-        self.answers = self.refused = 0
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: Any) -> None:  # uvloop's are no asyncio.Transport
-        self._send, self._close = transport.write, transport.close
-        self._send(next(self._requests))
-
-    def data_received(self, data: bytes) -> None:
-        data = self._received + data
-        head, end, body = data.partition(b"\r\n\r\n")
-        length = _LENGTH.search(head)
-        is_whole = end and (length is None or head[9:12] in _BODILESS or len(body) >= int(length[1]))
-        self._received = b"" if is_whole else data
-        if is_whole:
-            self._take(head, body)
-
-    def _take(self, head: bytes, body: bytes) -> None:  # noqa: ARG002 - what is bought next depends on it
-        self._count(is_refused=head[9:10] != b"2")
-
-    def _count(self, *, is_refused: bool) -> None:
-        self.answers += 1
-        self.refused += is_refused
-        if time.perf_counter() < self._until:
-            self._send(next(self._requests))
-        else:
-            self._close()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if self.ended.done():
-            return
-        if error is not None or time.perf_counter() < self._until:
-            self.ended.set_exception(Void(f"a connection was lost: {error}"))
-        else:
-            self.ended.set_result(None)
-
-
-class _Buyer(_Sender):
-    """One connection of holds, each of them confirmed before the next."""
-
-    def __init__(self, holds: Iterator[bytes], confirm: Callable[[bytes], bytes], *, until: float) -> None:
-        super().__init__(holds, until=until)
-        self._confirm = confirm
-        self._is_held = False
-
-    def _take(self, head: bytes, body: bytes) -> None:
-        is_made = head[9:12] == b"201"
-        hold_id = None if self._is_held else _ID.search(body)
-        self._is_held = is_made and hold_id is not None
-        if self._is_held and hold_id is not None:
-            self._send(self._confirm(hold_id[1]))
-        else:
-            self._count(is_refused=not is_made)

@@ -20,10 +20,12 @@ from urllib.parse import urlsplit
 import click
 import httpx2
 import uvloop
-from harness import Void, machine
+from harness import Void
 from http_load import Outcome, send_requests
+from msgspec.structs import asdict
 from rich.console import Console
 
+from holdfast.bench.machine import this_machine
 from holdfast.demo.server import running_server
 from holdfast.settings import Settings, load_settings
 from holdfast.tokens import make_token
@@ -188,7 +190,7 @@ async def open_shop() -> AsyncIterator[Shop]:
 async def _measure(seconds: int, races: int) -> dict[str, Any]:
     console = Console()
     async with open_shop() as shop:
-        report: dict[str, Any] = {"machine": machine(), "seconds": seconds}
+        report: dict[str, Any] = {"machine": asdict(this_machine()), "seconds": seconds}
         report["steps_ms"] = await measure_steps(shop, seconds)
         for name, figures in report["steps_ms"].items():
             told = ", ".join(f"{rank} {value:g} ms" for rank, value in figures.items())

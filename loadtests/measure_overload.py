@@ -1,155 +1,84 @@
-"""G9: holds that arrive at twice the capacity, with admission control and without.
+"""G9: holds that arrive at twice the capacity, with admission control and without; ``overload.py`` says how.
 
-The capacity is what 64 connections get answered in a closed loop, of the same process, just before: what arrives at a
-multiple of it comes from ``arrivals.py``. The API's process has one core, everything else the other cores: twice as
-many requests cost the generator twice as much, and where it takes that from the server, it looks like overload.
+The peak is the best that was seen of a process: what 64 connections get answered in a closed loop, or the goodput of an
+open load at a quarter more than that, or at twice as much. ``overload_curve.py`` draws the rates between.
 """
 
-import itertools
-import os
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Callable, Sequence
 
-import httpx2
 import msgspec
-import psutil  # type: ignore[import-untyped]
-from arrivals import Point, Shape, Target, drive
 from bench import Bench
 from goal_program import Measurement, run_alone
 from harness import Goal, Result, Void
-from http_load import send_requests
-from measure_http import Worker, running_worker
-from venues import definition
-
-from holdfast.settings import encode_settings
-from holdfast.tokens import make_token
-from holdfast.worker import SETTINGS_VARIABLE
+from overload import UNBOUNDED, Seen, see
 
 GOODPUT = Goal(name="G9", title="open loop at twice capacity: goodput / peak", must=0.85, aim=0.95)
 LATENCY = Goal(name="G9", title="admitted p99 at twice capacity / p99 at 70 % load", must=4, aim=2, is_ceiling=True)
 
-PLACES = 10_000_000
-CUSTOMERS = 256
-CAPACITY_S = 2
-_CORES = os.sched_getaffinity(0)
-UNBOUNDED = 65_536
-SHAPE = Shape(seconds=3.0, processes=1, connections=2_000, timeout_s=2.0)
-
-
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """One rate: what came of it, and the CPU of the API's process for each request that arrived.
-
-    ``refused_before`` is the share of refusals in the closed loop that the capacity is taken from; it must be 0.
-    """
-
-    refused_before: float
-    capacity: float
-    factor: float
-    point: Point
-    cpu_us: float
-
-    @property
-    def goodput(self) -> float:
-        """As a share of the capacity."""
-        return self.point.goodput / self.capacity
-
-    def __str__(self) -> str:
-        refused = self.point.outcomes.get("503", 0) / self.point.rate / SHAPE.seconds
-        others = {name: count for name, count in self.point.outcomes.items() if name not in ("right", "503")}
-        point = self.point
-        return (
-            f"{self.factor:4.1f}x of {self.capacity:5.0f}/s: goodput {self.goodput:4.2f}, refused {refused:4.2f}"
-            f" (of 64 connections {self.refused_before:4.2f}), p50 {point.p50_ms:6.1f} ms, p99 {point.p99_ms:6.1f} ms,"
-            f" {self.cpu_us:4.0f} µs, generator late by {point.generator_lag_ms:4.0f} ms {others or ''}"
-        )
+LOW, SATURATED, HIGH = 0.7, 1.25, 2.0
+UNSENT_MAX = 0.05  # of what is due at twice the capacity: were it more, less than that would have arrived
 
 
 async def measure(bench: Bench) -> list[Result]:
-    """In turns: 70 % and twice the capacity with the default bound, and twice the capacity without one."""
+    """In turns: all three rates with the default bound, and without one."""
     variants = {"with": bench.settings, "without": msgspec.structs.replace(bench.settings, in_flight=UNBOUNDED)}
-    seen = await see(bench, variants, (0.7, 2.0), rounds=bench.plan.pairs)
-    if refused := [one.refused_before for every in seen.values() for one in every if one.refused_before]:
-        raise Void(f"{max(refused):.0%} of the requests of 64 connections were refused")
+    seen = await see(bench, variants, (LOW, SATURATED, HIGH), rounds=bench.plan.pairs)
+    rates = ((name, *(seen[name, multiple] for multiple in (LOW, SATURATED, HIGH))) for name in variants)
+    return [result for windows in rates for result in judge(*windows)]
+
+
+def judge(name: str, low: Sequence[Seen], saturated: Sequence[Seen], high: Sequence[Seen]) -> list[Result]:
+    """Both figures of the windows at each rate, round by round; those *without* a bound are only told.
+
+    A/A of goodput is one capacity over the other of the same process: by as much the machine itself changes.
+
+    Raises:
+        Void: What was to arrive did not, or the capacity is not one.
+    """
+    is_goal = name == "with"
+    every = (*low, *saturated, *high)
+    if refused := max(one.refused_before for one in every):
+        raise Void(f"{refused:.0%} of the requests of 64 connections were refused")
+    if is_goal and (unsent := max(one.unsent for one in every)) > UNSENT_MAX:
+        raise Void(f"{unsent:.0%} of what was due was not sent: the generator cannot bring twice the capacity")
+    parts = {
+        "capacity": _median(high, lambda one: one.capacity),
+        "goodput at 1.25, %": _median(saturated, lambda one: one.goodput * 100),
+        "refused %": _median(high, lambda one: one.refused * 100),
+        "p50 ms": _median(high, lambda one: one.point.p50_ms),
+        "p99 ms": _median(high, lambda one: one.point.p99_ms),
+        "generator late ms": _median(high, lambda one: one.point.generator_lag_ms),
+        "p99 ms at 70 %": _median(low, lambda one: one.point.p99_ms),
+        "generator late ms at 70 %": _median(low, lambda one: one.point.generator_lag_ms),
+        "api µs an arrival": _median(high, lambda one: one.cpu_us),
+    }
+    latencies = [two.point.p99_ms / one.point.p99_ms for one, two in zip(low, high, strict=True)]
+    capacities = [two.capacity / one.capacity for one, two in zip(low, high, strict=True)]
+    goodputs = [two.goodput / max(1.0, one.goodput, two.goodput) for one, two in zip(saturated, high, strict=True)]
+    figures = ((GOODPUT, goodputs, capacities), (LATENCY, latencies, ()))
     results = []
-    for name in variants:
-        low, high = seen[name, 0.7], seen[name, 2.0]
-        parts = {
-            "capacity": statistics.median(one.capacity for one in high),
-            "p50 ms": statistics.median(one.point.p50_ms for one in high),
-            "p99 ms": statistics.median(one.point.p99_ms for one in high),
-            "p99 ms at 70 %": statistics.median(one.point.p99_ms for one in low),
-        }
-        goodputs = [one.goodput for one in high]
-        latencies = [two.point.p99_ms / one.point.p99_ms for one, two in zip(low, high, strict=True)]
-        for goal, ratios in ((GOODPUT, goodputs), (LATENCY, latencies)):
-            figure = statistics.median(ratios)
-            verdict = goal.verdict(figure) if name == "with" else "told"
-            case = f"holds, {name} admission control"
-            results.append(Result(goal=goal, case=case, figure=figure, verdict=verdict, parts=parts, ratios=ratios))
+    for goal, ratios, null in figures:
+        first, figure, third = statistics.quantiles(ratios, n=4, method="inclusive")
+        results.append(
+            Result(
+                goal=goal,
+                case=f"holds, {name} admission control",
+                figure=figure,
+                verdict=goal.verdict(figure) if is_goal else "told",
+                low=first,
+                high=third,
+                null_low=min(null, default=None),
+                null_high=max(null, default=None),
+                parts=parts,
+                ratios=ratios,
+            )
+        )
     return results
 
 
-async def see(
-    bench: Bench, variants: Mapping[str, Any], factors: Sequence[float], *, rounds: int, case: str = "holds"
-) -> dict[tuple[str, float], list[Seen]]:
-    """Each of *variants*, which are settings, at each of *factors*, in turns; a fresh process for each."""
-    rest = _keep_one_core()
-    tokens = [make_token(bench.settings, f"customer-{number}", ["customer"]) for number in range(CUSTOMERS)]
-    event = definition("overload", places=PLACES)
-    await _open_event(bench, event)
-    seen: dict[tuple[str, float], list[Seen]] = {}
-    for number in range(rounds):
-        for name in list(variants)[:: -1 if number % 2 else 1]:
-            arguments = {SETTINGS_VARIABLE: encode_settings(variants[name])}
-            async with running_worker(["-m", "holdfast.worker"], arguments) as api:
-                for process in api.processes:
-                    process.cpu_affinity(list(_CORES - rest) or list(rest))
-                target = Target(api.url, bench.settings, event, tokens)
-                for factor in factors:
-                    one = await _see_one(api, target, factor, case)
-                    seen.setdefault((name, factor), []).append(one)
-    return seen
-
-
-def _keep_one_core() -> set[int]:
-    """Confine this program, and all that it has started, to all cores but one; the cores that it has then."""
-    rest = _CORES - {min(_CORES)} or _CORES
-    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
-        process.cpu_affinity(list(rest))
-    return rest
-
-
-async def _see_one(api: Worker, target: Target, factor: float, case: str) -> Seen:
-    outcome = await send_requests(api.url, _requests(target), duration_s=CAPACITY_S)
-    capacity = (outcome.answers - outcome.refused) / outcome.wall_s
-    cpu_s = api.cpu_s()
-    point = await drive(target, msgspec.structs.replace(SHAPE, profile=case), capacity * factor)
-    cpu_us = (api.cpu_s() - cpu_s) / (point.offered * SHAPE.seconds) * 1e6
-    return Seen(
-        refused_before=outcome.refused / outcome.answers, capacity=capacity, factor=factor, point=point, cpu_us=cpu_us
-    )
-
-
-async def _open_event(bench: Bench, event: dict[str, Any]) -> None:
-    headers = {"authorization": f"Bearer {make_token(bench.settings, 'olga', ['organizer'])}"}
-    async with (
-        running_worker(["-m", "holdfast.worker"], {SETTINGS_VARIABLE: encode_settings(bench.settings)}) as api,
-        httpx2.AsyncClient(base_url=api.url, headers=headers, trust_env=False, timeout=60) as client,
-    ):
-        (await client.post("/v1/events", json=event)).raise_for_status()
-        (await client.post(f"/v1/events/{event['id']}/open")).raise_for_status()
-
-
-def _requests(target: Target) -> Iterator[bytes]:
-    body = '{"items":[{"section":"floor","quantity":1}]}'
-    return itertools.cycle(
-        f"POST /v1/events/{target.event['id']}/holds HTTP/1.1\r\nHost: {urlsplit(target.url).netloc}\r\n"
-        f"Authorization: Bearer {token}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
-        for token in target.tokens
-    )
+def _median(seen: Sequence[Seen], of: Callable[[Seen], float]) -> float:
+    return statistics.median(of(one) for one in seen)
 
 
 MEASUREMENT = Measurement("G9", GOODPUT, measure, slow=True)

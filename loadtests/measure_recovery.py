@@ -22,7 +22,8 @@ import structlog
 import uvloop
 from bench import Bench, open_bench
 from goal_program import Measurement
-from harness import Cost, CpuClock, Goal, Plan, Result, Void, compare, machine
+from harness import Cost, CpuClock, Goal, Plan, Result, Void, compare
+from msgspec.structs import asdict
 from report import Report, print_reports
 from rich.console import Console
 from rich.table import Table
@@ -35,6 +36,7 @@ from engine.keys import event_key, partition_key
 from engine.lifecycle import OWNING_STATUSES
 from engine.loader import TOGETHER_MAX
 from engine.reservations import ClaimRequest
+from holdfast.bench.machine import this_machine
 from holdfast.compose import RECONCILER_POOL, Parts, make_equipment, open_parts
 from persistence.database import driver_connection, open_database
 from persistence.partition_leases import PartitionLeases
@@ -146,7 +148,7 @@ def print_recoveries(recoveries: Sequence[Recovery], console: Console) -> None:
 
 
 async def _measure(bookings: int, counts: Sequence[int], *, is_quick: bool) -> Found:
-    measured_at, where = dt.datetime.now(dt.UTC), machine()
+    measured_at, where = dt.datetime.now(dt.UTC), asdict(this_machine())
     results: Sequence[Result] = []
     recoveries = []
     if bookings:

@@ -16,13 +16,14 @@ import httpx2
 import msgspec
 import uvloop
 from bench import Bench, open_bench
-from harness import FULL, machine
+from harness import FULL
 from http_load import Load, generator_name, send
 from measure_http import CUSTOMERS, PLACES, running_worker
 from rich.console import Console
 from rich.table import Table
 from venues import definition
 
+from holdfast.bench.machine import this_machine
 from holdfast.settings import encode_settings
 from holdfast.tokens import make_token
 from holdfast.worker import SETTINGS_VARIABLE
@@ -99,9 +100,9 @@ def by_function(stacks: Counter[str]) -> Counter[str]:
 
 def print_profile(found: Profile, console: Console) -> None:
     """Two tables: stages, and functions."""
-    where, total = machine(), found.stacks.total()
+    where, total = this_machine(), found.stacks.total()
     console.print(
-        f"{where['cpu']}, {where['cores']} cores, Python {where['python']}; {generator_name()}: "
+        f"{where.cpu}, {where.cores} cores, Python {where.python}; {generator_name()}: "
         f"{found.holds_per_s:,.0f} holds/s, {found.hold_us:.0f} µs of the worker's CPU each, {total:,} samples"
     )
     shown = (

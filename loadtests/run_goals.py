@@ -19,6 +19,7 @@ import measure_http
 import measure_memory
 import measure_overload
 import measure_peers
+import measure_primaries
 import measure_recovery
 import measure_script
 import measure_storms
@@ -47,6 +48,7 @@ MEASUREMENTS: Sequence[Measurement] = (
     measure_storms.MEASUREMENT,
     measure_stream.MEASUREMENT,
     measure_workers.MEASUREMENT,
+    measure_primaries.MEASUREMENT,
     measure_batch.MEASUREMENT,
     measure_commits.MEASUREMENT,
 )

@@ -14,6 +14,7 @@ from engine.ids import BookingId
 from engine.ports import Committed, Refused, Sealer, UnwritableEntry
 from persistence.bookings import Bookings
 from persistence.group_commit import GroupCommit
+from persistence.known_keys import KnownKeys
 
 
 class PostgresLedger:
@@ -21,6 +22,7 @@ class PostgresLedger:
 
     def __init__(self, engine: AsyncEngine, sealer: Sealer, *, commits: AsyncEngine) -> None:
         self._bookings = Bookings(engine, sealer)
+        self._keys = KnownKeys(engine)
         self._commits = GroupCommit(commits, sealer)
 
     async def commit(self, entry: JournalEntry, sellable: SellableEvent) -> Committed | Refused:
@@ -38,7 +40,9 @@ class PostgresLedger:
         return await self._bookings.find_booking(booking_id)
 
     async def find_replay(self, once: bytes, body_digest: bytes) -> Booking | None:
-        """See :meth:`persistence.bookings.Bookings.find_replay`."""
+        """See :meth:`persistence.bookings.Bookings.find_replay`; that nothing is known is known at little cost."""
+        if not await self._keys.is_known(once):
+            return None
         return await self._bookings.find_replay(once, body_digest)
 
     @property

@@ -1,11 +1,12 @@
 """One transaction of the ledger: many bookings at once, each of them written whole or refused whole.
 
-The statements are set-based, so that a batch costs a handful of round trips and one flush of the log whatever its size.
-Bookings and claims go to Postgres as one JSON text each: of arrays the driver looks at every value by itself, and there
-are two dozen to a booking. Locks are taken in one order everywhere, and each table's rows in ascending order of their
-key, so that batches of several processes never wait for each other in a circle:
+The usual batch is one call (see ``persistence.straight_batch``); what follows is what any other one needs. Statements
+are set-based, so that it costs a handful of round trips and one flush of the log whatever its size. Locks are taken in
+one order everywhere, and each table's rows in ascending order of their key, so that batches of several processes never
+wait for each other in a circle:
 
-1. ``events``, shared: a loader that raises the epoch comes before the batch or after it (see ``persistence.loading``);
+1. ``events``, shared: a loader that raises the epoch comes before the batch or after it (see ``persistence.loading``).
+   Alone when bookings are refused for good: of two processes that have the same entry, one may have just written it;
 2. ``bookings``: of two processes writing the same booking, the second waits here, and then finds it written;
 3. ``idempotency``: the same for two bookings made with the same key;
 4. ``claims``: the guard of numbered seats;
@@ -28,49 +29,22 @@ A block (see ``engine.blocks``) is written as a booking is. Its history has who 
 
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import msgspec
 
 from engine.ports import Committed, Refused, Sealer, UnwritableEntry
 from persistence.bookings import IDEMPOTENCY_TIME, make_booking, open_booking
 from persistence.database import Row
 from persistence.ledger_entries import NEW_BOOKING, ReadyEntry
+from persistence.straight_batch import as_json, bookings_as_json, claims_of, counters_of, write_straight
 
 Outcome = Committed | Refused | UnwritableEntry | None  # nothing to say of a booking that is written
 Outcomes = dict[uuid.UUID, Outcome]
 
-_LOCK_EVENTS = "SELECT id, epoch FROM events WHERE id = ANY($1::text[]) ORDER BY id FOR KEY SHARE"
+_LOCK_EVENTS = "SELECT id, epoch FROM events WHERE id = ANY($1::text[]) ORDER BY id FOR "
 # One that waits for its payment has no places yet: it is not what its entry wants written.
 _FIND_BOOKINGS = "SELECT * FROM bookings WHERE id = ANY($1::uuid[]) AND status <> 'payment_initiated'"
-_COLUMNS = {
-    "id": "uuid",
-    "event_id": "text",
-    "customer_id": "text",
-    "epoch": "bigint",
-    "first_leg": "smallint",
-    "last_leg": "smallint",
-    "places": "text",
-    "items": "text",
-    "from_stop": "text",
-    "to_stop": "text",
-    "price": "text",
-    "amount": "bigint",
-    "currency": "text",
-    "exclusive": "boolean",
-    "sealed": "text",  # in base64, as JSON has bytes
-    "status": "text",
-    "created_at": "timestamptz",
-    "updated_at": "timestamptz",
-    "confirmed_at": "timestamptz",
-    "expires_at": "timestamptz",
-}
-_GIVEN = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
-_VALUES = {"items": "items::jsonb", "price": "price::jsonb", "sealed": "decode(sealed, 'base64')"}
 _NOT_REFUSED = "NOT EXISTS (SELECT FROM refused_bookings WHERE refused_bookings.id = said.id)"
-# Of the rows that were given, those that were made. A join would compare each with each: Postgres expects a handful.
-_MADE = "(id IN (SELECT id FROM made)) IS TRUE"
 # What subscribers are to be told: ids, places and money, nothing that a person said. Rows of history and outbox are
 # nobody else's business: they add no locks to the order.
 _PAYLOAD = """jsonb_build_object(
@@ -78,29 +52,7 @@ _PAYLOAD = """jsonb_build_object(
                    'version', version, 'items', items, 'from', from_stop, 'to', to_stop,
                    'amount', amount, 'currency', currency, 'created_at', created_at, 'confirmed_at', confirmed_at
                )"""
-_INSERT_BOOKINGS = f"""
-    WITH given AS (
-        SELECT * FROM json_to_recordset($1) AS said({_GIVEN}, actor text, role text, request_id text)
-         WHERE {_NOT_REFUSED}
-    ), made AS (
-        INSERT INTO bookings (payment_status, version, {", ".join(_COLUMNS)})
-        SELECT 'none', 1, {", ".join(_VALUES.get(name, name) for name in _COLUMNS)} FROM given ORDER BY id
-        ON CONFLICT DO NOTHING
-        RETURNING *
-    ), recorded AS (
-        INSERT INTO history (booking_id, version, to_status, actor, role, at, request_id)
-        SELECT id, 1, status, actor, role, updated_at, request_id
-          FROM given WHERE {_MADE}
-    ), told AS MATERIALIZED (
-        SELECT id, number, event_id, status, updated_at, {_PAYLOAD} AS payload FROM made
-    ), published AS (
-        INSERT INTO outbox (booking_id, number, event_id, type, payload, created_at)
-        SELECT id, number, event_id, type, payload, updated_at
-          FROM told CROSS JOIN (VALUES ('booking.created'), ('booking.confirmed')) AS types(type)
-         WHERE status <> 'blocked' AND (type = 'booking.created' OR status = 'confirmed')
-    )
-    SELECT id, number FROM made
-"""  # noqa: S608 - made of the constants above
+_INSERT_BOOKINGS = "SELECT made_id, made_number FROM holdfast_insert_bookings($1)"  # migration 0010
 # A statement of its own: what the next one sees of their payments is as it is now that nobody else changes them.
 _LOCK_INITIATED = """
     SELECT id FROM bookings WHERE id = ANY($1::uuid[]) AND status = 'payment_initiated' ORDER BY id FOR NO KEY UPDATE
@@ -165,7 +117,6 @@ _INSERT_KEYS = f"""
 """  # noqa: S608 - made of the constant above
 _FIND_KEYS = "SELECT scope, body_digest, booking_id FROM idempotency WHERE scope = ANY($1::bytea[])"
 _CLAIMED = "json_to_recordset($1) AS given(event_id text, seat int, leg smallint, booking_id uuid)"
-_CELL = ("event_id", "seat", "leg", "booking_id")
 _INSERT_CLAIMS = f"""
     INSERT INTO claims (event_id, seat, leg, booking_id) SELECT * FROM {_CLAIMED} ON CONFLICT DO NOTHING
 """  # noqa: S608 - made of the constant above
@@ -188,9 +139,6 @@ _RAISE_USAGE = """
 """
 
 
-_encode = msgspec.json.Encoder().encode
-
-
 class _Lost(Exception):
     """Some bookings of the batch cannot be had; the transaction is rolled back and run again without them."""
 
@@ -209,6 +157,8 @@ async def write_batch(
     such entries into different batches. *connection* is asyncpg's own. Any exception leaves nothing written, but for
     one raised by the commit itself.
     """
+    if (numbers := await write_straight(connection, batch)) is not None:
+        return {one.id: _describe(one, numbers[one.id]) if describe else None for one in batch}
     refused: dict[uuid.UUID, Refused] = {}
     while True:
         try:
@@ -226,8 +176,10 @@ async def _attempt(
     describe: bool,
 ) -> Outcomes:
     async with connection.transaction():
+        lasting = [one for one in batch if one.id in refused and refused[one.id].reason in _DURABLE_REASONS]
+        epochs = await _lock_events(connection, batch, alone=bool(lasting))
         left = [one for one in batch if one.id not in refused]
-        current, outcomes = await _check_epochs(connection, left, sealer)
+        current, outcomes = await _check_epochs(connection, left, epochs, sealer)
         numbers = await _insert_bookings(connection, [one for one in current if not one.is_paid])
         advanced = await _advance_bookings(connection, [one for one in current if one.is_paid])
         fresh = [one for one in current if one.id in numbers or one.id in advanced]
@@ -239,7 +191,7 @@ async def _attempt(
         await _insert_keys(connection, fresh, sealer)
         await _insert_claims(connection, fresh)
         await _raise_usage(connection, fresh)
-        await _record_refusals(connection, refused)
+        outcomes |= await _record_refusals(connection, lasting, refused, sealer)
     for one in fresh:
         outcomes[one.id] = None
         if describe:
@@ -255,12 +207,17 @@ def _describe(one: ReadyEntry, number: int) -> Committed:
     return Committed(make_booking(row, one.entry.booking_id, one.items, one.details))
 
 
+async def _lock_events(connection: Any, batch: Sequence[ReadyEntry], *, alone: bool) -> dict[str, int]:
+    """The epochs of the batch's events, which stay as they are; *alone*, nobody else writes bookings of them."""
+    event_ids = sorted({one.entry.event_id for one in batch})
+    rows = await connection.fetch(_LOCK_EVENTS + ("UPDATE" if alone else "KEY SHARE"), event_ids)
+    return {row["id"]: row["epoch"] for row in rows}
+
+
 async def _check_epochs(
-    connection: Any, batch: Sequence[ReadyEntry], sealer: Sealer
+    connection: Any, batch: Sequence[ReadyEntry], epochs: Mapping[str, int], sealer: Sealer
 ) -> tuple[list[ReadyEntry], Outcomes]:
     """The entries of their event's current epoch, and what has become of the others."""
-    event_ids = sorted({one.entry.event_id for one in batch})
-    epochs = {row["id"]: row["epoch"] for row in await connection.fetch(_LOCK_EVENTS, event_ids)}
     current = [one for one in batch if epochs.get(one.entry.event_id) == one.entry.epoch]
     others = [one for one in batch if epochs.get(one.entry.event_id) != one.entry.epoch]
     outcomes = await _find_stored(connection, others, sealer) if others else {}
@@ -301,21 +258,23 @@ async def _explain(connection: Any, entries: Sequence[ReadyEntry], sealer: Seale
     return outcomes
 
 
-async def _record_refusals(connection: Any, refused: Mapping[uuid.UUID, Refused]) -> None:
-    standing = {booking_id: one.reason for booking_id, one in refused.items() if one.reason in _DURABLE_REASONS}
-    if standing:
-        await connection.execute(_RECORD_REFUSALS, list(standing), list(standing.values()))
+async def _record_refusals(
+    connection: Any, lasting: Sequence[ReadyEntry], refused: Mapping[uuid.UUID, Refused], sealer: Sealer
+) -> Outcomes:
+    """Write the verdicts that last down, but for bookings that are written: since the verdict, by somebody else."""
+    if not lasting:
+        return {}
+    written = await _find_stored(connection, lasting, sealer)
+    verdicts = {one.id: refused[one.id].reason for one in lasting if one.id not in written}
+    await connection.execute(_RECORD_REFUSALS, list(verdicts), list(verdicts.values()))
+    return written
 
 
 async def _insert_bookings(connection: Any, entries: Sequence[ReadyEntry]) -> dict[uuid.UUID, int]:
     """The number of every booking that was not there yet."""
     if not entries:
         return {}
-    given = [
-        one.row | {"actor": one.actor, "role": one.details.role, "request_id": one.details.request_id}
-        for one in entries
-    ]
-    return {row["id"]: row["number"] for row in await connection.fetch(_INSERT_BOOKINGS, _as_json(given))}
+    return dict(await connection.fetch(_INSERT_BOOKINGS, bookings_as_json(entries)))
 
 
 async def _advance_bookings(connection: Any, entries: Sequence[ReadyEntry]) -> dict[uuid.UUID, Row]:
@@ -367,29 +326,19 @@ async def _explain_keys(connection: Any, losers: Sequence[ReadyEntry], sealer: S
 
 
 async def _insert_claims(connection: Any, entries: Sequence[ReadyEntry]) -> None:
-    count, cells = _cells_as_json(entries)
-    if not count:
+    claims = claims_of(entries)
+    if not claims:
         return
-    status = await connection.execute(_INSERT_CLAIMS, cells)
-    if status == f"INSERT 0 {count}":
+    status = await connection.execute(_INSERT_CLAIMS, as_json(claims))
+    if status == f"INSERT 0 {len(claims)}":
         return
-    losers = await connection.fetch(_FIND_UNCLAIMED, cells)
+    losers = await connection.fetch(_FIND_UNCLAIMED, as_json(claims))
     assert losers, "a claim was neither inserted nor missing"
     raise _Lost({row["booking_id"]: Refused("places_taken") for row in losers})
 
 
-def _cells_as_json(entries: Sequence[ReadyEntry]) -> tuple[int, str]:
-    """How many seats on legs the entries claim, and which."""
-    cells = sorted((one.entry.event_id, seat, leg, one.id) for one in entries for seat, leg in one.cells)
-    return len(cells), _as_json([dict(zip(_CELL, cell, strict=True)) for cell in cells])
-
-
-def _as_json(rows: Sequence[Mapping[str, Any]]) -> str:
-    return _encode(rows).decode()
-
-
 async def _raise_usage(connection: Any, entries: Sequence[ReadyEntry]) -> None:
-    wanted = [(one, list(_counters(one))) for one in entries if one.counts]
+    wanted = [(one, list(counters_of(one))) for one in entries if one.counts]
     if not wanted:
         return
     counters = sorted({counter for _, claimed in wanted for counter, _ in claimed})
@@ -406,10 +355,3 @@ async def _raise_usage(connection: Any, entries: Sequence[ReadyEntry]) -> None:
     if losers:
         raise _Lost(losers)
     await connection.execute(_RAISE_USAGE, *zip(*raised, strict=True), list(raised.values()))
-
-
-def _counters(one: ReadyEntry) -> Iterable[tuple[tuple[str, int, int], int]]:
-    """What the entry adds to which row of ``usage``."""
-    for section, quantity in one.counts:
-        for leg in range(one.row["first_leg"], one.row["last_leg"]):
-            yield (one.entry.event_id, section, leg), quantity

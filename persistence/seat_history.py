@@ -18,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from engine.blocks import BLOCKED_OWNER
 from engine.errors import InvalidRequest
 from engine.events import SellableEvent
 from engine.ids import claim_id, claim_id_of, parse_claim_id
@@ -70,7 +71,7 @@ class ClaimThen(msgspec.Struct, frozen=True):
     ``ended``: how. Of a hold ``expired``, ``released``, ``confirmed``, ``refused`` (a booking that the ledger would not
     have), ``rebuilt`` (Redis had lost it by then) or ``unknown``; of a booking the status it came to, or ``changed``
     (to other places) or ``transferred``; ``None`` while it goes on. ``certain`` is off where a part of it is only the
-    most that can have been.
+    most that can have been. With ``is_block`` the seat was off sale, and ``customer_id`` is nobody's.
     """
 
     leg: int = 0
@@ -81,6 +82,7 @@ class ClaimThen(msgspec.Struct, frozen=True):
     until: dt.datetime | None = None
     ended: str | None = None
     certain: bool = True
+    is_block: bool = False
 
 
 class SeatThen(msgspec.Struct, frozen=True):
@@ -234,6 +236,7 @@ def _bookings_then(in_ledger: _InLedger, event_id: str, at: dt.datetime) -> Iter
             until=row["until_at"],
             ended=row["ended_as"],
             certain=row["id"] not in past.unknown,
+            is_block=row["customer_id"] == BLOCKED_OWNER,
         )
         if row["id"] in past.unknown or (stays := past.stays(row["id"], at)) is None:
             yield parse_places(row["places"]), claim
@@ -253,7 +256,14 @@ def _unwritten_then(
         since = moment(booking.confirmed_ms)
         if booking_id not in in_ledger.known and since <= at:
             name = claim_id_of(booking.key, event_id)
-            claim = ClaimThen(status="owned", id=name, customer_id=booking.owner, since=since, certain=False)
+            claim = ClaimThen(
+                status="owned",
+                id=name,
+                customer_id=booking.owner,
+                since=since,
+                certain=False,
+                is_block=booking.owner == BLOCKED_OWNER,
+            )
             yield booking.places, claim
 
 

@@ -1,7 +1,7 @@
 """A Redis Cluster of real servers on the loopback interface: started, formed, its slots moved about."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from transport_servers import Valkey, free_port, wait_until
@@ -10,19 +10,25 @@ SLOT_COUNT = 16384
 
 
 class Cluster:
-    """Masters with equal shares of the slots, in order; replicas are added behind them."""
+    """Masters with equal shares of the slots, in order; replicas come behind them. *options* are every server's."""
 
-    def __init__(self, directory: Path, *, master_count: int, node_timeout_ms: int) -> None:
+    def __init__(
+        self, directory: Path, *, master_count: int, node_timeout_ms: int, options: Sequence[str] = ()
+    ) -> None:
         self._directory = directory
+        self._options = options
         self._node_timeout_ms = node_timeout_ms
         self.master_count = master_count
         self._bus_ports: dict[int, int] = {}
         self.servers: list[Valkey] = []
-        for _ in range(master_count):
+        self._started: list[Valkey] = []
+
+    def start(self) -> None:
+        for _ in range(self.master_count):
             self.add_server()
-        share = SLOT_COUNT // master_count
+        share = SLOT_COUNT // self.master_count
         for index, server in enumerate(self.servers):
-            last = SLOT_COUNT - 1 if index == master_count - 1 else (index + 1) * share - 1
+            last = SLOT_COUNT - 1 if index == self.master_count - 1 else (index + 1) * share - 1
             server.call("CLUSTER", "ADDSLOTSRANGE", index * share, last)
         self.wait_until_formed()
 
@@ -32,7 +38,9 @@ class Cluster:
             self._directory / str(len(self.servers)),
             *("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-port", str(bus_port)),
             *("--cluster-node-timeout", str(self._node_timeout_ms), "--repl-diskless-sync-delay", "0"),
+            *self._options,
         )
+        self._started.append(server)  # before it is: whatever comes in between, it is stopped
         server.start()
         self._bus_ports[server.port] = bus_port
         if self.servers:
@@ -95,7 +103,7 @@ class Cluster:
                 server.call("CLUSTER", "SETSLOT", slot, "NODE", target_id)
 
     def stop(self) -> None:
-        for server in self.servers:
+        for server in self._started:
             server.kill()
 
     def _is_formed(self, server: Valkey) -> bool:
@@ -104,9 +112,12 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running_cluster(directory: Path, *, master_count: int = 3, node_timeout_ms: int = 5000) -> Iterator[Cluster]:
-    cluster = Cluster(directory, master_count=master_count, node_timeout_ms=node_timeout_ms)
+def running_cluster(
+    directory: Path, *, master_count: int = 3, node_timeout_ms: int = 5000, options: Sequence[str] = ()
+) -> Iterator[Cluster]:
+    cluster = Cluster(directory, master_count=master_count, node_timeout_ms=node_timeout_ms, options=options)
     try:
+        cluster.start()
         yield cluster
     finally:
         cluster.stop()

@@ -15,7 +15,7 @@ from holdfast.commands.events import sale_in_words
 from holdfast.commands.installation import console, open_installation, print_json
 from holdfast.commands.option_types import moment
 from holdfast.commands.past_seats import show_past
-from holdfast.inspection import Inspection, inspect_event
+from holdfast.inspection import OFF_SALE, Inspection, inspect_event
 from holdfast.redis_cli import inspection_lines
 from persistence.seat_history import who_held
 
@@ -121,7 +121,8 @@ def _seats(found: Inspection, layout: Layout) -> Table:
     table = _table("seat", "section", "leg", "status", "whose", "customer")
     for seat in found.seats:
         leg = f"{layout.stop_name(seat.leg)} → {layout.stop_name(seat.leg + 1)}" if layout.stops else str(seat.leg)
-        table.add_row(seat.seat, seat.section, leg, seat.status, seat.owner or "", seat.customer_id or "")
+        customer = OFF_SALE if seat.is_block else seat.customer_id or ""
+        table.add_row(seat.seat, seat.section, leg, seat.status, seat.owner or "", customer)
     return table
 
 
@@ -142,7 +143,8 @@ def _bookings(found: Inspection) -> Table:
     table.title = f"{_counted(found.booking_count, 'booking')}{shown}"
     for booking in found.latest_bookings:
         journal = booking.journal_id or "(loaded)"
-        table.add_row(booking.id, booking.customer_id, booking.places, _utc(booking.confirmed_ms), journal)
+        customer = OFF_SALE if booking.is_block else booking.customer_id
+        table.add_row(booking.id, customer, booking.places, _utc(booking.confirmed_ms), journal)
     return table
 
 

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from engine.layout import Layout
 from holdfast.commands.installation import console, print_json
+from holdfast.inspection import OFF_SALE
 from persistence.seat_history import ClaimThen, SeatThen
 
 
@@ -36,7 +37,8 @@ def _cells(claim: ClaimThen) -> tuple[str, ...]:
         return ("free",)
     until = ("at most " if not claim.certain and claim.until else "") + (_utc(claim.until) if claim.until else "")
     since = _utc(claim.since) if claim.since else ""
-    return claim.status, claim.customer_id or "", since, until, claim.ended or "", claim.id or ""
+    who = OFF_SALE if claim.is_block else claim.customer_id or ""
+    return claim.status, who, since, until, claim.ended or "", claim.id or ""
 
 
 def _utc(moment: dt.datetime) -> str:

@@ -21,12 +21,22 @@ from persistence.ledger_batch import Outcomes
 from persistence.ledger_entries import ReadyEntry
 
 
+def _leave_the_straight_path(patch: pytest.MonkeyPatch) -> None:
+    """Whose checks are taken out in ``tests/integration/test_ledger_straight.py``."""
+
+    async def write(connection: Any, batch: Sequence[ReadyEntry]) -> None:
+        return None
+
+    patch.setattr(ledger_batch, "write_straight", write)
+
+
 def epochs_are_not_compared(patch: pytest.MonkeyPatch) -> None:
     """An entry is written whatever has become of the state that it was accepted under."""
 
-    async def check(connection: Any, batch: Sequence[ReadyEntry], sealer: Sealer) -> tuple[list[ReadyEntry], Outcomes]:
+    async def check(connection: Any, batch: Sequence[ReadyEntry], *_: Any) -> tuple[list[ReadyEntry], Outcomes]:
         return list(batch), {}
 
+    _leave_the_straight_path(patch)
     patch.setattr(ledger_batch, "_check_epochs", check)
 
 
@@ -34,10 +44,10 @@ def claims_in_the_way_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
     """``ON CONFLICT DO NOTHING``, and nobody looks at what was not inserted."""
 
     async def insert(connection: Any, entries: Sequence[ReadyEntry]) -> None:
-        count, cells = ledger_batch._cells_as_json(entries)
-        if count:
-            await connection.execute(ledger_batch._INSERT_CLAIMS, cells)
+        if claims := ledger_batch.claims_of(entries):
+            await connection.execute(ledger_batch._INSERT_CLAIMS, ledger_batch.as_json(claims))
 
+    _leave_the_straight_path(patch)
     patch.setattr(ledger_batch, "_insert_claims", insert)
 
 
@@ -47,6 +57,7 @@ def keys_are_left_to_redis(patch: pytest.MonkeyPatch) -> None:
     async def insert(connection: Any, entries: Sequence[ReadyEntry], sealer: Sealer) -> None:
         return None
 
+    _leave_the_straight_path(patch)
     patch.setattr(ledger_batch, "_insert_keys", insert)
 
 

@@ -11,20 +11,27 @@ import msgspec
 import psutil
 from processes_under_test import ROOT, are_gone
 
-# It must not touch servers that are configured: these would not even answer.
-ENVIRONMENT = os.environ | {
-    "REDIS_URL": "redis://127.0.0.1:1",
-    "DATABASE_URL": "postgresql://127.0.0.1:1/live",
-    "HOLDFAST_PARTITIONS": "1",
-    "PYTHONPATH": str(ROOT),
-}
 COMMAND = [sys.executable, "-m", "holdfast", "bench"]
+
+
+def environment() -> dict[str, str]:
+    """With the temporary directory of the test, and servers that it must not touch: these would not even answer."""
+    return os.environ | {
+        "REDIS_URL": "redis://127.0.0.1:1",
+        "DATABASE_URL": "postgresql://127.0.0.1:1/live",
+        "HOLDFAST_PARTITIONS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 def bench(*arguments: str, exit_code: int = 0) -> Any:
     """The report of a benchmark of one second a phase."""
     done = subprocess.run(
-        [*COMMAND, "--seconds", "1", "--json", *arguments], capture_output=True, text=True, timeout=100, env=ENVIRONMENT
+        [*COMMAND, "--seconds", "1", "--json", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=environment(),
     )
     assert done.returncode == exit_code, done.stderr
     return msgspec.json.decode(done.stdout)
@@ -60,7 +67,7 @@ def test_bench_keeps_on_when_more_come_than_the_server_takes(private_tmp: Path) 
 
 def test_bench_stops_everything_when_it_is_terminated_in_the_middle(private_tmp: Path) -> None:
     with subprocess.Popen(
-        [*COMMAND, "--seconds", "60"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT
+        [*COMMAND, "--seconds", "60"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
     ) as process:
         assert process.stdout is not None
         try:

@@ -11,6 +11,7 @@ import pytest
 import redis
 from warm_commands import WarmCommandLine
 
+from engine.blocks import BLOCKED_OWNER, block_details
 from engine.bookings import BookingDetails
 from engine.claims import ItemRequest
 from engine.definition import EventDefinition, RowDefinition, SectionDefinition
@@ -146,6 +147,29 @@ def test_inspect_prints_tables_for_people(cli: WarmCommandLine, sold: dict[str, 
     printed = cli.ok("inspect", "concert-42", "--seat", "A-1")
     for words in ("concert-42 is open; partition 8", "MTV → SFO", sold["hold"], "1 live hold", "The same by hand:"):
         assert words in printed
+
+
+async def test_inspect_says_of_a_block_that_its_places_are_off_sale(cli: WarmCommandLine, sold: dict[str, str]) -> None:
+    async with open_parts(load_settings(cli.environment)) as parts:
+        details = block_details(actor="olga", role="organizer", request_id=None, reason=None, release_at=None)
+        claim = ClaimRequest([ItemRequest("stalls", seats=["A-4"])])
+        booked = await parts.reservations.book("concert-42", claim, details, customer_id=BLOCKED_OWNER)
+        await parts.settlement.close()
+    block = booked.booking.id
+    now = ("inspect", "concert-42", "--seat", "A-4", "--section", "stalls")
+    then = (*now, "--at", dt.datetime.now(dt.UTC).isoformat())
+
+    for printed, lines in ((cli.ok(*now), 4), (cli.ok(*then), 3)):  # three legs; and now the booking's own line
+        assert printed.count("off sale (block)") == lines
+        assert block in printed
+        assert "blocked" not in printed
+    shown, (seat,) = cli.json(*now), cli.json(*then)["seats"]
+    by_id = {booking["id"]: (booking["customer_id"], booking["is_block"]) for booking in shown["latest_bookings"]}
+    assert by_id == {block: (BLOCKED_OWNER, True), sold["booking"]: ("ben", False)}
+    for on_legs in (shown["seats"], seat["claims"]):
+        assert [(on_leg["customer_id"], on_leg["is_block"]) for on_leg in on_legs] == [(BLOCKED_OWNER, True)] * 3
+    (free, *_) = cli.json("inspect", "concert-42", "--seat", "A-3")["seats"]
+    assert (free["customer_id"], free["is_block"]) == (None, False)
 
 
 def test_redis_cli_lines_show_the_same(cli: WarmCommandLine, sold: dict[str, str], client: redis.Redis) -> None:

@@ -158,12 +158,12 @@ async def test_slow_statement_is_ended_by_the_server_and_the_connection_lives_on
 
 async def test_connection_closed_by_the_server_while_idle_is_replaced_without_an_error(lab: Lab) -> None:
     async with opened(lab.url, pool_size=1) as engine:
-        (row,) = await fetch_rows(engine, sa.select(sa.func.pg_backend_pid().label("pid")))
-        await lab.fetch("SELECT pg_terminate_backend($1)", row["pid"])
-        for _ in range(100):
-            if not await lab.value("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", row["pid"]):
-                break
-            await asyncio.sleep(0.01)
+        async with driver_connection(engine) as connection:
+            pid = connection.get_server_pid()
+        await lab.fetch("SELECT pg_terminate_backend($1)", pid)
+        async with asyncio.timeout(5):
+            while not connection.is_closed():  # noqa: ASYNC110 - the server's farewell has arrived then
+                await asyncio.sleep(0.01)
         assert (await fetch_rows(engine, ONE))[0]["one"] == 1
 
 

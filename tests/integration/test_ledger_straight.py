@@ -1,0 +1,214 @@
+"""The straight path of the ledger and the steps behind it: one is a short cut for the others, and no more."""
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+
+import pytest
+from ledger_lab import SOLD_AT_MS, Lab
+
+from engine.bookings import JournalEntry
+from engine.events import SellableEvent
+from engine.ports import Committed, Refused
+from persistence import ledger_batch
+from persistence.database import driver_connection
+from persistence.group_commit import GroupCommit
+from persistence.ledger_batch import write_batch
+from persistence.ledger_entries import ready_entry
+from persistence.straight_batch import write_straight
+
+pytest_plugins = ("ledger_fixtures",)
+
+Make = Callable[[Lab, SellableEvent], Awaitable[list[JournalEntry]]]
+
+
+async def usual(lab: Lab, event: SellableEvent) -> list[JournalEntry]:
+    """Seats, counted places and both, with keys and without."""
+    await lab.ledger.commit(lab.entry(event, seats=(0,), count=2, once=key_of(event, 0)), event)
+    return [
+        lab.entry(event, seats=(1, 2), once=key_of(event, 1)),
+        lab.entry(event, count=3),
+        lab.entry(event, seats=(3,), count=1, customer_id="ben", once=key_of(event, 2)),
+    ]
+
+
+async def of_an_old_epoch(lab: Lab, event: SellableEvent) -> list[JournalEntry]:
+    return [*await usual(lab, event), lab.entry(event, count=1, epoch=event.event.epoch - 1)]
+
+
+async def written_before(lab: Lab, event: SellableEvent) -> list[JournalEntry]:
+    entries = await usual(lab, event)
+    await lab.ledger.commit(entries[1], event)
+    return entries
+
+
+async def refused_before(lab: Lab, event: SellableEvent) -> list[JournalEntry]:
+    late = lab.entry(event, seats=(5,))
+    await lab.fetch("INSERT INTO refused_bookings VALUES ($1, 'places_taken', now())", await uuid_of(lab, late, event))
+    return [*await usual(lab, event), late]
+
+
+async def with_a_key_that_is_used(lab: Lab, event: SellableEvent) -> list[JournalEntry]:
+    return [*await usual(lab, event), lab.entry(event, count=1, once=key_of(event, 0))]
+
+
+async def for_a_seat_that_is_taken(lab: Lab, event: SellableEvent) -> list[JournalEntry]:
+    return [*await usual(lab, event), lab.entry(event, seats=(0,))]
+
+
+async def for_more_than_is_left(lab: Lab, event: SellableEvent) -> list[JournalEntry]:
+    return [*await usual(lab, event), lab.entry(event, count=95)]
+
+
+def key_of(event: SellableEvent, number: int) -> bytes:
+    return f"{event.event.id} {number}".encode()
+
+
+async def uuid_of(lab: Lab, entry: JournalEntry, event: SellableEvent) -> object:
+    return ready_entry(entry, event, lab.sealer).id
+
+
+UNUSUAL = {
+    "epochs": [of_an_old_epoch],
+    "batch": [written_before, refused_before],
+    "keys": [with_a_key_that_is_used],
+    "cells": [for_a_seat_that_is_taken],
+    "counts": [for_more_than_is_left],
+}
+"""What ends the straight path, by the argument of ``holdfast_write_bookings`` whose check does."""
+
+
+async def write(lab: Lab, event: SellableEvent, entries: Sequence[JournalEntry]) -> object:
+    async with driver_connection(lab.engine) as connection:
+        return await write_straight(connection, [ready_entry(entry, event, lab.sealer) for entry in entries])
+
+
+async def test_usual_batch_is_written_straight(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(ledger_batch, "_attempt")
+    event = await lab.event()
+    entries = await usual(lab, event)
+    outcomes = await lab.ledger.commit_all([(entry, event) for entry in entries])
+    assert outcomes == [None] * len(entries)
+    counts = await lab.row_counts()
+    assert counts == {"bookings": 4, "claims": 4, "history": 4, "idempotency": 3, "outbox": 8}
+    assert await lab.value("SELECT sold FROM usage") == 6
+
+
+@pytest.mark.parametrize("make", [make for makes in UNUSUAL.values() for make in makes])
+async def test_unusual_batch_ends_the_straight_path_with_nothing_written(lab: Lab, make: Make) -> None:
+    event = await lab.event()
+    entries = await make(lab, event)
+    before = await lab.row_counts(), await lab.fetch("SELECT * FROM usage")
+    assert await write(lab, event, entries) is None
+    assert (await lab.row_counts(), await lab.fetch("SELECT * FROM usage")) == before
+
+
+@pytest.mark.parametrize("argument", UNUSUAL)
+async def test_straight_path_without_a_check_is_found_out(lab: Lab, argument: str) -> None:
+    text = await lab.value("SELECT pg_get_functiondef('holdfast_write_bookings'::regproc)")
+    check = f"IF done < json_array_length({argument}) THEN"
+    assert check in text
+    await lab.fetch(text.replace(check, "IF false THEN").replace("WHERE sold + quantity <= capacity", ""))
+    for make in UNUSUAL[argument]:
+        event = await lab.event()
+        assert await outcome_of(write, lab, event, await make(lab, event)) is not None
+
+
+async def outcome_of(
+    act: Callable[[Lab, SellableEvent, Sequence[JournalEntry]], Awaitable[object]],
+    lab: Lab,
+    event: SellableEvent,
+    entries: Sequence[JournalEntry],
+) -> object:
+    """What *act* returns, or what it raises."""
+    try:
+        return await act(lab, event, entries)
+    except Exception as error:
+        return error
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_both_ways_answer_and_write_the_same(lab: Lab, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two events live through the same batches, one of them by the steps alone."""
+    taken: list[bool] = []
+
+    async def watched(connection: object, batch: object) -> object:
+        numbers = await write_straight(connection, batch)  # type: ignore[arg-type]
+        taken.append(numbers is not None)
+        return numbers
+
+    async def never(connection: object, batch: object) -> None:
+        return None
+
+    told = []
+    for straight in (watched, never):
+        monkeypatch.setattr(ledger_batch, "write_straight", straight)
+        chance = random.Random(seed)
+        event = await lab.event(capacity=25, stops=["A", "B", "C"])
+        outcomes: list[object] = []
+        given: list[JournalEntry] = []
+        for _ in range(15):
+            batch = [made_at_random(lab, event, chance) for _ in range(chance.randint(1, 4))]
+            if given and chance.random() < 0.3:
+                batch.append(chance.choice(given))
+            given += batch
+            answers = await GroupCommit(lab.engine, lab.sealer).commit_all([(entry, event) for entry in batch])
+            outcomes += [answer.reason if isinstance(answer, Refused) else answer for answer in answers]
+        told.append((outcomes, await rows_of(lab, event)))
+    assert told[0] == told[1]
+    assert set(taken) == {True, False}
+
+
+def made_at_random(lab: Lab, event: SellableEvent, chance: random.Random) -> JournalEntry:
+    first_leg = chance.randrange(2)
+    return lab.entry(
+        event,
+        seats=tuple(chance.sample(range(20), chance.randrange(3))),
+        count=chance.randint(1, 2),
+        legs=(first_leg, chance.randint(first_leg + 1, 2)),
+        once=b"" if chance.random() < 0.5 else f"{event.event.id}{chance.randrange(40)}".encode(),
+        epoch=event.event.epoch - (chance.random() < 0.05),
+        customer_id=chance.choice(["ana", "ben"]),
+        sold_at_ms=SOLD_AT_MS,
+    )
+
+
+async def rows_of(lab: Lab, event: SellableEvent) -> list[object]:
+    """What the ledger has of the event, without ids and numbers, which no two events share."""
+    queries = (
+        "SELECT customer_id, places, items, from_stop, to_stop, amount, status, version, created_at, confirmed_at, "
+        "payment_status, price, exclusive, expires_at, updated_at FROM bookings WHERE event_id = $1 ORDER BY number",
+        "SELECT seat, leg FROM claims WHERE event_id = $1 ORDER BY 1, 2",
+        "SELECT section, leg, sold FROM usage WHERE event_id = $1 ORDER BY 1, 2",
+        "SELECT outbox.type, outbox.payload - 'id', outbox.created_at FROM outbox WHERE event_id = $1 ORDER BY id",
+        "SELECT history.version, from_status, to_status, actor, role, at, request_id FROM history "
+        "JOIN bookings ON bookings.id = booking_id WHERE event_id = $1 ORDER BY number",
+        "SELECT count(*) FROM idempotency JOIN bookings ON bookings.id = booking_id WHERE event_id = $1",
+    )
+    return [[tuple(row) for row in await lab.fetch(query, event.event.id)] for query in queries]
+
+
+async def test_refusal_is_not_written_down_of_a_booking_that_somebody_has_just_written(lab: Lab) -> None:
+    """B loses a seat to A, who then is gone; before that is said for good, another process has written B's entry."""
+    event = await lab.event()
+    first = await lab.ledger.commit(lab.entry(event, seats=(0,)), event)
+    assert isinstance(first, Committed)
+    late = lab.entry(event, seats=(0,), customer_id="ben")
+    ready = ready_entry(late, event, lab.sealer)
+    another, attempts = lab.another_process(), []
+    attempt = ledger_batch._attempt
+
+    async def overtaken(*args: object, **options: object) -> object:
+        attempts.append(args)
+        if len(attempts) == 2:
+            await lab.fetch("DELETE FROM claims")
+            assert isinstance(await another.commit(late, event), Committed)
+        return await attempt(*args, **options)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger_batch, "_attempt", overtaken)
+        async with driver_connection(lab.engine) as connection:
+            outcomes = await write_batch(connection, [ready], lab.sealer)
+
+    assert isinstance(outcomes[ready.id], Committed)
+    assert await lab.value("SELECT count(*) FROM refused_bookings") == 0
+    await another.close()
