@@ -33,7 +33,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.ports import Committed, Refused, Sealer, UnwritableEntry
-from persistence.bookings import IDEMPOTENCY_TIME, make_booking, open_booking
+from persistence.bookings import HAD_PLACES, IDEMPOTENCY_TIME, make_booking, open_booking
 from persistence.database import Row
 from persistence.ledger_entries import NEW_BOOKING, ReadyEntry
 from persistence.straight_batch import as_json, bookings_as_json, claims_of, counters_of, write_straight
@@ -43,7 +43,9 @@ Outcomes = dict[uuid.UUID, Outcome]
 
 _LOCK_EVENTS = "SELECT id, epoch FROM events WHERE id = ANY($1::text[]) ORDER BY id FOR "
 # One that waits for its payment has no places yet: it is not what its entry wants written.
-_FIND_BOOKINGS = "SELECT * FROM bookings WHERE id = ANY($1::uuid[]) AND status <> 'payment_initiated'"
+_FIND_BOOKINGS = f"""
+    SELECT *, {HAD_PLACES} AS had_places FROM bookings WHERE id = ANY($1::uuid[]) AND status <> 'payment_initiated'
+"""  # noqa: S608 - made of the constant above
 _NOT_REFUSED = "NOT EXISTS (SELECT FROM refused_bookings WHERE refused_bookings.id = said.id)"
 # What subscribers are to be told: ids, places and money, nothing that a person said. Rows of history and outbox are
 # nobody else's business: they add no locks to the order.
@@ -105,7 +107,6 @@ _RECORD_REFUSALS = """
 """
 _FIND_REFUSALS = "SELECT id, reason FROM refused_bookings WHERE id = ANY($1::uuid[])"
 _DURABLE_REASONS = ("places_taken", "one_booking")
-_NEVER_COMMITTED = ("failed", "expired", "cancelled")  # of one that was paid for: it was ended before it was advanced
 _INSERT_KEYS = f"""
     INSERT INTO idempotency AS kept (scope, body_digest, booking_id, created_at)
     SELECT scope, body_digest, booking_id, now()
@@ -230,8 +231,9 @@ async def _check_epochs(
 
 
 async def _find_stored(connection: Any, entries: Sequence[ReadyEntry], sealer: Sealer) -> Outcomes:
+    """Those of which nothing is left to be written: they are, or were ended before their payment came."""
     rows = await connection.fetch(_FIND_BOOKINGS, [one.id for one in entries])
-    return {row["id"]: Committed(open_booking(row, sealer)) for row in rows}
+    return {row["id"]: Committed(open_booking(row, sealer)) if row["had_places"] else Refused("ended") for row in rows}
 
 
 async def _explain(connection: Any, entries: Sequence[ReadyEntry], sealer: Sealer) -> Outcomes:
@@ -241,10 +243,6 @@ async def _explain(connection: Any, entries: Sequence[ReadyEntry], sealer: Seale
         _Lost: Some are refused now for the first time.
     """
     outcomes = await _find_stored(connection, entries, sealer)
-    for one in entries:
-        outcome = outcomes.get(one.id)
-        if one.is_paid and isinstance(outcome, Committed) and outcome.booking.status in _NEVER_COMMITTED:
-            outcomes[one.id] = Refused("ended")
     missing = [one for one in entries if one.id not in outcomes]
     if missing:
         reasons = await connection.fetch(_FIND_REFUSALS, [one.id for one in missing])
