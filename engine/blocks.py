@@ -11,6 +11,7 @@ import msgspec
 from engine.bookings import BlockTerms, Booking, BookingDetails, Price
 
 BLOCKED_OWNER = "\tblocked"  # ids of customers are printable, so that no token is of this one; as in block.lua
+BLOCKS_MAX = 500  # of an event at a time: every snapshot of its state carries their marks; as in block.lua
 MARK = "blocked:"  # fields of an event's state by which a snapshot tells what is off sale: the block's key follows
 
 _FREE_OF_CHARGE = Price(0, 0, 0, 0)

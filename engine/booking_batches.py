@@ -111,7 +111,8 @@ class BookingBatches:
 
     def pieces(self) -> Iterator[list[bytes]]:
         """What ``load_places`` is told of all that was added, but for the epoch: a call each; none if nothing was."""
-        fields = [*self._counters(), *self._marks]
+        marks = [*self._marks, b"off_sale", b"%d" % (len(self._marks) // 2)] if self._marks else []
+        fields = [*self._counters(), *marks]
         for start in range(0, len(fields), FIELDS_PER_CALL):
             yield [b"0", b"", *fields[start : start + FIELDS_PER_CALL]]
         cells = bytearray(len(self._cells) * len(self._layout.seats))

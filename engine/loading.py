@@ -31,6 +31,7 @@ def state_fields(event: Event, layout: Layout) -> list[bytes]:
         "due": NEVER_MS,
         "undone": 0,
         "repairs": 0,
+        "off_sale": 0,
         "closes": closes_at_ms(event.definition),
         "layout": layout.digest,
         "legs": layout.legs,

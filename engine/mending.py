@@ -20,8 +20,9 @@ class Retried(msgspec.Struct, frozen=True):
     """What became of a letter that was tried again.
 
     ``written``: the ledger has it, as ``reference``. ``refused``: the ledger has its places, or its key, for another
-    booking; it is undone, and its customer is told so. ``waiting``: it is in the journal, and Postgres did not answer.
-    ``unwritable``: it is a dead letter still, or again. ``gone``: somebody else was faster.
+    booking, or has ended it before it was paid for; it is undone, and its customer is told so. ``waiting``: it is in
+    the journal, and Postgres did not answer. ``unwritable``: it is a dead letter still, or again. ``gone``: somebody
+    else was faster.
     """
 
     journal_id: str
@@ -110,9 +111,11 @@ async def _take_again(
 
 
 async def _is_outdated(kernel: Kernel, ledger: Ledger, entry: JournalEntry, event: SellableEvent) -> bool:
-    """Whether the event has another epoch in Redis than the entry, which is not in the ledger either."""
+    """Whether the event has another epoch in Redis than the entry, of which the ledger has yet to hear."""
     epoch = await kernel.epoch_in_store(event)
-    return epoch not in (None, entry.epoch) and await ledger.find_booking(entry.booking_id) is None
+    if epoch in (None, entry.epoch):
+        return False
+    return await ledger.find_standing(entry.booking_id) in ("absent", "waiting")
 
 
 def _in_words(error: Exception) -> str:
@@ -123,15 +126,21 @@ async def give_up(kernel: Kernel, ledger: Ledger, dead: DeadLetter) -> Discarded
     """Forget a letter and undo its booking, unless the ledger has it after all, or somebody has put it back meanwhile.
 
     The ledger is asked first: what writes a letter's booking takes the letter away before, so that a letter which is
-    still there has no booking that was written since.
+    still there has no booking that was written since. But for one that waits for its payment, which whoever settles
+    that tries to write, too: it is ended there, or else it is written, and either is for good. Who has put the letter
+    back meanwhile is refused then.
 
     Raises:
         LedgerUnavailable: Whether the ledger has the booking cannot be asked; nothing was done.
         StoreUnavailable: Redis does not answer; repeating it is safe.
     """
     booking_id = dead.booking_id
-    if booking_id is not None and await ledger.find_booking(booking_id) is None:
+    if booking_id is None:
+        was_there, freed = await discard(kernel, dead), False
+        return Discarded(dead.journal_id, None, "discarded" if was_there else "gone", freed)
+    was_ended = await ledger.end_waiting(booking_id)
+    if was_ended or await ledger.find_standing(booking_id) != "written":
         was_there, freed = await discard_booking(kernel, dead, booking_id)
     else:
         was_there, freed = await discard(kernel, dead), False
-    return Discarded(dead.journal_id, booking_id, "discarded" if was_there else "gone", freed)
+    return Discarded(dead.journal_id, booking_id, "discarded" if was_there or was_ended else "gone", freed)

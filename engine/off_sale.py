@@ -12,6 +12,8 @@ from engine.blocks import MARK
 from engine.layout import Layout
 from engine.places import NumberedPlaces, parse_places
 
+MARK_BYTES = 160  # of a mark in a dictionary, beside its places
+
 _MARK = MARK.encode()
 
 
@@ -23,6 +25,11 @@ class OffSale(msgspec.Struct, frozen=True):
 
     marks: Mapping[bytes, bytes]
     cells: bytes
+
+    @property
+    def byte_count(self) -> int:
+        """What it takes of memory, with marks that may be of a state that is gone."""
+        return len(self.cells) + MARK_BYTES * len(self.marks) + sum(map(len, self.marks.values()))
 
 
 NOTHING = OffSale({}, b"")

@@ -92,6 +92,14 @@ class LoadingTurn(Protocol):
         ...
 
 
+Standing = Literal["absent", "waiting", "ended", "written"]
+"""What the ledger has of the booking of an entry.
+
+``written``: it has its places, or had them once. ``waiting``: it was begun, and waits for its payment. ``ended``: it
+was ended while it waited, so that its entry will never be written.
+"""
+
+
 class Committed(msgspec.Struct, frozen=True):
     """The booking is in Postgres, durably (now, or since an earlier attempt)."""
 
@@ -152,6 +160,14 @@ class Ledger(Protocol):
 
     async def find_booking(self, booking_id: BookingId) -> Booking | None:
         """The booking, or ``None`` when the ledger has none of this id (yet)."""
+        ...
+
+    async def find_standing(self, booking_id: BookingId) -> Standing:
+        """How the booking of an entry stands: whether anything is left to be written of it."""
+        ...
+
+    async def end_waiting(self, booking_id: BookingId) -> bool:
+        """End a booking that waits for its payment, so that its entry can never be written; whether it did wait."""
         ...
 
     async def find_replay(self, once: bytes, body_digest: bytes) -> Booking | None:

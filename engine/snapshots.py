@@ -9,7 +9,7 @@ never older than the read, in whichever process a change was made: nobody misses
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import msgspec
@@ -22,9 +22,9 @@ from engine.off_sale import NOTHING, OffSale, off_sale
 from engine.refusals import claim_refusal
 
 EVENTS_MAX = 1_000  # states kept
-BYTES_MAX = 64 << 20  # of their bitmaps and answers; one state is kept whatever its size
+BYTES_MAX = 64 << 20  # of their bitmaps, fields and answers; one state is kept whatever its size
 ANSWERS_MAX = 64  # kept of one state: ranges of legs and sizes of parties are for anybody to think of
-FIELD_BYTES = 160  # of a counter in a dictionary
+FIELD_BYTES = 160  # of a field in a dictionary, beside what its name and value say
 
 
 class Encoded(msgspec.Struct, frozen=True):
@@ -57,19 +57,20 @@ class View:
         self.event = event
         self.snapshot = snapshot
         self.tag = tag
-        self.byte_count = len(snapshot.held) + len(snapshot.sold) + FIELD_BYTES * len(snapshot.fields)
         self._answers: dict[Hashable, Encoded] = {}
         self._weigh = weigh
         self._off_sale: OffSale = NOTHING if before is None else before._off_sale
         self._knows_off_sale = False
+        self.byte_count = len(snapshot.held) + len(snapshot.sold)
+        self.byte_count += _weight_of(snapshot.fields) + self._off_sale.byte_count
 
     @property
     def off_sale(self) -> OffSale:
         """Which numbered seats are off sale; worked out when it is first asked for."""
         if not self._knows_off_sale:
-            known = off_sale(self.snapshot.fields, self.event.layout, self._off_sale)
-            self._off_sale, self._knows_off_sale = known, True
-            self._weigh(self, len(known.cells) + FIELD_BYTES * len(known.marks))
+            before = self._off_sale
+            self._off_sale, self._knows_off_sale = off_sale(self.snapshot.fields, self.event.layout, before), True
+            self._weigh(self, self._off_sale.byte_count - before.byte_count)
         return self._off_sale
 
     def answer(self, key: Hashable, make: Callable[[], bytes]) -> Encoded:
@@ -180,6 +181,11 @@ class Snapshots:
         while len(self._kept) > 1 and (len(self._kept) > EVENTS_MAX or self._byte_count > BYTES_MAX):
             _, oldest = self._kept.popitem(last=False)
             self._byte_count -= oldest.view.byte_count if oldest.view is not None else 0
+
+
+def _weight_of(fields: Mapping[bytes, bytes]) -> int:
+    """Bytes of a state's fields: counters are short, but a block's mark has up to a thousand seats in it."""
+    return FIELD_BYTES * len(fields) + sum(map(len, fields)) + sum(map(len, fields.values()))
 
 
 def _retrieve(check: "asyncio.Task[View]") -> None:

@@ -16,8 +16,8 @@
 -- KEYS[13] once     string  optional: what the idempotency key was answered
 --
 -- ARGV[1] booking_id chosen by the caller: running the same call twice books once
--- ARGV[2] owner      customer id; or nobody, which takes places off sale: then neither limits nor the line nor an
---                    event's being closed are in the way
+-- ARGV[2] owner      customer id; or nobody, which takes places off sale: then neither limits of customers nor the line nor
+--                    an event's being closed are in the way, but there is a bound of its own
 -- ARGV[3] attempt    marks this request: the same attempt again is answered as the first time
 -- ARGV[4] details    sealed bytes for the ledger
 -- ARGV[5] body       digest of the request's body; only looked at with an idempotency key
@@ -90,6 +90,8 @@ end
 local limit, maximum
 if is_sale then
   limit, maximum = check_limits(ev, places, owner)
+else
+  limit, maximum = check_blocks(keys)
 end
 local missing = { held = 0, sold = 0 }
 if is_sale and not limit and line_is_first(ev) then

@@ -229,6 +229,13 @@ local verbs = {
       counts[field] = (counts[field] or 0) + delta
     end,
   },
+  -- How many marks there are: by how much that is too low.
+  count_marks = {
+    pattern = '^(%-?%d+)$',
+    write = function(delta)
+      counts.off_sale = delta
+    end,
+  },
 }
 
 local operations = {}

@@ -45,7 +45,7 @@ DIFFERENCES_MAX = 10_000  # of one event; past this, more would tell nobody anyt
 # What every state has the same, as long as its layout stands; and what it must have.
 _OF_THE_LAYOUT = ("event", "legs", "seats", "blocks", "stride")
 _NUMBERS = ("epoch", "seq", "clock", "due", "closes", "version", "max_hold", "max_customer", "ttl_max")
-_LATER = ("undone", "repairs")  # 0 where a state was made by a version that did not know them
+_LATER = ("undone", "repairs", "off_sale")  # 0 where a state was made by a version that did not know them
 
 
 class Dispute(msgspec.Struct, frozen=True):
@@ -243,13 +243,16 @@ class _Reader:
             self._note([*wrong, *self._wrong_marks()] if self.steady else ())
 
     def _wrong_marks(self) -> Iterator[Difference]:
-        """Where the fields that tell what is off sale are not what the records of blocks say."""
+        """Where the fields that tell what is off sale are not what the records of blocks say, or are miscounted."""
         marks = {name.removeprefix(MARK): text for name, text in self._picture.state.items() if name.startswith(MARK)}
         for key in marks.keys() | self._blocked.keys():
             said, should = marks.get(key), self._blocked.get(key)
             if said != should:
                 subject = claim_id_of(key, self._event_id)
                 yield Difference(self._event_id, "mark_wrong", subject=subject, redis=said, ledger=should)
+        count = int(self._picture.state.get("off_sale", 0))
+        if count != len(marks):
+            yield Difference(self._event_id, "mark_wrong", subject="off_sale", redis=count, ledger=len(marks))
 
     async def _compare_redis(self, batch: Sequence[tuple[bytes, bytes]]) -> None:
         """Bookings of Redis, and whether ledger or journal account for them."""

@@ -8,7 +8,7 @@ written by one transaction, and its first load brings them along. Giving back is
 import asyncio
 import datetime as dt
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,8 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from engine.blocks import BLOCKED_OWNER, Block, block_details, view_block
+from engine.block_sums import made_up_of
+from engine.blocks import BLOCKED_OWNER, BLOCKS_MAX, Block, block_details, view_block
 from engine.bookings import BookingDetails, JournalEntry
 from engine.claim_requests import Booked, ClaimRequest
 from engine.claims import resolve_places
@@ -37,7 +38,7 @@ from engine.ids import BookingId, claim_id, new_claim_id, parse_claim_id
 from engine.layout import compile_layout
 from engine.lifecycle import BLOCK_STATUSES, SYSTEM, Actor
 from engine.once import Once
-from engine.places import BestPlaces, NumberedPlaces, Places, parse_places
+from engine.places import parse_places
 from engine.ports import Committed, Sealer
 from engine.reservations import Reservations
 from engine.settlement import places_unavailable
@@ -51,13 +52,14 @@ from persistence.schema import bookings, history
 from persistence.steps import find_repetition, give_up_places
 
 BLOCK_SEATS_MAX = 1_000  # numbered seats of one block: some two milliseconds of one script
-BLOCKS_MAX = 500  # live ones of an event: every snapshot of its state carries them
 DRAFT_ATTEMPTS_MAX = 3  # of a draft that others change, or open, meanwhile
 RELEASES_MAX = 200  # blocks of one call of the reconciler's
 RELEASED_REASON = "its time was over"
 _NO_JOURNAL = "0-0"  # what stands for the place in the journal of an entry that never was in one
 
-_LOCK_DRAFT = "SELECT status, layout_digest FROM events WHERE id = $1 FOR SHARE"
+# Blocks of one draft are made one after another: each has to know how many there are.
+_LOCK_DRAFT = "SELECT status, layout_digest FROM events WHERE id = $1 FOR NO KEY UPDATE"
+_COUNT_BLOCKS = "SELECT count(*) FROM bookings WHERE event_id = $1 AND status = 'blocked'"
 # As text, not as parameters, so that Postgres sees that the index of live blocks has them.
 _IS_LIVE = sa.text("status = 'blocked'")
 _IS_DUE = sa.text("status = 'blocked' AND expires_at < now()")
@@ -116,7 +118,7 @@ class Blocks:
         """
         for _ in range(DRAFT_ATTEMPTS_MAX):
             event = await self._events.find_event(event_id)
-            await self._check(event, order)
+            self._check(event, order)
             details = block_details(
                 actor=order.actor.id,
                 role=order.actor.role,
@@ -184,11 +186,12 @@ class Blocks:
     ) -> None:
         """Give back the blocks that consist of these very places: one that has all of them, or else several.
 
-        A repetition with the same *once* succeeds, and leaves alone what has been taken off sale since.
+        Of several ways the one with the older blocks is gone. A repetition with the same *once* succeeds, and leaves
+        alone what has been taken off sale since.
 
         Raises:
             IdempotencyKeyReused: The key of *once* came with another body.
-            InvalidRequest: The claim names what the event does not have.
+            InvalidRequest: The claim names what the event does not have, or more than can be looked for at once.
             BlockNotFound: No blocks are made up of these places.
             LedgerUnavailable: Postgres does not answer.
         """
@@ -200,7 +203,8 @@ class Blocks:
         layout = await asyncio.to_thread(compile_layout, event.definition)
         wanted = resolve_places(layout, claim.items, claim.from_, claim.to)
         rows = await fetch_rows(self._database, _live_blocks(event_id).order_by(bookings.c.number))
-        block_ids = _made_up_of(wanted, {_id_of(row): parse_places(row["places"]) for row in rows})
+        blocks = {_id_of(row): parse_places(row["places"]) for row in rows}
+        block_ids = await asyncio.to_thread(made_up_of, wanted, blocks)
         if not block_ids or not await self._end(block_ids, actor, once=once):
             raise BlockNotFound(event_id)
 
@@ -243,7 +247,7 @@ class Blocks:
         query = sa.select(sa.func.count().label("count")).select_from(bookings).where(_IS_DUE)
         return int((await fetch_rows(self._database, query))[0]["count"])
 
-    async def _check(self, event: Event, order: BlockOrder) -> None:
+    def _check(self, event: Event, order: BlockOrder) -> None:
         now, end_at = dt.datetime.now(dt.UTC), event_end_at(event.definition)
         if event.status == "cancelled" or end_at <= now:
             sales_ended_at = sales_end_at(event.definition) if end_at <= now else None
@@ -252,10 +256,6 @@ class Blocks:
             raise InvalidRequest("$.release_at", "must be in the future, and not after the end of the event")
         if sum(len(item.seats or ()) for item in order.claim.items) > BLOCK_SEATS_MAX:
             raise InvalidRequest("$.items", f"a block has at most {BLOCK_SEATS_MAX} numbered seats: make several")
-        live = sa.select(sa.func.count().label("count")).select_from(bookings)
-        rows = await fetch_rows(self._database, live.where(bookings.c.event_id == event.id, _IS_LIVE))
-        if rows[0]["count"] >= BLOCKS_MAX:
-            raise LimitExceeded("blocks_per_event", BLOCKS_MAX)
 
     async def _block_draft(self, event: Event, order: BlockOrder, details: BookingDetails) -> Booked | None:
         """Write a block of a draft; ``None`` when the draft was changed or opened meanwhile.
@@ -267,12 +267,22 @@ class Blocks:
         entry = self._draft_entry(sellable, order, details)
         ready = ready_entry(entry, sellable, self._sealer)
 
-        async def attempt() -> Outcome:
-            async with driver_connection(self._database) as connection, connection.transaction():
-                row = await connection.fetchrow(_LOCK_DRAFT, event.id)
-                if row is None or (row["status"], row["layout_digest"]) != ("draft", sellable.layout.digest):
-                    return None
-                return (await write_batch(connection, [ready], self._sealer))[ready.id]
+        async def write(connection: Any) -> Outcome:
+            row = await connection.fetchrow(_LOCK_DRAFT, event.id)
+            if row is None or (row["status"], row["layout_digest"]) != ("draft", sellable.layout.digest):
+                return None
+            outcome = (await write_batch(connection, [ready], self._sealer))[ready.id]
+            if isinstance(outcome, Committed) and await connection.fetchval(_COUNT_BLOCKS, event.id) > BLOCKS_MAX:
+                raise LimitExceeded("blocks_per_event", BLOCKS_MAX)  # which rolls it back
+            return outcome
+
+        async def attempt() -> Outcome | LimitExceeded:
+            async with driver_connection(self._database) as connection:
+                try:
+                    async with connection.transaction():
+                        return await write(connection)
+                except LimitExceeded as refusal:
+                    return refusal
 
         outcome = await retrying(attempt)
         if outcome is None:
@@ -395,35 +405,3 @@ async def _give_back(
         )
     )
     await give_up_places(connection, row)
-
-
-def _made_up_of(wanted: Places, blocks: dict[str, Places]) -> list[str]:
-    """Blocks whose places together are those *wanted*: one alone if there is one, the oldest ones otherwise."""
-    left = _amounts(wanted)
-    legs = (wanted.first_leg, wanted.last_leg)
-    amounts = {
-        block_id: _amounts(places) for block_id, places in blocks.items() if (places.first_leg, places.last_leg) == legs
-    }
-    for block_id, amount in amounts.items():
-        if amount == left:
-            return [block_id]
-    found = []
-    for block_id, amount in amounts.items():
-        if all(left.get(place, 0) >= count for place, count in amount.items()):
-            found.append(block_id)
-            left = {place: count - amount.get(place, 0) for place, count in left.items()}
-    return [] if any(left.values()) else found
-
-
-def _amounts(places: Places) -> dict[tuple[int, int | None], int]:
-    """How much of what: each numbered seat once, of counted sections so many."""
-    return dict(_each(places))
-
-
-def _each(places: Places) -> Iterable[tuple[tuple[int, int | None], int]]:
-    for item in places.items:
-        assert not isinstance(item, BestPlaces), item
-        if isinstance(item, NumberedPlaces):
-            yield from (((item.section, seat), 1) for seat in item.seats)
-        else:
-            yield (item.section, None), item.quantity

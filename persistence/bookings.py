@@ -11,8 +11,8 @@ from engine.bookings import Booking, BookingDetails, Price
 from engine.claims import ClaimedItem
 from engine.errors import IdempotencyKeyReused
 from engine.ids import BookingId, claim_id, number_from_reference, parse_claim_id, reference_from_number
-from engine.lifecycle import BLOCK_STATUSES, UPCOMING_STATUSES
-from engine.ports import Sealer
+from engine.lifecycle import BLOCK_STATUSES, OWNING_STATUSES, UPCOMING_STATUSES
+from engine.ports import Sealer, Standing
 from persistence.database import Row, fetch_rows
 from persistence.paging import BookingKey, Page, UpcomingKey, cut_page, decode_cursor
 from persistence.schema import bookings, events, idempotency, usage
@@ -20,6 +20,11 @@ from persistence.schema import bookings, events, idempotency, usage
 IDEMPOTENCY_TIME = dt.timedelta(hours=24)  # an idempotency key is remembered that long
 
 NO_BLOCK = bookings.c.status.not_in(BLOCK_STATUSES)
+_OWNING = ", ".join(f"'{status}'" for status in OWNING_STATUSES)
+# Whether a booking has its places or had them: one that waits for its payment never did, nor one that ended waiting.
+HAD_PLACES = f"""(bookings.status IN ({_OWNING}) OR EXISTS (
+    SELECT FROM history WHERE history.booking_id = bookings.id AND history.to_status IN ({_OWNING})
+))"""
 
 _decode_items = msgspec.json.Decoder(tuple[ClaimedItem, ...]).decode
 _decode_price = msgspec.json.Decoder(Price).decode
@@ -70,6 +75,21 @@ class Bookings:
         if key is None:
             return None
         return await self._find(bookings.c.id == key.uuid, bookings.c.event_id == key.event_id)
+
+    async def find_standing(self, booking_id: BookingId) -> Standing:
+        """What the ledger has of an entry's booking."""
+        key = parse_claim_id(booking_id)
+        if key is None:
+            return "absent"
+        query = sa.select(bookings.c.status, sa.literal_column(HAD_PLACES).label("had_places"))
+        rows = await fetch_rows(
+            self._engine, query.where(bookings.c.id == key.uuid, bookings.c.event_id == key.event_id)
+        )
+        if not rows:
+            return "absent"
+        if rows[0]["status"] == "payment_initiated":
+            return "waiting"
+        return "written" if rows[0]["had_places"] else "ended"
 
     async def find_by_reference(self, reference: str) -> Booking | None:
         """The booking of a reference as somebody typed it."""

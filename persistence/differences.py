@@ -25,7 +25,7 @@ Kind = Literal[
     "counter_wrong",  # free, held or sold of a section's leg is not what the records add up to
     "oversold",  # more is claimed of a section's leg than it has
     "customer_wrong",  # the places counted towards a customer's limit
-    "mark_wrong",  # which of the sold places are told to be off sale is not what the records of blocks say
+    "mark_wrong",  # which of the sold places are told to be off sale, or how many blocks, is not what records say
     "claim_missing",  # Postgres: a booking without its row in claims
     "claim_not_owned",  # Postgres: a row in claims without a booking that owns it
     "usage_wrong",  # Postgres: places sold of a counted section's leg

@@ -7,15 +7,21 @@ pool a rush of them would keep the next batch waiting for a connection, and turn
 import asyncio
 from collections.abc import Sequence
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from engine.bookings import Booking, BookingDetails, JournalEntry
+from engine.errors import BookingNotFound
 from engine.events import SellableEvent
 from engine.ids import BookingId
-from engine.ports import Committed, Refused, Sealer, UnwritableEntry
+from engine.lifecycle import SYSTEM
+from engine.ports import Committed, Refused, Sealer, Standing, UnwritableEntry
 from persistence.bookings import Bookings
+from persistence.database import in_transaction
 from persistence.group_commit import GroupCommit
 from persistence.known_keys import KnownKeys
+from persistence.steps import Step, lock_booking, take_step
+
+GIVEN_UP_REASON = "it could not be written, and was given up"
 
 
 class PostgresLedger:
@@ -41,6 +47,26 @@ class PostgresLedger:
     async def find_booking(self, booking_id: BookingId) -> Booking | None:
         """See :meth:`persistence.bookings.Bookings.find_booking`."""
         return await self._bookings.find_booking(booking_id)
+
+    async def find_standing(self, booking_id: BookingId) -> Standing:
+        """See :meth:`persistence.bookings.Bookings.find_standing`."""
+        return await self._bookings.find_standing(booking_id)
+
+    async def end_waiting(self, booking_id: BookingId) -> bool:
+        """End a booking that waits for its payment; its money is due to be let go then. Whether it did wait."""
+
+        async def work(connection: AsyncConnection) -> bool:
+            try:
+                row = await lock_booking(connection, booking_id)
+            except BookingNotFound:
+                return False
+            if row["status"] != "payment_initiated":
+                return False
+            step = Step(to_status="failed", reason=GIVEN_UP_REASON, changes={"payment_status": "failed"})
+            await take_step(connection, row, step, SYSTEM)
+            return True
+
+        return await in_transaction(self._bookings.engine, work)
 
     async def find_replay(self, once: bytes, body_digest: bytes) -> Booking | None:
         """See :meth:`persistence.bookings.Bookings.find_replay`; that nothing is known is known at little cost."""

@@ -34,7 +34,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.ports import Committed, Refused, Sealer, UnwritableEntry
-from persistence.bookings import IDEMPOTENCY_TIME, make_booking, open_booking
+from persistence.bookings import HAD_PLACES, IDEMPOTENCY_TIME, make_booking, open_booking
 from persistence.database import Row
 from persistence.ledger_entries import NEW_BOOKING, ReadyEntry
 from persistence.straight_batch import (
@@ -54,7 +54,9 @@ _LOCK_EVENTS = "SELECT id, epoch FROM events WHERE id = ANY($1::text[]) ORDER BY
 _SHARE_LANES = "SELECT pg_advisory_xact_lock_shared($1, lane) FROM unnest($2::int[]) AS lane"
 _LOCK_LANES = "SELECT pg_advisory_xact_lock($1, lane) FROM unnest($2::int[]) AS lane"
 # One that waits for its payment has no places yet: it is not what its entry wants written.
-_FIND_BOOKINGS = "SELECT * FROM bookings WHERE id = ANY($1::uuid[]) AND status <> 'payment_initiated'"
+_FIND_BOOKINGS = f"""
+    SELECT *, {HAD_PLACES} AS had_places FROM bookings WHERE id = ANY($1::uuid[]) AND status <> 'payment_initiated'
+"""  # noqa: S608 - made of the constant above
 _NOT_REFUSED = "NOT EXISTS (SELECT FROM refused_bookings WHERE refused_bookings.id = said.id)"
 # What subscribers are to be told: ids, places and money, nothing that a person said. Rows of history and outbox are
 # nobody else's business: they add no locks to the order.
@@ -116,7 +118,6 @@ _RECORD_REFUSALS = """
 """
 _FIND_REFUSALS = "SELECT id, reason FROM refused_bookings WHERE id = ANY($1::uuid[])"
 _DURABLE_REASONS = ("places_taken", "one_booking")
-_NEVER_COMMITTED = ("failed", "expired", "cancelled")  # of one that was paid for: it was ended before it was advanced
 _INSERT_KEYS = f"""
     INSERT INTO idempotency AS kept (scope, body_digest, booking_id, created_at)
     SELECT scope, body_digest, booking_id, now()
@@ -233,15 +234,9 @@ async def _check_epochs(
 
 
 async def _find_stored(connection: Any, entries: Sequence[ReadyEntry], sealer: Sealer) -> Outcomes:
-    """The bookings of those entries that have one; one that was paid for may have been ended before it got places."""
+    """Those of which nothing is left to be written: they are, or were ended before their payment came."""
     rows = await connection.fetch(_FIND_BOOKINGS, [one.id for one in entries])
-    paid = {one.id for one in entries if one.is_paid}
-    return {
-        row["id"]: Refused("ended")
-        if row["id"] in paid and row["status"] in _NEVER_COMMITTED
-        else Committed(open_booking(row, sealer))
-        for row in rows
-    }
+    return {row["id"]: Committed(open_booking(row, sealer)) if row["had_places"] else Refused("ended") for row in rows}
 
 
 async def _explain(connection: Any, entries: Sequence[ReadyEntry], sealer: Sealer) -> Outcomes:

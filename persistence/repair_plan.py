@@ -175,7 +175,9 @@ class _Planner:
 
     def _marks(self, confirmed: Sequence[Difference]) -> Iterator[Operation]:
         for one in confirmed:
-            if one.kind == "mark_wrong":
+            if one.kind == "mark_wrong" and one.subject == "off_sale":
+                yield Operation(b"count_marks|%d" % (int(one.ledger or 0) - int(one.redis or 0)))
+            elif one.kind == "mark_wrong":
                 key = (one.subject or "").partition("~")[0]
                 yield Operation(f"mark|{key}".encode())
 

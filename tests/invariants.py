@@ -190,6 +190,8 @@ def _wrong_marks(stored: StoredState) -> Iterator[str]:
     }
     if marks != {field: format_places(places) for field, places in blocks.items()}:
         yield f"places off sale are {marks}, records make {blocks}"
+    if int(stored.state["off_sale"]) != len(marks):
+        yield f"blocks are {stored.state['off_sale']}, and there are {len(marks)} marks"
 
 
 def _wrong_deadlines(stored: StoredState) -> Iterator[str]:

@@ -168,7 +168,7 @@ async def _find(kernel: Kernel, letter_ids: Sequence[str]) -> list[DeadLetter]:
 async def _show(parts: Parts, dead: DeadLetter, *, in_full: bool = False) -> ShownLetter:
     in_ledger = None
     if in_full and dead.booking_id is not None:
-        in_ledger = await parts.bookings.find_booking(dead.booking_id) is not None
+        in_ledger = await parts.bookings.find_standing(dead.booking_id) == "written"
     return ShownLetter(
         id=dead.journal_id,
         partition=dead.partition,

@@ -12,12 +12,14 @@ from api_app import Person, claim, composed, connected, drain, event_definition,
 from shops import at_once
 
 from api.services import Services
+from engine.blocks import BLOCKS_MAX
 from engine.claim_requests import ClaimRequest
 from engine.claims import ItemRequest
 from engine.errors import LedgerUnavailable
 from engine.keys import event_key
 from engine.lifecycle import Actor
 from engine.once import Once
+from persistence import blocks as blocks_of_the_ledger
 from persistence.database import driver_connection, open_database
 from persistence.statistics import read_statistics
 
@@ -304,6 +306,21 @@ async def test_blocks_are_given_back_by_the_places_they_consist_of(olga: Person,
     assert await counts(ana, event_id) == {"floor": (4, 0, 1), "stalls": (5, 0, 1)}
 
 
+async def test_counted_places_are_given_back_by_whichever_blocks_add_up(
+    olga: Person, ana: Person, services: Services, event_id: str
+) -> None:
+    path = f"/v1/events/{event_id}/blocks"
+    one, *twos = [await block(olga, event_id, floor=count) for count in (1, 2, 2)]
+
+    assert (await olga.call("DELETE", path, claim(floor=4))).status_code == 204
+
+    assert (await olga.get(path)).json()["items"] == [one]
+    assert await counts(ana, event_id) == {"floor": (4, 0, 1), "stalls": (6, 0, 0)}
+    assert await drift(services) == {}
+    for made in twos:
+        assert (await olga.get(f"{path}/{made['id']}")).status_code == 404
+
+
 @pytest.mark.parametrize("place", ["query", "body"])
 async def test_a_block_is_given_back_by_its_id_without_a_path_of_its_own(
     olga: Person, event_id: str, place: str
@@ -580,7 +597,9 @@ async def test_a_block_that_the_ledger_refuses_is_undone(
     assert (await olga.get(f"/v1/events/{event_id}/blocks")).json()["items"] == []
 
 
-@pytest.mark.parametrize("harm", ["mark lost", "mark left", "mark differs", "block lost", "block left"])
+@pytest.mark.parametrize(
+    "harm", ["mark lost", "mark left", "mark differs", "miscounted", "not counted", "block lost", "block left"]
+)
 async def test_an_audit_finds_what_is_wrong_with_blocks_and_the_repair_mends_it(
     olga: Person, ana: Person, services: Services, redis_url: str, event_id: str, harm: str
 ) -> None:
@@ -596,6 +615,10 @@ async def test_an_audit_finds_what_is_wrong_with_blocks_and_the_repair_mends_it(
             client.hset(state, "blocked:00000000000000000000000000", "0:1;1#3")
         case "mark differs":
             client.hset(state, f"blocked:{key}", "0:1;1#3")
+        case "miscounted":
+            client.hincrby(state, "off_sale", 7)
+        case "not counted":  # by a version that did not
+            client.hdel(state, "off_sale")
         case "block lost":
             await services.desk._free(made["id"])  # Redis frees what the ledger still has
         case "block left":
@@ -615,6 +638,7 @@ async def test_an_audit_finds_what_is_wrong_with_blocks_and_the_repair_mends_it(
     assert await drift(services) == {}
     assert (await seats(ana, event_id))["A-1"] == ("free" if harm == "block left" else "blocked")
     assert list((await seats(ana, event_id)).values()).count("blocked") == (harm != "block left")
+    assert client.hget(state, "off_sale") == (b"0" if harm == "block left" else b"1")
 
 
 async def test_a_block_waits_for_the_ledger_though_bookings_of_its_event_do_not(
@@ -642,6 +666,45 @@ async def test_a_block_has_a_bound_of_numbered_seats_and_none_of_counted_places(
     split = {"items": [{"section": "stalls", "seats": many[600:1200]}, {"section": "stalls", "seats": many[:600]}]}
     for too_many in (claim(*many[:1001]), split):
         assert (await olga.post(path, too_many)).status_code == 422
+
+
+async def block_at_once(person: Person, event_id: str, count: int) -> list[int]:
+    """Block a place of the floor so many times together; the statuses, sorted."""
+    path = f"/v1/events/{event_id}/blocks"
+    answers = await asyncio.gather(*(person.post(path, claim(floor=1)) for _ in range(count)))
+    refused = [answer.json() for answer in answers if answer.status_code != 201]
+    assert {(one["code"], one["limit"]) for one in refused} <= {("limit-exceeded", "blocks_per_event")}
+    return sorted(answer.status_code for answer in answers)
+
+
+async def test_an_event_has_no_more_blocks_than_it_may_have_though_they_are_made_at_once(
+    olga: Person, services: Services, redis_url: str
+) -> None:
+    event_id = await open_event(olga, sections=[{"id": "floor", "price": 1, "capacity": BLOCKS_MAX + 100}])
+    for _ in range(9):
+        assert set(await block_at_once(olga, event_id, 55)) == {201}
+
+    assert await block_at_once(olga, event_id, 20) == [201] * (BLOCKS_MAX - 9 * 55) + [409] * (20 + 9 * 55 - BLOCKS_MAX)
+
+    assert await drift(services) == {}
+    redis.Redis.from_url(redis_url).flushall()  # whoever loads the event counts them as well
+    assert await block_at_once(olga, event_id, 1) == [409]
+    for one in (await olga.get(f"/v1/events/{event_id}/blocks?limit=2")).json()["items"]:
+        assert (await olga.delete(f"/v1/events/{event_id}/blocks/{one['id']}")).status_code == 204
+    assert await block_at_once(olga, event_id, 3) == [201, 201, 409]
+
+
+async def test_a_draft_has_no_more_blocks_than_an_event_may_have_though_they_are_made_at_once(
+    olga: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks_of_the_ledger, "BLOCKS_MAX", 3)
+    event_id = (await olga.post("/v1/events", event_definition())).json()["id"]
+
+    assert await block_at_once(olga, event_id, 5) == [201] * 3 + [409] * 2
+
+    (newest, *_) = (await olga.get(f"/v1/events/{event_id}/blocks")).json()["items"]
+    assert (await olga.delete(f"/v1/events/{event_id}/blocks/{newest['id']}")).status_code == 204
+    assert await block_at_once(olga, event_id, 2) == [201, 409]
 
 
 async def test_a_block_of_a_draft_waits_for_a_change_of_its_layout_and_goes_by_what_it_is_then(

@@ -11,7 +11,7 @@ from postgres_outage import postgres_away
 from shops import Shop, claim, open_shops
 
 from engine.booking_requests import BookingRequest, booking_args
-from engine.bookings import Booking, BookingDetails, JournalEntry
+from engine.bookings import BookingDetails, JournalEntry
 from engine.dead_letters import DeadLetter, scan_letters
 from engine.definition import Policy
 from engine.draining import PAGE, PAGES_AHEAD, Drained, Drainer
@@ -22,7 +22,7 @@ from engine.journal_bound import JOURNAL_BYTES_MAX
 from engine.keys import event_key, once_key, partition_key
 from engine.mending import Discarded, Retried, give_up, retry
 from engine.once import Once
-from engine.ports import Committed, Refused, UnwritableEntry
+from engine.ports import Committed, Refused, Standing, UnwritableEntry
 from engine.settlement import OUTDATED
 from persistence.ledger import PostgresLedger
 from persistence.sealing import AesSealer
@@ -389,8 +389,11 @@ class LedgerOfASlowDiscard:
         self._ledger = ledger
         self._then = then
 
-    async def find_booking(self, booking_id: BookingId) -> Booking | None:
-        found = await self._ledger.find_booking(booking_id)
+    async def end_waiting(self, booking_id: BookingId) -> bool:
+        return await self._ledger.end_waiting(booking_id)
+
+    async def find_standing(self, booking_id: BookingId) -> Standing:
+        found = await self._ledger.find_standing(booking_id)
         assert (await self._then()).outcome == "written"
         return found
 

@@ -169,14 +169,52 @@ async def test_booking_whose_payment_came_first_is_advanced_through_paid(lab: La
     assert again == outcome  # as a drain that comes later finds it
 
 
+@pytest.mark.parametrize("epoch", ["current", "over"])
 @pytest.mark.parametrize("status", ["failed", "expired", "cancelled"])
-async def test_booking_that_was_ended_before_its_payment_came_is_not_advanced(lab: Lab, status: str) -> None:
+async def test_booking_that_was_ended_before_its_payment_came_is_not_advanced(
+    lab: Lab, status: str, epoch: str
+) -> None:
     sellable = await lab.event()
     entry = await initiate(lab, sellable, 4)
     await lab.fetch("UPDATE bookings SET status = $1", status)
+    if epoch == "over":
+        await lab.fetch("UPDATE events SET epoch = epoch + 1")
 
     assert await lab.ledger.commit(entry, sellable) == Refused("ended")
+    assert await lab.ledger.commit_all([(entry, sellable)]) == [Refused("ended")]
     assert (await lab.row_counts())["claims"] == 0
+    assert await lab.ledger.find_standing(entry.booking_id) == "ended"
+
+
+@pytest.mark.parametrize("epoch", ["current", "over"])
+async def test_booking_that_was_paid_for_and_is_cancelled_since_was_written(lab: Lab, epoch: str) -> None:
+    sellable = await lab.event()
+    entry = await initiate(lab, sellable, 4)
+    assert isinstance(await lab.ledger.commit(entry, sellable), Committed)
+    await cancel(lab, entry.booking_id)
+    if epoch == "over":
+        await lab.fetch("UPDATE events SET epoch = epoch + 1")
+
+    outcome = await lab.ledger.commit(entry, sellable)
+
+    assert isinstance(outcome, Committed)
+    assert outcome.booking.status == "cancelled"
+    assert await lab.ledger.find_standing(entry.booking_id) == "written"
+
+
+async def test_booking_that_waits_for_its_payment_is_ended_once_and_no_other_is(lab: Lab) -> None:
+    sellable = await lab.event()
+    waiting, written = await initiate(lab, sellable, 4), lab.entry(sellable, seats=(5,))
+    assert isinstance(await lab.ledger.commit(written, sellable), Committed)
+    absent = lab.entry(sellable, seats=(6,)).booking_id
+    standings = [await lab.ledger.find_standing(one) for one in (waiting.booking_id, written.booking_id, absent)]
+    assert standings == ["waiting", "written", "absent"]
+
+    ended = [await lab.ledger.end_waiting(one) for one in (waiting.booking_id, written.booking_id, absent)]
+
+    assert ended == [True, False, False]
+    assert not await lab.ledger.end_waiting(waiting.booking_id)
+    assert await lab.ledger.commit(waiting, sellable) == Refused("ended")
 
 
 async def test_booking_that_is_paid_for_and_too_late_stays_as_it_was_and_owns_nothing(lab: Lab) -> None:

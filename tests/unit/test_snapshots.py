@@ -18,6 +18,7 @@ class Answering:
 
     def __init__(self) -> None:
         self.tag = b"1.1"
+        self.fields = [b"free:0:0", b"9"]
         self.known: list[bytes] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -30,7 +31,9 @@ class Answering:
         await self.gate.wait()
         if self.error is not None:
             raise self.error
-        return [b"SAME"] if args[1] == tag else [b"SNAPSHOT", 1, b"1", b"open", 0, tag, [b"free:0:0", b"9"]]
+        if args[1] == tag:
+            return [b"SAME"]
+        return [b"SNAPSHOT", 1, b"1", b"open", 0, tag, self.fields, *([b"", b""] if args[0] == b"1" else [])]
 
 
 @pytest.fixture
@@ -121,3 +124,21 @@ async def test_what_is_kept_is_bounded_in_events_and_bytes(kernel: Answering, mo
     assert kernel.known[4:] == [b"1.1", b""]
     made = [view.answer("too large", lambda: bytes(10_000)) for _ in range(2)]
     assert made[0] is not made[1]
+
+
+@pytest.mark.parametrize(("room", "asks"), [(1.5, False), (3.0, True)], ids=["as fields", "as what is off sale"])
+async def test_marks_of_blocks_are_weighed_by_their_length(
+    kernel: Answering, monkeypatch: pytest.MonkeyPatch, room: float, asks: bool
+) -> None:
+    row = {"id": "stalls", "price": 1, "rows": [{"id": "A", "seats": "1-900"}]}
+    mark = b"0:1;0#" + b",".join(b"%d" % seat for seat in range(900))
+    kernel.fields = [b"blocked:" + b"0" * 26, mark]
+    monkeypatch.setattr(snapshots, "BYTES_MAX", int(room * len(mark)))
+    views, events = watching(kernel), [sellable_event(row, event_id=f"e{number}") for number in range(2)]
+    for event in events:
+        view = await views.look(event, with_cells=True)
+        assert not asks or view.off_sale.cells == b"\xff" * 112 + b"\xf0"
+    await views.look(events[1], with_cells=True)
+    assert kernel.known == [b"", b"", b"1.1"]
+    await views.look(events[0], with_cells=True)  # had to go
+    assert kernel.known[3:] == [b""]
