@@ -92,7 +92,7 @@ async def test_outcome_is_unavailable_and_not_a_refusal_when_the_session_is_cut_
     cut = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
               WHERE datname = current_database() AND pid <> pg_backend_pid()"""
 
-    while not await lab.fetch(cut):  # the batch's session, as soon as it is there
+    while not await lab.fetch(cut):  # noqa: ASYNC110 - the batch's session, as soon as it is there
         await asyncio.sleep(0)
 
     outcomes = await asyncio.gather(*commits, return_exceptions=True)
