@@ -74,7 +74,7 @@ async def send_answer(
 
 def _lines(answer: Answer, headers: tuple[Header, ...], request_id: bytes) -> bytes | None:
     """The same headers as they go over the wire; ``None`` if one of them would end its line."""
-    given = b"".join([b"%b: %b\r\n" % header for header in headers])
+    given = b"".join([piece for name, value in headers for piece in (name, b": ", value, b"\r\n")])
     if given.count(b"\n") != len(headers) or given.count(b"\r") != len(headers) or b"\0" in given:
         return None
     if answer.status in _BODILESS:

@@ -4,6 +4,8 @@ Lines name callers and things by their ids, and nothing that anybody said about 
 by the thousand a second, and the trail keeps them (``docs/operations.md``).
 """
 
+import logging
+
 import structlog
 
 from api import errors as http
@@ -26,7 +28,7 @@ def log_refused(call: Call, error: Exception) -> None:
 
 def log_change(call: Call, route: Route, answer: Answer) -> None:
     """Tell of a change that was made."""
-    if not route.changes or route.tag == _UNTOLD_TAG or answer.status >= 400:
+    if not route.changes or route.tag == _UNTOLD_TAG or answer.status >= 400 or not logger.is_enabled_for(logging.INFO):
         return
     made = next((value.decode() for name, value in answer.headers if name == b"location"), None)
     logger.info(

@@ -82,7 +82,8 @@ class BookingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             InvalidRequest: ``metadata`` holds what cannot be kept.
         """
-        check_free_form(self.metadata, "$.metadata")
+        if self.metadata:
+            check_free_form(self.metadata, "$.metadata")
         guest: dict[str, Any] | None = msgspec.to_builtins(self.guest)
         attendees: list[dict[str, Any]] = msgspec.to_builtins(self.attendees)
         return BookingDetails(
@@ -91,7 +92,7 @@ class BookingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             notes=self.notes,
             source=self.source,
             metadata=self.metadata,
-            role=next((role for role in _BUYING_ROLES if role in caller.roles), CUSTOMER),
+            role=_buying_role(caller),
             request_id=request_id,
         )
 
@@ -200,6 +201,13 @@ async def list_upcoming_bookings(call: Call) -> Answer:
         call.caller.sub, now=dt.datetime.now(dt.UTC), limit=query.limit, cursor=query.cursor
     )
     return page_answer(call, _in_scope(call.caller, page.items), page.next_cursor)
+
+
+def _buying_role(caller: Caller) -> str:
+    for role in _BUYING_ROLES:
+        if role in caller.roles:
+            return role
+    return CUSTOMER
 
 
 def _what_is_booked(call: Call, request: BookingRequest) -> tuple[str | None, ClaimRequest | None]:

@@ -13,6 +13,7 @@ from engine.refusals import moment
 # Of the sealed details of one booking: 500 attendees with a name and a seat each are 30 kB. The scripts rely on it when
 # they judge by the number of entries whether the journal may be full (lua/include/book.lua).
 DETAILS_BYTES_MAX = 65_536
+_ONCE_TTL = b"%d" % ONCE_TTL_MS
 
 
 class BookingRequest(msgspec.Struct, frozen=True):
@@ -41,8 +42,8 @@ def booking_args(request: BookingRequest, *, journal_bytes_max: int) -> list[byt
     once = request.once
     attempt = request.attempt or attempt_of(once)
     scope, body = (once.scope, once.body) if once else (b"", b"")
-    bounds = (b"%d" % ONCE_TTL_MS, b"%d" % journal_bytes_max)
-    return [request.key, request.customer_id.encode(), attempt, request.sealed, body, scope, *bounds]
+    owner, bytes_max = request.customer_id.encode(), b"%d" % journal_bytes_max
+    return [request.key, owner, attempt, request.sealed, body, scope, _ONCE_TTL, bytes_max]
 
 
 def leaves_it_to_redis(event: SellableEvent) -> bool:

@@ -8,7 +8,7 @@ can never become two bookings, because there is only one primary key for both.
 import re
 import uuid
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import NewType
 
 import msgspec
@@ -19,6 +19,12 @@ BookingId = NewType("BookingId", str)
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: no I, L, O, U
 _VALUES = {character: value for value, character in enumerate(ALPHABET)}
+# Crockford's digits in either case to those of ``int(text, 32)``.
+_DIGITS = {
+    ord(letter): "0123456789abcdefghijklmnopqrstuv"[value]
+    for character, value in _VALUES.items()
+    for letter in (character, character.lower())
+}
 # Ids are made at every hold: two characters at once, in lower case, from a table.
 _PAIRS = tuple((first + second).lower() for first in ALPHABET for second in ALPHABET)
 _PAIR_SHIFTS = range(120, -10, -10)
@@ -28,6 +34,7 @@ _LANE_SPACE = b" " * ((_LANE_BITS - _KEY_BITS) // 8)
 _LANE_GAP = _LANE_SPACE + bytes(_LANE_BITS // 8 - 16 - len(_LANE_SPACE))
 _CHARACTER_OF_VALUE = ALPHABET.lower().encode() + bytes(range(len(ALPHABET), 256))  # a space stays one
 _CLAIM_ID = re.compile(r"([0-7][0-9a-hjkmnp-tv-z]{25})~([a-z0-9][a-z0-9._-]{0,63})")
+_CLAIM_ID_MAX = KEY_LENGTH + 1 + 64
 
 _REFERENCE = re.compile(r"HF-?([0-9A-Z]{4})-?([0-9A-Z]{3})([0-9A-Z])")
 _REFERENCE_BITS = 35  # seven characters of five bits: 34 thousand million bookings
@@ -45,7 +52,7 @@ class ClaimKey(msgspec.Struct, frozen=True):
     @property
     def uuid(self) -> uuid.UUID:
         """The same 128 bits as Postgres stores them."""
-        return uuid.UUID(int=_decode(self.key.upper()))
+        return uuid.UUID(int=_decode(self.key))
 
 
 def new_claim_id(event_id: str) -> HoldId:
@@ -105,6 +112,11 @@ def claim_id_of(key: str, event_id: str) -> str:
 
 def parse_claim_id(text: str) -> ClaimKey | None:
     """Take a hold's or booking's id apart; ``None`` when it cannot be one."""
+    return _parse_claim_id(text) if len(text) <= _CLAIM_ID_MAX else None
+
+
+@lru_cache(maxsize=1024)  # a request looks at its own several times on its way
+def _parse_claim_id(text: str) -> ClaimKey | None:
     match = _CLAIM_ID.fullmatch(text)
     return ClaimKey(match[1], match[2]) if match else None
 
@@ -120,7 +132,7 @@ def reference_from_number(number: int) -> str:
     """
     if not 0 <= number <= _REFERENCE_MASK:
         raise ValueError(f"booking number {number} does not fit into a reference")
-    body = _encode(number * _REFERENCE_FACTOR & _REFERENCE_MASK, 7)
+    body = _encode(number * _REFERENCE_FACTOR & _REFERENCE_MASK)
     return f"HF-{body[:4]}-{body[4:]}{_check_character(body)}"
 
 
@@ -143,16 +155,17 @@ _CONFUSIONS = str.maketrans("OIL", "011")
 
 def _check_character(body: str) -> str:
     """The weighted sum modulo 31, a prime: it finds every wrong character and every swap but of 0 and Z."""
-    total = sum(weight * _VALUES[character] for weight, character in enumerate(body, start=1))
+    total = 0
+    for weight, character in enumerate(body, start=1):
+        total += weight * _VALUES[character]
     return ALPHABET[total % 31]
 
 
-def _encode(number: int, width: int) -> str:
-    return "".join(ALPHABET[(number >> shift) & 31] for shift in range(5 * (width - 1), -1, -5))
+def _encode(number: int) -> str:
+    """The seven characters of a reference."""
+    pairs = _PAIRS[number >> 25 & 1023] + _PAIRS[number >> 15 & 1023] + _PAIRS[number >> 5 & 1023]
+    return pairs.upper() + ALPHABET[number & 31]
 
 
 def _decode(text: str) -> int:
-    number = 0
-    for character in text:
-        number = number << 5 | _VALUES[character]
-    return number
+    return int(text.translate(_DIGITS), 32)

@@ -2,6 +2,7 @@
 
 import asyncio
 import binascii
+import itertools
 import secrets
 
 import msgspec
@@ -14,6 +15,9 @@ from engine.keys import once_key
 ABANDON_WAIT_S = 0.1  # a thousand times what it takes; the rest of a request's second has gone into its failure
 ONCE_TTL_MS = 24 * 3600 * 1000  # the contract's 24 hours
 
+# Counted, for it is no secret: attempts only have to differ between requests about one and the same hold.
+_PROCESS = secrets.token_hex(4).encode()
+_numbers = itertools.count()
 
 logger = structlog.get_logger("holdfast.engine")
 
@@ -27,7 +31,7 @@ class Once(msgspec.Struct, frozen=True):
 
 def attempt_of(once: Once | None) -> bytes:
     """What marks a request to a script: its repetitions under one key are the same attempt, and so are our own."""
-    return once.scope if once is not None else secrets.token_hex(8).encode()
+    return once.scope if once is not None else b"%b%08x" % (_PROCESS, next(_numbers))
 
 
 class OnceStore:
