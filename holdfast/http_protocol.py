@@ -112,14 +112,20 @@ class _Cycle(RequestResponseCycle):
 
     async def receive(self) -> ASGIReceiveEvent:
         """The body, usually there already; waiting for it, and the end of the connection, are uvicorn's."""
-        if self._is_read or self.more_body or self.response_complete or self.disconnected:
+        if (body := self.take_body()) is None:
             return await super().receive()
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    def take_body(self) -> bytes | None:
+        """The body, if all of it is there and nobody has had any of it; see ``api.call``."""
+        if self._is_read or self.more_body or self.response_complete or self.disconnected:
+            return None
         self._is_read = True
         self.waiting_for_100_continue = False
         self.flow.resume_reading()
         body, self.body = bytes(self.body), bytearray()
         self.message_event.clear()
-        return {"type": "http.request", "body": body, "more_body": False}
+        return body
 
     async def send(self, message: ASGISendEvent) -> None:
         """Head and body of an answer whose length is known leave together; all others are uvicorn's."""
@@ -158,7 +164,14 @@ class _Cycle(RequestResponseCycle):
 
     async def run_asgi(self, app: ASGI3Application) -> None:
         """As uvicorn does; but an answer of which only the head came, and was held back, is none."""
-        await super().run_asgi(app)
+        try:
+            said = await app(self.scope, self.receive, self.send)  # type: ignore[func-returns-value]
+        except BaseException as error:
+            await super().run_asgi(_having_raised(error))
+        else:
+            if said is not None or not self.response_complete:
+                await super().run_asgi(_having_said(said))
+        self.on_response = _done_already
         self._head = None
 
     def _plain_head(self, message: Any) -> bytes | None:
@@ -199,6 +212,28 @@ class _Cycle(RequestResponseCycle):
         if not self.keep_alive:  # shutdown began meanwhile: the head did not say so, the end does
             self.transport.close()
         self.on_response()
+
+
+def _having_raised(error: BaseException) -> ASGI3Application:
+    """An application that fails as another one has."""
+
+    async def application(*_: Any) -> None:
+        raise error
+
+    return application
+
+
+def _having_said(said: object) -> ASGI3Application:
+    """One that ends as another one has, which is not how it should."""
+
+    async def application(*_: Any) -> Any:
+        return said
+
+    return application
+
+
+def _done_already() -> None:
+    """Nothing is left to be done when an answer has ended."""
 
 
 class _Bell:
