@@ -113,6 +113,7 @@ class _Cycle(RequestResponseCycle):
     async def receive(self) -> ASGIReceiveEvent:
         """The body, usually there already; waiting for it, and the end of the connection, are uvicorn's."""
         if (body := self.take_body()) is None:
+            self._is_read = True  # or begun to be
             return await super().receive()
         return {"type": "http.request", "body": body, "more_body": False}
 
