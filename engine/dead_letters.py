@@ -142,12 +142,6 @@ async def revive(kernel: Kernel, dead: DeadLetter) -> JournalEntry | None:
     return msgspec.structs.replace(entry, journal_id=reply[1].decode())
 
 
-async def is_there(kernel: Kernel, dead: DeadLetter) -> bool:
-    """Whether the letter still stands where it was read."""
-    raw = await kernel.partition_command(dead.partition, "HGET", "dead", dead.journal_id)
-    return bool(raw == dead.raw)
-
-
 async def discard(kernel: Kernel, dead: DeadLetter) -> bool:
     """Forget a letter for good, and nothing else; returns whether it was still there."""
     args = [dead.journal_id.encode(), dead.raw]

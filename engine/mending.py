@@ -7,7 +7,7 @@ import msgspec
 
 from engine.bookings import JournalEntry
 from engine.catalog import Catalog
-from engine.dead_letters import DeadLetter, discard, discard_booking, is_there, revive
+from engine.dead_letters import DeadLetter, discard, discard_booking, revive
 from engine.errors import EventNotFound, EventNotOpen, JournalFull, LedgerUnavailable, Overloaded, Refusal
 from engine.events import SellableEvent
 from engine.ids import BookingId
@@ -41,8 +41,8 @@ class Discarded(msgspec.Struct, frozen=True):
     freed: bool = False
 
 
-AcceptAgain = Callable[[JournalEntry, SellableEvent], Awaitable[JournalEntry]]
-"""Takes the places of a booking that the ledger has not got once more, as a new booking would; raises a refusal."""
+AcceptAgain = Callable[[DeadLetter, SellableEvent], Awaitable[JournalEntry | None]]
+"""Takes the places of a letter's booking once more, as a new booking would, and the letter away; raises a refusal."""
 
 
 async def retry(
@@ -57,8 +57,9 @@ async def retry(
     """Put a letter back into the journal, and write it to the ledger at once.
 
     The places of one whose epoch is over were not kept for it: they are taken again first, if they are free. Where they
-    are not it stays a letter, for what it says would be lost. A crash in between leaves a booking like any other, and a
-    letter of which the ledger has the booking.
+    are not it stays a letter, for what it says would be lost. Either way the letter goes as its entry comes, in one
+    step: a crash leaves a letter or a booking like any other, and who discards the letter meanwhile comes too late, or
+    has come before.
 
     Raises:
         StoreUnavailable: Redis does not answer; it is in the journal or among the dead letters.
@@ -70,7 +71,7 @@ async def retry(
     try:
         event = await catalog.get(dead.entry.event_id)
         if await _is_outdated(kernel, ledger, dead.entry, event):
-            entry = await _take_again(kernel, dead, event, accept_again)
+            entry = await accept_again(dead, event)
         else:
             entry = await revive(kernel, dead)
     except ValueError as error:
@@ -94,20 +95,6 @@ async def retry(
     if settled.replayed:
         return outcome("refused", f"its idempotency key has made {settled.booking.id} ({settled.booking.reference})")
     return Retried(dead.journal_id, dead.booking_id, "written", reference=settled.booking.reference)
-
-
-async def _take_again(
-    kernel: Kernel, dead: DeadLetter, event: SellableEvent, accept_again: AcceptAgain
-) -> JournalEntry | None:
-    """The entry that is in the journal in the letter's stead; ``None`` when somebody was faster.
-
-    The letter goes before the ledger has the booking, as with :func:`revive`: :func:`give_up` relies on it.
-    """
-    if not await is_there(kernel, dead):
-        return None
-    entry = await accept_again(dead.entry, event)
-    await discard(kernel, dead)
-    return entry
 
 
 async def _is_outdated(kernel: Kernel, ledger: Ledger, entry: JournalEntry, event: SellableEvent) -> bool:

@@ -25,6 +25,7 @@ from engine.claim_requests import Held as Held
 from engine.claim_requests import TtlSeconds as TtlSeconds
 from engine.claim_requests import check_group, resolve_claim
 from engine.claims import describe_places, resolve_places
+from engine.dead_letters import DeadLetter
 from engine.errors import (
     BookingNotFound,
     EventNotFound,
@@ -276,16 +277,17 @@ class Reservations(Views):
         claim_args = (event.layout.digest.encode(), format_places(places).encode())
         return await self._finish(await self._run_booking("book_places", event, request, *claim_args), event, request)
 
-    async def accept_again(self, entry: JournalEntry, event: SellableEvent) -> JournalEntry:
-        """Take the places of a booking that was accepted under an epoch that is over, under the one of now.
+    async def accept_again(self, dead: DeadLetter, event: SellableEvent) -> JournalEntry | None:
+        """Take the places of a letter's booking, whose epoch is over, under the one of now; in its stead, in one step.
 
         It keeps its id and what was agreed. That the ledger has not got it is for the caller to know, and to settle
-        the entry that is returned is the caller's too. Safe to repeat.
+        the entry that is returned is the caller's too; ``None`` when the letter is not there any more. Safe to repeat.
 
         Raises:
             Refusal: Its places are taken, its event is not on sale any more, or its customer may not have them.
-            ValueError: Its details cannot be opened.
+            ValueError: It cannot be read, or its details cannot be opened.
         """
+        entry = dead.entry
         claim = parse_claim_id(entry.booking_id)
         assert claim is not None, entry.booking_id
         once = Once(entry.once, entry.body_digest) if entry.once else None
@@ -295,8 +297,11 @@ class Reservations(Views):
             claim.key.encode(), entry.booking_id, entry.customer_id, details, entry.details, once, attempt
         )
         claim_args = (event.layout.digest.encode(), format_places(entry.places).encode())
+        letter_args = (dead.journal_id.encode(), dead.raw)
         # What Redis knows of the key is that it made this very booking; whether it has made another, the ledger says.
-        reply = await self._run_booking("book_places", event, request, *claim_args, asks_for_key=False)
+        reply = await self._run_booking("book_places", event, request, *claim_args, *letter_args, asks_for_key=False)
+        if reply[0] == b"GONE":
+            return None
         if reply[0] != b"CONFIRMED":
             raise booking_refusal(reply, event, entry.booking_id)
         return _accepted_entry(reply, event, request)

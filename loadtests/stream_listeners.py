@@ -9,6 +9,8 @@ import sys
 from functools import partial
 from urllib.parse import urlsplit
 
+JOIN_TOGETHER = 32  # a worker has room for 64 reads that have not begun to be answered, and refuses more
+
 
 class Refused(Exception):
     """Somebody was not let in."""
@@ -48,10 +50,12 @@ async def _listen(url: str, path: str, token: str, count: str) -> None:
     all_of_them: list[_Listener] = []
 
     async def join() -> None:
-        for _ in range(int(count)):
-            _, one = await loop.create_connection(partial(_Listener, request, lost), host, int(port))
-            all_of_them.append(one)
-        await asyncio.gather(*(one.began for one in all_of_them))
+        for first in range(0, int(count), JOIN_TOGETHER):
+            size = min(JOIN_TOGETHER, int(count) - first)
+            made = [loop.create_connection(partial(_Listener, request, lost), host, int(port)) for _ in range(size)]
+            group = [one for _, one in await asyncio.gather(*made)]
+            all_of_them.extend(group)
+            await asyncio.gather(*(one.began for one in group))
         print("listening", flush=True)
 
     joining, ending = asyncio.create_task(join()), asyncio.create_task(_end_of_input())

@@ -13,7 +13,8 @@
 -- KEYS[10] journal  stream  bookings not yet known to be in Postgres
 -- KEYS[11] wakeups  zset    event id scored by its earliest deadline
 -- KEYS[12] trail    stream  what became of holds, for the history in Postgres
--- KEYS[13] once     string  optional: what the idempotency key was answered
+-- KEYS[13] dead     hash    journal id -> what could not be written, and why
+-- KEYS[14] once     string  optional: what the idempotency key was answered
 --
 -- ARGV[1] booking_id chosen by the caller: running the same call twice books once
 -- ARGV[2] owner      customer id; or nobody, which takes places off sale: then neither limits of customers nor the line nor
@@ -26,11 +27,14 @@
 -- ARGV[8] bytes_max  memory of the journal past which it takes no more entries
 -- ARGV[9] layout     digest of the layout that the places are numbered by
 -- ARGV[10] places    `0:1;0*2;1#100,101;2?3`
+-- ARGV[11] buried_id optional: journal id of a dead letter that is booked again, and goes with that
+-- ARGV[12] letter    as the caller has read it: for another one nothing is booked
 --
 -- Returns {'CONFIRMED', epoch, created_ms, confirmed_ms, journal_id, places}
 --         {'REPLAYED', booking_id}         the key's first answer
 --         {'KEY_REUSED'}                   the key came with another body
 --         {'BOOKED'} {'NOT_FOUND'}         the id belongs to another request, or customer
+--         {'GONE'}                         there is no such letter (any more)
 --         {'NOT_LOADED'} {'STALE_LAYOUT'}
 --         {'UNAUDITED', epoch, server}     another server has taken over: hold the state against the ledger first
 --         {'NOT_OPEN', status}
@@ -59,6 +63,7 @@
 local booking_id, owner, attempt, layout = ARGV[1], ARGV[2], ARGV[3], ARGV[9]
 local request = { details = ARGV[4], body = ARGV[5], scope = ARGV[6], once_ttl = ARGV[7], attempt = attempt }
 local bytes_max = tonumber(ARGV[8])
+local buried_id, letter = ARGV[11], ARGV[12]
 local places = parse_places(ARGV[10])
 if not places then
   return redis.error_reply('HF_BADARG places: ' .. ARGV[10])
@@ -73,6 +78,8 @@ end
 local known = replay_booking(keys.once, request.body) or find_booking(ev, booking_id, owner, attempt)
 if known then
   return known
+elseif buried_id and redis.call('HGET', keys.dead, buried_id) ~= letter then
+  return { 'GONE' }
 end
 if ev.due <= ev.now then
   reap_due(ev)
@@ -113,4 +120,7 @@ move_places(ev, places, 'free', 'sold')
 redis.call('HINCRBY', keys.users, owner, places.quantity)
 local booking = { owner = owner, quantity = places.quantity, created = ev.now, places = format_places(places) }
 mark_block(keys, booking_id, owner, booking.places)
+if buried_id then
+  redis.call('HDEL', keys.dead, buried_id)
+end
 return write_booking(ev, booking_id, booking, request, keys.once)

@@ -258,9 +258,11 @@ class Venue:
         body: str = "b1",
         layout: str | None = None,
         journal_max: int = JOURNAL_BYTES_MAX,
+        letter: tuple[str, str] | None = None,
     ) -> list[Any]:
+        """Book *places*; of a *letter*, by its id and text, what is booked comes from."""
         args = (booking_id or new_id(), owner, attempt, b"sealed", body, once, ONCE_TTL_MS, journal_max)
-        return self._run("book_places", *args, layout or self.layout.digest, places, once=once)
+        return self._run("book_places", *args, layout or self.layout.digest, places, *(letter or ()), once=once)
 
     def booked(self, places: str, **options: Any) -> str:
         """The id of a new booking that must be had at the first call."""

@@ -31,6 +31,7 @@ from venues import Venue, definition, sellable
 import lua
 from engine.keys import partition_key
 from engine.transport.wire import pack_evalsha
+from holdfast.admission import IN_FLIGHT
 
 LOADTESTS = Path(goal_program.__file__).parent
 GOAL = Goal(name="G0", title="nothing", must=1, aim=1)
@@ -211,12 +212,21 @@ async def test_measurement_with_listeners_is_void_and_ends_when_not_all_are_let_
     assert are_gone(left)
 
 
-async def test_measurement_with_listeners_goes_on_once_all_are_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure_stream, "LISTENERS", 10)
+async def test_measurement_with_listeners_asks_for_no_more_at_once_than_a_worker_has_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measure_stream, "LISTENERS", 100)
     ended = asyncio.Event()
+    waiting = most = let_in = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal waiting, most, let_in
         await reader.readuntil(b"\r\n\r\n")
+        waiting += 1
+        most = max(most, waiting)
+        await asyncio.sleep(0.05)  # all come meanwhile who do not wait for others
+        waiting -= 1
+        let_in += 1
         writer.write(b"HTTP/1.1 200 OK\r\n\r\nevent: a\ndata: 1\n\nevent: b\ndata: 2\n\n")
         await ended.wait()
         writer.close()
@@ -224,7 +234,9 @@ async def test_measurement_with_listeners_goes_on_once_all_are_let_in(monkeypatc
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
         async with measure_stream.listeners(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "/x", "t"):
-            pass
+            assert let_in == 100
     finally:
         ended.set()
         server.close()
+
+    assert 1 < most <= IN_FLIGHT // 2

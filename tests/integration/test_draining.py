@@ -1,6 +1,7 @@
 """The journal's other end: a backlog goes into the ledger, poison goes aside, and what is refused is undone."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import redis
 from ledger_lab import Lab
 from postgres_outage import postgres_away
-from shops import Shop, claim, open_shops
+from shops import Shop, at_once, claim, open_shops
 
 from engine.booking_requests import BookingRequest, booking_args
 from engine.bookings import BookingDetails, JournalEntry
@@ -312,8 +313,6 @@ async def test_letter_of_an_epoch_that_is_over_is_booked_again_where_its_places_
     shop: Shop, lab: Lab, event: SellableEvent, journal: Journal
 ) -> None:
     dead = await stale_letter(shop, lab, event, journal)
-    accept_again = shop.reservations.accept_again
-    await accept_again(dead.entry, event)  # by a process that ended then: nothing is settled
     retried = await retry_letter(shop, lab.ledger, dead)
     await shop.settlement.close()
 
@@ -324,6 +323,78 @@ async def test_letter_of_an_epoch_that_is_over_is_booked_again_where_its_places_
     again = await shop.reservations.book(event.event.id, A_1, BookingDetails(), customer_id="eve", once=EVES)
     assert (again.booking.id, again.replayed) == (found.id, True)
     assert await lab.value("SELECT count(*) FROM claims") == 1
+
+
+async def test_letter_that_was_booked_again_by_a_process_that_ended_then_is_a_booking_like_any_other(
+    shop: Shop, lab: Lab, event: SellableEvent, journal: Journal
+) -> None:
+    dead = await stale_letter(shop, lab, event, journal)
+    entry = await shop.reservations.accept_again(dead, event)
+    assert await shop.reservations.accept_again(dead, event) == entry  # whose answer was lost
+    assert (journal.length, await journal.dead()) == (1, [])
+
+    assert await shop.drainer.drain(journal.partition) == Drained(settled=1)
+
+    found = await shop.reservations.find_booking(str(dead.booking_id), customer_id="eve")
+    assert (found.status, found.notes) == ("confirmed", "window")
+
+
+@pytest.mark.parametrize("discard_first", [True, False], ids=["discard first", "retry first"])
+async def test_of_a_discard_and_a_retry_that_books_again_one_has_its_way(
+    shop: Shop, lab: Lab, event: SellableEvent, journal: Journal, discard_first: bool
+) -> None:
+    dead = await stale_letter(shop, lab, event, journal)
+    discarded: list[Discarded] = []
+
+    async def accept_again(letter: DeadLetter, sellable: SellableEvent) -> JournalEntry | None:
+        """Somebody else discards the letter just before its places are taken again, or just after."""
+        if discard_first:
+            discarded.append(await give_up(shop.kernel, lab.ledger, letter))
+        entry = await shop.reservations.accept_again(letter, sellable)
+        if not discard_first:
+            discarded.append(await give_up(shop.kernel, lab.ledger, letter))
+        return entry
+
+    retried = await retry(shop.kernel, shop.settlement, shop.catalog, lab.ledger, dead, accept_again=accept_again)
+
+    outcomes = (retried.outcome, discarded[0].outcome)
+    assert outcomes == (("gone", "discarded") if discard_first else ("written", "gone"))
+    await shop.settlement.close()
+    assert (journal.length, await journal.dead()) == (0, [])
+    assert await lab.value("SELECT count(*) FROM claims") == (not discard_first)
+    if discard_first:
+        with pytest.raises(BookingRefused):
+            await shop.reservations.find_booking(str(dead.booking_id), customer_id="eve")
+
+
+@pytest.mark.parametrize("is_stale", [True, False], ids=["booked again", "put back"])
+async def test_of_discards_and_retries_at_once_one_kind_has_its_way(
+    redis_url: str, shop: Shop, lab: Lab, event: SellableEvent, journal: Journal, is_stale: bool
+) -> None:
+    if is_stale:
+        dead = await stale_letter(shop, lab, event, journal)
+    else:
+        await lab.fetch(NOBODY_CALLED_EVE)
+        await shop.reservations.book(event.event.id, A_1, BookingDetails(), customer_id="eve")
+        await lab.fetch(EVE_IS_WELCOME)
+        (dead,) = await journal.dead()
+    async with open_shops(redis_url, lab, 2) as others:
+        told = await at_once(
+            [
+                *(retry_letter(one, lab.ledger, dead) for one in (shop, *others)),
+                *(give_up(one.kernel, lab.ledger, dead) for one in (shop, *others)),
+            ]
+        )
+        outcomes = Counter(one.outcome for one in told if isinstance(one, Retried | Discarded))
+        for one in others:
+            await one.settlement.close()
+
+    assert outcomes.total() == 6
+    assert set(outcomes) <= {"written", "discarded", "gone"}
+    assert (outcomes["written"] > 0) != (outcomes["discarded"] > 0)
+    assert outcomes["discarded"] <= 1
+    assert await lab.value("SELECT count(*) FROM claims") == (outcomes["written"] > 0)
+    assert (journal.length, await journal.dead()) == (0, [])
 
 
 async def test_letter_of_an_epoch_that_is_over_is_kept_where_its_places_are_taken(

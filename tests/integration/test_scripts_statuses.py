@@ -441,6 +441,12 @@ def _booked_by_somebody_else(runner: Runner) -> tuple[Venue, Act]:
     return venue, lambda: venue.book("0:1;0*2", booking_id=booking_id)
 
 
+@situation("book_places", "GONE")
+def _booked_for_a_letter_that_is_another_by_now(runner: Runner) -> tuple[Venue, Act]:
+    venue, _, journal_id = _buried(runner)
+    return venue, lambda: venue.book("0:1;0*2", letter=(journal_id, "another letter"))
+
+
 @situation("book_places", "STALE_LAYOUT")
 def _booked_by_an_old_layout(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)

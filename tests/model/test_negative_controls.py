@@ -185,6 +185,24 @@ def letter_is_revived_twice(venue: Venue) -> None:
     assert len(venue.journal()) == 1
 
 
+def letter_is_booked_again_twice(venue: Venue) -> None:
+    venue.booked("0:1;0*2")
+    ((journal_id, _),) = venue.journal()
+    venue.bury(journal_id)
+    letter = (journal_id, "letter")
+    assert venue.book("0:1;0*2", letter=letter)[0] == "CONFIRMED"
+    assert venue.discard(journal_id) == ["NOT_FOUND"]
+    assert venue.book("0:1;0*2", letter=letter) == ["GONE"]
+
+
+def letter_is_booked_again_after_it_was_discarded(venue: Venue) -> None:
+    venue.booked("0:1;0*2")
+    ((journal_id, _),) = venue.journal()
+    venue.bury(journal_id)
+    assert venue.discard(journal_id) == ["DISCARDED"]
+    assert venue.book("0:1;0*2", letter=(journal_id, "letter")) == ["GONE"]
+
+
 def booking_is_undone_twice(venue: Venue) -> None:
     booking_id = venue.booked("0:1;0*2;1#3")
     venue.unbook(booking_id)
@@ -349,6 +367,15 @@ MUTANTS = {
     ),
     "a dead letter is revived and stays": Mutant(
         "revive_entry", "redis.call('HDEL', keys.dead, journal_id)", "", letter_is_revived_twice
+    ),
+    "a dead letter is booked again and stays": Mutant(
+        "book_places", "redis.call('HDEL', keys.dead, buried_id)", "", letter_is_booked_again_twice
+    ),
+    "a dead letter is booked again that is gone": Mutant(
+        "book_places",
+        "buried_id and redis.call('HGET', keys.dead, buried_id) ~= letter",
+        "false",
+        letter_is_booked_again_after_it_was_discarded,
     ),
     "the body of a key is not compared": Mutant(
         "hold_places", "first_body ~= body", "false", key_is_used_for_another_request
