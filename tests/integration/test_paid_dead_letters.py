@@ -1,6 +1,5 @@
 """Dead letters of bookings that were paid for: what the ledger has of them decides, and the money follows."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -104,7 +103,7 @@ class Scene:
             letter,
             accept_again=reservations.accept_again,
         )
-        await asyncio.gather(*reservations._settlement._tasks, return_exceptions=True)
+        await reservations._settlement.close()
         return retried
 
     async def discard(self, letter: DeadLetter, ledger: Any = None) -> Discarded:
