@@ -15,8 +15,8 @@ from engine.ids import parse_claim_id, reference_from_number
 from engine.layout import Layout
 from engine.places import CountedPlaces, NumberedPlaces, Places, format_places
 from engine.ports import Sealer, UnwritableEntry
+from engine.refusals import moment
 
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _encode_items = msgspec.json.Encoder().encode
 _encode_price = msgspec.json.Encoder().encode
 
@@ -118,7 +118,7 @@ def _ready(entry: JournalEntry, sellable: SellableEvent, details: BookingDetails
         raise ValueError(f"the event has no legs {places.first_leg} to {places.last_leg}")
     cells, counts = _claims(places, layout)
     items, amount = describe_places(layout, places)
-    accepted_at = _moment(entry.confirmed_at_ms)
+    accepted_at = moment(entry.confirmed_at_ms)
     policy = sellable.definition.policy
     block = details.block
     if (block is None) != (entry.customer_id != BLOCKED_OWNER):
@@ -143,7 +143,7 @@ def _ready(entry: JournalEntry, sellable: SellableEvent, details: BookingDetails
         "exclusive": is_exclusive,
         "sealed": entry.details,
         "status": "pending" if is_requested else "confirmed",
-        "created_at": _moment(entry.created_at_ms),
+        "created_at": moment(entry.created_at_ms),
         "updated_at": accepted_at,
         "confirmed_at": None if is_requested else accepted_at,
         "expires_at": accepted_at + dt.timedelta(seconds=policy.approval_ttl) if is_requested else None,
@@ -191,8 +191,4 @@ def _claims(places: Places, layout: Layout) -> tuple[tuple[tuple[int, int], ...]
         raise ValueError("a seat is there twice")
     seats.sort()
     legs = range(places.first_leg, places.last_leg)
-    return tuple((seat, leg) for seat in seats for leg in legs), tuple(counts.items())
-
-
-def _moment(at_ms: int) -> dt.datetime:
-    return _EPOCH + dt.timedelta(milliseconds=at_ms)
+    return tuple([(seat, leg) for seat in seats for leg in legs]), tuple(counts.items())
