@@ -8,12 +8,14 @@ with a plain path are taken apart without a URL parser. What is rare is left to 
 """
 
 import asyncio
+import re
 from typing import Any
 
 from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 _BODILESS = (204, 304)
+_PLAIN_URL = re.compile(rb"/(?!/)[\x00-\x22\x24\x26-\x7f]*")  # a path, and perhaps a query, that mean what they say
 
 
 class LeanProtocol(HttpToolsProtocol):
@@ -74,7 +76,12 @@ class LeanProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin to answer, before the body is there."""
         url, parser = self.url, self.parser
-        if not _is_plain(url) or self.root_path or parser.should_upgrade() or self.limit_concurrency is not None:
+        if (
+            _PLAIN_URL.fullmatch(url) is None
+            or self.root_path
+            or parser.should_upgrade()
+            or self.limit_concurrency is not None
+        ):
             super().on_headers_complete()
             return
         scope, version = self.scope, parser.get_http_version()
@@ -261,8 +268,3 @@ class _Bell:
                 await self._waiter
             finally:
                 self._waiter = None
-
-
-def _is_plain(url: bytes) -> bool:
-    """Whether *url* is a path, and perhaps a query, that mean what they say."""
-    return url.startswith(b"/") and not url.startswith(b"//") and b"%" not in url and b"#" not in url and url.isascii()
