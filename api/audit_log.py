@@ -30,14 +30,14 @@ def log_change(call: Call, route: Route, answer: Answer) -> None:
     """Tell of a change that was made."""
     if not route.changes or route.tag == _UNTOLD_TAG or answer.status >= 400 or not logger.is_enabled_for(logging.INFO):
         return
-    made = next((value.decode() for name, value in answer.headers if name == b"location"), None)
-    logger.info(
-        "changed",
-        **_who_and_what(call),
-        status=answer.status,
-        replayed=any(name == b"idempotent-replayed" for name, _ in answer.headers),
-        **({} if made is None else {"made": made.removeprefix(call.root_path)}),
-    )
+    told = _who_and_what(call)
+    told["status"], told["replayed"] = answer.status, False
+    for name, value in answer.headers:
+        if name == b"location":
+            told["made"] = value.decode().removeprefix(call.root_path)
+        elif name == b"idempotent-replayed":
+            told["replayed"] = True
+    logger.info("changed", **told)
 
 
 def _reason(error: Exception) -> str | None:

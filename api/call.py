@@ -4,7 +4,7 @@ import functools
 import itertools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from starlette.types import Receive, Scope
@@ -15,6 +15,9 @@ from engine.once import Once
 
 if TYPE_CHECKING:  # services are made of parts that know of calls
     from api.services import Services
+
+TakeBody = Callable[[], bytes | None]
+"""Hands over a request's body, once; ``None`` if it is not all there, and is to be read as ASGI has it."""
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@~-]{0,127}")
 _SANE_HOST = re.compile(rb"[A-Za-z0-9.-]{1,253}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
@@ -101,6 +104,21 @@ def request_id(given: bytes | None) -> bytes:
     return b"%b%010x" % (_PROCESS_ID, next(_numbers))
 
 
+def whole_body(receive: Receive, headers: Mapping[bytes, bytes], *, maximum: int) -> bytes | None:
+    """The request's body where the server has all of it and can hand it over at once; else it is to be read.
+
+    Raises:
+        PayloadTooLarge: It is longer than *maximum*.
+    """
+    _check_length(headers, maximum)
+    # As with answers, the server is asked through *receive* itself, so that nobody who wraps that is left out.
+    take_body: TakeBody | None = getattr(getattr(receive, "__self__", None), "take_body", None)
+    body = None if take_body is None else take_body()
+    if body is not None and len(body) > maximum:
+        raise PayloadTooLarge(maximum)
+    return body
+
+
 async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, maximum: int) -> bytes:
     """The request's body.
 
@@ -108,9 +126,7 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, maximum
         PayloadTooLarge: It is longer than *maximum*, by its header or as it came; reading stopped there.
         ClientGone: The client hung up in the middle.
     """
-    length = headers.get(b"content-length", b"0")
-    if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX or int(length) > maximum:
-        raise PayloadTooLarge(maximum)
+    _check_length(headers, maximum)
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -124,3 +140,9 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, maximum
         if not message.get("more_body", False):
             return b"".join((*chunks, chunk)) if chunks else chunk
         chunks.append(chunk)
+
+
+def _check_length(headers: Mapping[bytes, bytes], maximum: int) -> None:
+    length = headers.get(b"content-length", b"0")
+    if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX or int(length) > maximum:
+        raise PayloadTooLarge(maximum)

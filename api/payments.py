@@ -41,7 +41,8 @@ class Received(msgspec.Struct, frozen=True):
 
 async def is_sold_against_payment(call: Call, event_id: str) -> bool:
     """Whether the event's policy asks for a payment."""
-    event = await call.services.reservations.find_event(event_id)
+    reservations = call.services.reservations
+    event = reservations.recall_event(event_id) or await reservations.find_event(event_id)
     return event.definition.policy.payment == "required"
 
 

@@ -411,7 +411,7 @@ class Reservations(Views):
         if key is None:
             raise HoldNotFound(hold_id)
         try:
-            return key, await self._catalog.get(key.event_id)
+            return key, self._catalog.recall(key.event_id) or await self._catalog.get(key.event_id)
         except EventNotFound:
             raise HoldNotFound(hold_id) from None
 

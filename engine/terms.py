@@ -195,12 +195,14 @@ class Terms:
         return await self._pricing.price(wanted)
 
     async def _asks_somebody(self, event_id: str, hold_id: str | None = None) -> bool:
+        reservations = self._reservations
         try:
-            policy = (await self._reservations.find_event(event_id)).definition.policy
+            event = reservations.recall_event(event_id) or await reservations.find_event(event_id)
         except HoldfastError:
             if hold_id is None:
                 raise
             return False  # the confirmation says of the hold what is to be said
+        policy = event.definition.policy
         return policy.pricing == "service" or policy.inventory == "service"
 
     async def _require_consent(self, wanted: WantedPlaces) -> None:

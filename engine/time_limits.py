@@ -62,7 +62,7 @@ class TimeLimit:
         The task is cancelled when the limit has passed; :meth:`Wait.is_over` tells whether that was why.
         """
         loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
+        task = asyncio.current_task(loop)
         assert task is not None  # only tasks await
         wait = Wait(task, loop.time() + self.limit_s)
         self._waits.append(wait)

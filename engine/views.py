@@ -63,6 +63,11 @@ class Views:
         """An event as this process knows it: its definition is current, its status and version may not be."""
         return await self._catalog.find_event(event_id)
 
+    def recall_event(self, event_id: str) -> Event | None:
+        """The same, if it is at hand: without anything to wait for."""
+        kept = self._catalog.recall(event_id)
+        return None if kept is None else kept.event
+
     async def ping(self) -> None:
         """Ask Redis for a sign of life.
 

@@ -80,14 +80,13 @@ class GatedProtocol(BoundedProtocol):
             figures.SHED.add(name)
             super()._start_asgi_task(cycle, Refusing(self._admission.retry_after_s(), self._proxies))  # type: ignore[arg-type]
             return
-        turn = self._turn = _Turn(self._admission, name, cycle, app)
+        turn = self._turn = _Turn(self._admission, name, cycle, app, self.tasks)
         # It has waited behind another one of the same connection, or waits for no body, even if one is announced.
         if not cycle.more_body or cycle.scope["method"] in ("GET", "HEAD"):
             turn.begin()
         task = self.loop.create_task(cycle.run_asgi(turn))  # type: ignore[arg-type]
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        task.add_done_callback(turn.end)
+        task.add_done_callback(turn.forget)
 
     @property
     def _is_between_requests(self) -> bool:
@@ -128,11 +127,19 @@ class GatedProtocol(BoundedProtocol):
 class _Turn:
     """One request that was let in: the application around it, which sees when its answer begins."""
 
-    __slots__ = ("_admission", "_app", "counts", "cycle", "is_over", "name")
+    __slots__ = ("_admission", "_app", "_tasks", "counts", "cycle", "is_over", "name")
 
-    def __init__(self, admission: Admission, name: str, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        name: str,
+        cycle: RequestResponseCycle,
+        app: ASGI3Application,
+        tasks: "set[asyncio.Task[None]]",
+    ) -> None:
         self._admission = admission
         self._app = app
+        self._tasks = tasks
         self.counts = False
         self.cycle = cycle
         self.name = name
@@ -144,8 +151,13 @@ class _Turn:
         self.counts = True
         self._admission.begin(self.name)
 
-    def end(self, _: object = None) -> None:
-        """Count it no longer; may be called again, for its task ends however its answer does."""
+    def forget(self, task: "asyncio.Task[None]") -> None:
+        """Its task has ended, however its answer did."""
+        self._tasks.discard(task)
+        self.end()
+
+    def end(self) -> None:
+        """Count it no longer; may be called again."""
         self.is_over = True
         if self.counts:
             self.counts = False

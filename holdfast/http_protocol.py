@@ -8,12 +8,14 @@ with a plain path are taken apart without a URL parser. What is rare is left to 
 """
 
 import asyncio
+import re
 from typing import Any
 
 from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 _BODILESS = (204, 304)
+_PLAIN_URL = re.compile(rb"/(?!/)[\x00-\x22\x24\x26-\x7f]*")  # a path, and perhaps a query, that mean what they say
 
 
 class LeanProtocol(HttpToolsProtocol):
@@ -74,7 +76,12 @@ class LeanProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin to answer, before the body is there."""
         url, parser = self.url, self.parser
-        if not _is_plain(url) or self.root_path or parser.should_upgrade() or self.limit_concurrency is not None:
+        if (
+            _PLAIN_URL.fullmatch(url) is None
+            or self.root_path
+            or parser.should_upgrade()
+            or self.limit_concurrency is not None
+        ):
             super().on_headers_complete()
             return
         scope, version = self.scope, parser.get_http_version()
@@ -112,14 +119,21 @@ class _Cycle(RequestResponseCycle):
 
     async def receive(self) -> ASGIReceiveEvent:
         """The body, usually there already; waiting for it, and the end of the connection, are uvicorn's."""
-        if self._is_read or self.more_body or self.response_complete or self.disconnected:
+        if (body := self.take_body()) is None:
+            self._is_read = True  # or begun to be
             return await super().receive()
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    def take_body(self) -> bytes | None:
+        """The body, if all of it is there and nobody has had any of it; see ``api.call``."""
+        if self._is_read or self.more_body or self.response_complete or self.disconnected:
+            return None
         self._is_read = True
         self.waiting_for_100_continue = False
         self.flow.resume_reading()
         body, self.body = bytes(self.body), bytearray()
         self.message_event.clear()
-        return {"type": "http.request", "body": body, "more_body": False}
+        return body
 
     async def send(self, message: ASGISendEvent) -> None:
         """Head and body of an answer whose length is known leave together; all others are uvicorn's."""
@@ -158,7 +172,14 @@ class _Cycle(RequestResponseCycle):
 
     async def run_asgi(self, app: ASGI3Application) -> None:
         """As uvicorn does; but an answer of which only the head came, and was held back, is none."""
-        await super().run_asgi(app)
+        try:
+            said = await app(self.scope, self.receive, self.send)  # type: ignore[func-returns-value]
+        except BaseException as error:
+            await super().run_asgi(_having_raised(error))
+        else:
+            if said is not None or not self.response_complete:
+                await super().run_asgi(_having_said(said))
+        self.on_response = _done_already
         self._head = None
 
     def _plain_head(self, message: Any) -> bytes | None:
@@ -201,6 +222,28 @@ class _Cycle(RequestResponseCycle):
         self.on_response()
 
 
+def _having_raised(error: BaseException) -> ASGI3Application:
+    """An application that fails as another one has."""
+
+    async def application(*_: Any) -> None:
+        raise error
+
+    return application
+
+
+def _having_said(said: object) -> ASGI3Application:
+    """One that ends as another one has, which is not how it should."""
+
+    async def application(*_: Any) -> Any:
+        return said
+
+    return application
+
+
+def _done_already() -> None:
+    """Nothing is left to be done when an answer has ended."""
+
+
 class _Bell:
     """An ``asyncio.Event`` that costs nothing until somebody waits for it; one may wait at a time, as in ASGI."""
 
@@ -225,8 +268,3 @@ class _Bell:
                 await self._waiter
             finally:
                 self._waiter = None
-
-
-def _is_plain(url: bytes) -> bool:
-    """Whether *url* is a path, and perhaps a query, that mean what they say."""
-    return url.startswith(b"/") and not url.startswith(b"//") and b"%" not in url and b"#" not in url and url.isascii()

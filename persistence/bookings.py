@@ -7,7 +7,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from engine.bookings import Booking, BookingDetails, Price
+from engine.bookings import Booking, Price
 from engine.claims import ClaimedItem
 from engine.errors import IdempotencyKeyReused
 from engine.ids import BookingId, claim_id, number_from_reference, parse_claim_id, reference_from_number
@@ -175,11 +175,7 @@ def open_booking(row: Row, sealer: Sealer) -> Booking:
         ValueError: Its details cannot be unsealed.
     """
     booking_id = BookingId(claim_id(row["id"].int, row["event_id"]))
-    return make_booking(row, booking_id, _decode_items(row["items"]), sealer.unseal(row["sealed"], booking_id))
-
-
-def make_booking(row: Row, booking_id: BookingId, items: tuple[ClaimedItem, ...], details: BookingDetails) -> Booking:
-    """The booking of *row*, what needs decoding in it being decoded already."""
+    details = sealer.unseal(row["sealed"], booking_id)
     return Booking(
         id=booking_id,
         reference=reference_from_number(row["number"]),
@@ -189,7 +185,7 @@ def make_booking(row: Row, booking_id: BookingId, items: tuple[ClaimedItem, ...]
         payment_status=row["payment_status"],
         version=row["version"],
         durable=True,
-        items=items,
+        items=_decode_items(row["items"]),
         from_=row["from_stop"],
         to=row["to_stop"],
         guest=details.guest,

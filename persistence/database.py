@@ -2,8 +2,9 @@
 
 import asyncio
 import random
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 import asyncpg
@@ -155,6 +156,43 @@ async def driver_connection(engine: AsyncEngine) -> AsyncIterator[Any]:
             raise
     finally:
         await connection.close()
+
+
+class KeptConnection:
+    """A connection for a row of transactions, for one user: taken at the first, given back when the row has ended.
+
+    What the pool does between two of them took our process as long as the work on three bookings, while the next batch
+    waited.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._lending: AbstractAsyncContextManager[Any] | None = None
+        self._connection: Any = None
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[Any]:
+        """As :func:`driver_connection`: the same one as last time, unless something has happened to it."""
+        if self._lending is not None and self._connection.is_closed():
+            await self.give_back()
+        if self._lending is None:
+            lending = driver_connection(self._engine)
+            self._connection = await lending.__aenter__()
+            self._lending = lending
+        try:
+            yield self._connection
+        except BaseException:
+            await self._end(*sys.exc_info())
+            raise
+
+    async def give_back(self) -> None:
+        """Nothing more is to be done now."""
+        await self._end(None, None, None)
+
+    async def _end(self, *error: Any) -> None:
+        if (lending := self._lending) is not None:
+            self._lending = None
+            await lending.__aexit__(*error)
 
 
 @contextmanager

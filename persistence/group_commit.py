@@ -19,7 +19,7 @@ from engine.bookings import BookingDetails, JournalEntry
 from engine.errors import LedgerUnavailable, Overloaded
 from engine.events import SellableEvent
 from engine.ports import Committed, Refused, Sealer, UnwritableEntry
-from persistence.database import driver_connection, retrying, sqlstate
+from persistence.database import KeptConnection, retrying, sqlstate
 from persistence.ledger_batch import Outcome, Outcomes, write_batch
 from persistence.ledger_entries import ReadyEntry, ready_entry
 
@@ -107,10 +107,14 @@ class GroupCommit:
                 await asyncio.sleep(0)  # others have something to do meanwhile, and be it the batch before
         async with self._many:
             queue = deque(waiting for waiting in many if isinstance(waiting, _Waiting))
-            while queue:
-                batch = _take_batch(queue)
-                await self._write(batch, describe=False)
-                _require_outcomes(batch)
+            kept = KeptConnection(self._engine)
+            try:
+                while queue:
+                    batch = _take_batch(queue)
+                    await self._write(batch, kept, describe=False)
+                    _require_outcomes(batch)
+            finally:
+                await kept.give_back()
         return [_outcome_of(one) if isinstance(one, _Waiting) else one for one in many]
 
     async def close(self) -> None:
@@ -121,10 +125,15 @@ class GroupCommit:
 
     async def _write_all(self) -> None:
         batch: list[_Waiting] = []
+        kept = KeptConnection(self._engine)
         try:
-            while self._queue:
-                batch = _take_batch(self._queue)
-                await self._write(batch)
+            while self._queue:  # what has come while the connection was given back is still this writer's
+                try:
+                    while self._queue:
+                        batch = _take_batch(self._queue)
+                        await self._write(batch, kept)
+                finally:
+                    await kept.give_back()
         finally:
             self._stop(batch)
 
@@ -141,9 +150,9 @@ class GroupCommit:
             _resolve(waiting, stopped)
         self._queue.clear()
 
-    async def _write(self, batch: Sequence[_Waiting], *, describe: bool = True) -> None:
+    async def _write(self, batch: Sequence[_Waiting], kept: KeptConnection, *, describe: bool = True) -> None:
         async def attempt() -> Outcomes:
-            async with driver_connection(self._engine) as connection:
+            async with kept.lend() as connection:
                 ready = [waiting.ready for waiting in batch]
                 return await write_batch(connection, ready, self._sealer, describe=describe)
 
@@ -159,14 +168,16 @@ class GroupCommit:
                 for waiting in batch:
                     _resolve(waiting, LedgerUnavailable(str(error)))
             else:
-                await self._write_apart(batch, error, describe=describe)
+                await self._write_apart(batch, kept, error, describe=describe)
         else:
             figures.COMMIT_SECONDS.observe(time.perf_counter() - began)
             figures.COMMIT_BOOKINGS.observe(len(batch))
             for waiting in batch:
                 _resolve(waiting, outcomes[waiting.ready.id])
 
-    async def _write_apart(self, batch: Sequence[_Waiting], error: Exception, *, describe: bool) -> None:
+    async def _write_apart(
+        self, batch: Sequence[_Waiting], kept: KeptConnection, error: Exception, *, describe: bool
+    ) -> None:
         """Find the entry that Postgres will not have by halving the batch, so that it fails alone."""
         if len(batch) == 1:
             entry = batch[0].ready.entry
@@ -175,8 +186,8 @@ class GroupCommit:
             _resolve(batch[0], poison)
             return
         middle = len(batch) // 2
-        await self._write(batch[:middle], describe=describe)
-        await self._write(batch[middle:], describe=describe)
+        await self._write(batch[:middle], kept, describe=describe)
+        await self._write(batch[middle:], kept, describe=describe)
 
 
 def _take_batch(queue: deque[_Waiting]) -> list[_Waiting]:

@@ -34,9 +34,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.ports import Committed, Refused, Sealer, UnwritableEntry
-from persistence.bookings import HAD_PLACES, IDEMPOTENCY_TIME, make_booking, open_booking
+from persistence.bookings import HAD_PLACES, IDEMPOTENCY_TIME, open_booking
 from persistence.database import Row
-from persistence.ledger_entries import NEW_BOOKING, ReadyEntry
+from persistence.ledger_entries import ReadyEntry
 from persistence.straight_batch import (
     LANES_CLASS,
     as_json,
@@ -170,7 +170,7 @@ async def write_batch(
     it is not known what is written; any other exception leaves nothing.
     """
     if (numbers := await write_straight(connection, batch)) is not None:
-        return {one.id: _describe(one, numbers[one.id]) if describe else None for one in batch}
+        return {one.id: Committed(one.booking(numbers[one.id])) if describe else None for one in batch}
     is_by_itself = not connection.is_in_transaction()
     refused: dict[uuid.UUID, Refused] = {}
     while True:
@@ -205,15 +205,10 @@ async def _attempt(connection: Any, batch: Sequence[ReadyEntry], sealer: Sealer,
         outcomes[one.id] = None
         if describe:
             is_new = one.id in numbers
-            outcomes[one.id] = (
-                _describe(one, numbers[one.id]) if is_new else Committed(open_booking(advanced[one.id], sealer))
+            outcomes[one.id] = Committed(
+                one.booking(numbers[one.id]) if is_new else open_booking(advanced[one.id], sealer)
             )
     return outcomes
-
-
-def _describe(one: ReadyEntry, number: int) -> Committed:
-    row = NEW_BOOKING | one.row | {"number": number}
-    return Committed(make_booking(row, one.entry.booking_id, one.items, one.details))
 
 
 async def _check_epochs(

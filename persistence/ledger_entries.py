@@ -8,34 +8,17 @@ from typing import Any
 import msgspec
 
 from engine.blocks import BLOCKED_OWNER
-from engine.bookings import BookingDetails, JournalEntry
+from engine.bookings import Booking, BookingDetails, JournalEntry, Price
 from engine.claims import ClaimedItem, describe_places
 from engine.events import SellableEvent
-from engine.ids import parse_claim_id
+from engine.ids import parse_claim_id, reference_from_number
 from engine.layout import Layout
 from engine.places import CountedPlaces, NumberedPlaces, Places, format_places
 from engine.ports import Sealer, UnwritableEntry
+from engine.refusals import moment
 
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _encode_items = msgspec.json.Encoder().encode
 _encode_price = msgspec.json.Encoder().encode
-
-# What a booking made from a hold starts with, beside what its entry says.
-NEW_BOOKING: dict[str, Any] = {
-    "payment_status": "none",
-    "version": 1,
-    "refunded": 0,
-    "organizer_notes": None,
-    "cancelled_at": None,
-    "cancelled_by": None,
-    "cancellation_reason": None,
-    "checked_in_at": None,
-    "completed_at": None,
-    "estimated_pickup_time": None,
-    "estimated_dropoff_time": None,
-    "actual_pickup_time": None,
-    "actual_dropoff_time": None,
-}
 
 
 class ReadyEntry(msgspec.Struct, frozen=True, eq=False):
@@ -65,6 +48,38 @@ class ReadyEntry(msgspec.Struct, frozen=True, eq=False):
         """Who made it: its customer, but for a block."""
         block = self.details.block
         return self.entry.customer_id if block is None else block.actor
+
+    def booking(self, number: int) -> Booking:
+        """The booking as clients see it that has just been written under the ledger's *number*."""
+        row, details = self.row, self.details
+        amount: int = row["amount"]
+        return Booking(
+            id=self.entry.booking_id,
+            reference=reference_from_number(number),
+            event_id=row["event_id"],
+            customer_id=row["customer_id"],
+            status=row["status"],
+            payment_status="none",
+            version=1,
+            durable=True,
+            items=self.items,
+            from_=row["from_stop"],
+            to=row["to_stop"],
+            guest=details.guest,
+            attendees=details.attendees,
+            price=details.price or Price(amount, 0, 0, amount),
+            amount=amount,
+            refunded=0,
+            currency=row["currency"],
+            notes=details.notes,
+            organizer_notes=None,
+            source=details.source,
+            metadata=details.metadata,
+            created_at=row["created_at"],
+            updated_at=row["updated_at"],
+            confirmed_at=row["confirmed_at"],
+            expires_at=row["expires_at"],
+        )
 
     @property
     def is_paid(self) -> bool:
@@ -103,7 +118,7 @@ def _ready(entry: JournalEntry, sellable: SellableEvent, details: BookingDetails
         raise ValueError(f"the event has no legs {places.first_leg} to {places.last_leg}")
     cells, counts = _claims(places, layout)
     items, amount = describe_places(layout, places)
-    accepted_at = _moment(entry.confirmed_at_ms)
+    accepted_at = moment(entry.confirmed_at_ms)
     policy = sellable.definition.policy
     block = details.block
     if (block is None) != (entry.customer_id != BLOCKED_OWNER):
@@ -128,7 +143,7 @@ def _ready(entry: JournalEntry, sellable: SellableEvent, details: BookingDetails
         "exclusive": is_exclusive,
         "sealed": entry.details,
         "status": "pending" if is_requested else "confirmed",
-        "created_at": _moment(entry.created_at_ms),
+        "created_at": moment(entry.created_at_ms),
         "updated_at": accepted_at,
         "confirmed_at": None if is_requested else accepted_at,
         "expires_at": accepted_at + dt.timedelta(seconds=policy.approval_ttl) if is_requested else None,
@@ -176,8 +191,4 @@ def _claims(places: Places, layout: Layout) -> tuple[tuple[tuple[int, int], ...]
         raise ValueError("a seat is there twice")
     seats.sort()
     legs = range(places.first_leg, places.last_leg)
-    return tuple((seat, leg) for seat in seats for leg in legs), tuple(counts.items())
-
-
-def _moment(at_ms: int) -> dt.datetime:
-    return _EPOCH + dt.timedelta(milliseconds=at_ms)
+    return tuple([(seat, leg) for seat in seats for leg in legs]), tuple(counts.items())

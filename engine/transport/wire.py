@@ -37,8 +37,7 @@ def pack_keys(keys: Sequence[bytes]) -> PackedKeys:
 def add_key(packed: PackedKeys, key: bytes) -> PackedKeys:
     """The same keys and one more behind them, which the caller knows to be of the same slot."""
     count = len(packed.keys)
-    old, new = _next(b"%d" % count), _next(b"%d" % (count + 1))
-    wire = new + packed.wire[len(old) :] + _next(key)
+    wire = b"%b%b\r\n$%d\r\n%b" % (_count(count + 1), packed.wire[len(_count(count)) :], len(key), key)
     return PackedKeys(keys=(*packed.keys, key), slot=packed.slot, wire=wire)
 
 
@@ -112,11 +111,16 @@ def _next(part: bytes) -> bytes:
     return b"\r\n$%d\r\n%b" % (len(part), part)
 
 
+def _count(keys: int) -> bytes:
+    return _COUNTS[keys] if keys < len(_COUNTS) else _next(b"%d" % keys)
+
+
 def _bulk(part: bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(part), part)
 
 
 _NEXT_HEADS_SIZE = 1024  # arguments of scripts are ids, numbers and short JSON; longer ones are formatted on the spot
+_COUNTS = tuple(_next(b"%d" % keys) for keys in range(64))
 _NEXT_HEADS = tuple(b"\r\n$%d\r\n" % size for size in range(_NEXT_HEADS_SIZE))
 
 _FIELD_HEADS = _Heads()

@@ -28,7 +28,7 @@ from engine.events import SellableEvent
 from engine.journal import parse_entry, read_journal
 from engine.once import Once
 from engine.transport.errors import OutcomeUnknown
-from persistence import group_commit
+from persistence import database
 from persistence.audit import audit_events
 
 pytest_plugins = ["ledger_fixtures"]
@@ -71,7 +71,7 @@ class Scene:
             yield
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(group_commit, "driver_connection", refuse)
+            patch.setattr(database, "driver_connection", refuse)  # of the group commit: others know it already
             yield
 
     async def settle(self) -> None:

@@ -238,3 +238,25 @@ async def test_lean_protocol_takes_whole_answers_and_leaves_to_asgi_what_is_not_
         closing = await exchange(port, request("GET /a", "Connection: close"))
         assert closing == expected + b"connection: close\r\n\r\nhello"
     assert taken == [True, True, False, False]
+
+
+async def test_lean_protocol_hands_over_a_body_that_is_there_and_leaves_to_asgi_one_that_is_yet_to_come() -> None:
+    taken: list[bytes | None] = []
+
+    async def echo(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        cycle = receive.__self__  # type: ignore[attr-defined]
+        taken.append(cycle.take_body())
+        body, more = taken[-1] or b"", taken[-1] is None
+        while more:
+            message = await receive()
+            body += message["body"]
+            more = message["more_body"]
+        assert cycle.take_body() is None  # nobody gets it twice
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+        await send({"type": "http.response.body", "body": body})
+
+    async with serving(LeanProtocol, echo) as (port, _):
+        whole = request("POST /a", body=b"hello")
+        for pieces in ([whole], [whole[:-5], b"hel", b"lo"]):
+            assert (await exchange(port, *pieces)).endswith(b"\r\n\r\nhello")
+    assert taken == [b"hello", None]

@@ -1,6 +1,7 @@
 """Every wait for Postgres has a bound, and everything that means "it does not answer" has one name."""
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from engine.errors import LedgerUnavailable
 from persistence.database import (
+    KeptConnection,
     driver_connection,
     fetch_rows,
     in_transaction,
@@ -246,3 +248,45 @@ async def test_error_that_is_told_leaves_out_what_people_have_said(lab: Lab) -> 
         with pytest.raises(LedgerUnavailable) as told:
             await fetch_rows(engine, slow)
         assert "somebody" not in str(told.value)
+
+
+async def test_kept_connection_is_the_same_one_until_it_is_given_back(lab: Lab) -> None:
+    kept = KeptConnection(lab.engine)
+    pids = []
+    for _ in range(3):
+        async with kept.lend() as connection:
+            pids.append(await connection.fetchval("SELECT pg_backend_pid()"))
+        assert checked_out(lab.engine) == 1
+    await kept.give_back()
+    assert len(set(pids)) == 1
+    assert checked_out(lab.engine) == 0
+    await kept.give_back()  # there is nothing to give back any more
+
+
+async def test_kept_connection_is_another_one_after_a_failure_and_after_the_server_has_closed_it(lab: Lab) -> None:
+    kept = KeptConnection(lab.engine)
+
+    async def pid() -> int:
+        async with kept.lend() as connection:
+            found: int = await connection.fetchval("SELECT pg_backend_pid()")
+            return found
+
+    first = await pid()
+    with pytest.raises(ValueError, match="on purpose"):
+        async with kept.lend():
+            raise ValueError("on purpose")
+    assert checked_out(lab.engine) == 0
+    second = await pid()
+    await lab.fetch("SELECT pg_terminate_backend($1)", second)
+    async with kept.lend() as connection:  # it has not heard of its end yet, or it has
+        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError):
+            await connection.fetch("SELECT pg_sleep(0.2)")
+    third = await pid()
+    await kept.give_back()
+    assert len({first, second, third}) == 3
+
+
+def checked_out(engine: AsyncEngine) -> int:
+    pool = engine.sync_engine.pool
+    assert isinstance(pool, sa.QueuePool)
+    return pool.checkedout()
