@@ -5,8 +5,11 @@ of this load's own. Cells and counters, which are of all bookings together, are 
 written once. To take a million places apart was most of Redis's work in a load, with everybody else waiting.
 
 A customer who was certainly not seen before is written, all others are added to, which takes a script. Who was seen is
-remembered by a byte for each of some millions of hash values: of two customers who share one, the second is added to
+remembered by a bit for each of some millions of hash values: of two customers who share one, the second is added to
 what is not there, which comes to the same.
+
+While a hash of a million members grows, Redis moves some of the old ones with every new one, and waits for memory: five
+times as long as otherwise. By that the commands are measured.
 """
 
 import itertools
@@ -25,10 +28,14 @@ from engine.transport.wire import pack_command, pack_fields
 PIECE_BYTES = 32_768  # of the bitmap in one call: a quarter of a million cells, some ten microseconds of Redis's time
 FIELDS_PER_CALL = 4_000  # names and values of counters: a millisecond of Redis's time
 COUNTED_TEXTS_MAX = 10_000  # different claims on nothing but counted sections that are remembered; mostly a handful is
-SEEN_MAX = 1 << 23  # bytes: with a million customers, one in sixteen is added to without need
-SEEN_PER_PLACE = 4  # a smaller event takes fewer
-AGAIN_MAX = 1_000  # customers in one call of count_customers: a millisecond of Redis's time
+FIELDS_PER_COMMAND = 500  # bookings or customers: half a millisecond of Redis's time, three while its hash grows
+SEEN_MAX = 1 << 22  # bytes: of a million customers, one in seventy is added to without need
+SEEN_PER_PLACE = 2  # a smaller event takes fewer
+AGAIN_MAX = (
+    250  # customers in one call of count_customers: half a millisecond of Redis's time, two while its hash grows
+)
 KEYS_TTL_S = 600  # since the last batch: what a loader leaves behind that has died
+_BIT = tuple(1 << number for number in range(8))
 FREE, TAKEN = b"01"  # a cell while bookings are added up: eight of them become a byte of the bitmap at the end
 
 
@@ -85,12 +92,13 @@ class BookingBatches:
             for confirmed_ms, quantity, text, customer in zip(times, quantities, texts, customers, strict=True)
         ]
         self.count += len(rows)
-        commands = [pack_fields(self._bookings_key, keys, records)]
         names, counts = self._note_customers(customers, quantities)
         self.customer_count += len(names)
-        if names:
-            commands.append(pack_fields(self._users_key, names, counts))
-        return [*commands, *self._expire]
+        return [
+            *_pack_pieces(self._bookings_key, keys, records),
+            *_pack_pieces(self._users_key, names, counts),
+            *self._expire,
+        ]
 
     @property
     def again_count(self) -> int:
@@ -169,10 +177,11 @@ class BookingBatches:
         seen, mask, again = self._seen, len(self._seen) - 1, self._again
         names, counts = [], []
         for customer, quantity, slot in zip(customers, quantities, map(hash, customers), strict=True):
-            if seen[slot & mask]:
+            seen_there, bit = seen[slot & mask], _BIT[slot >> 32 & 7]
+            if seen_there & bit:
                 again[customer] = again.get(customer, 0) + int(quantity)
             else:
-                seen[slot & mask] = 1
+                seen[slot & mask] = seen_there | bit
                 names.append(customer)
                 counts.append(quantity)
         return names, counts
@@ -197,3 +206,9 @@ class BookingBatches:
                 yield b"%d" % (self._layout.sections[section].capacity - sold)
                 yield b"sold:%d:%d" % (section, leg)
                 yield b"%d" % sold
+
+
+def _pack_pieces(key: bytes, names: Sequence[str], values: Sequence[str]) -> Iterator[bytes]:
+    for start in range(0, len(names), FIELDS_PER_COMMAND):
+        end = start + FIELDS_PER_COMMAND
+        yield pack_fields(key, names[start:end], values[start:end])

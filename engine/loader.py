@@ -23,10 +23,11 @@ from engine.ports import EventSource, LoadedEvent, LoadingTurn
 LOADS_MAX = 3  # at once in this process: each keeps a connection of the pool, which others need too
 TOGETHER_MAX = 50  # events of one load: a tenth of a second, for which somebody who wants one of them waits
 PAGE_SIZE = 2_000  # bookings in one reply of Postgres: the next one is on its way while these are sent
-BATCH_SIZE = 500  # bookings that are sent together: half a millisecond of ours, and of the server's
-# Batches of one load under way: the server is at work while the next bookings are read. It may run these one after the
-# other without looking at anybody else, so there are few.
-BATCHES_MAX = 4
+BATCH_SIZE = 1_000  # bookings that are sent together: two commands of a millisecond of the server's time
+# Batches of one load under way: the server is at work while the next one is packed. What others of this process ask for
+# waits behind them, so there are few.
+BATCHES_MAX = 2
+LINE_BATCH = 500  # people in line that are sent together
 
 Outcomes = Mapping[str, asyncio.Future[bool]]
 """By event: whether it had to be built, or why it could not be."""
@@ -216,8 +217,8 @@ class EventLoader:
         await self._load_bookings(loaded, sellable, batches, names[0])
         for piece in batches.pieces():
             await self._step("load_places", sellable, [epoch, *piece])
-        for start in range(0, len(loaded.line), BATCH_SIZE):  # before the event is on sale: they come first
-            line = loaded.line[start : start + BATCH_SIZE]
+        for start in range(0, len(loaded.line), LINE_BATCH):  # before the event is on sale: they come first
+            line = loaded.line[start : start + LINE_BATCH]
             await self._step("load_line", sellable, [event_id.encode(), epoch, *line])
         await self._step("finish_load", sellable, [event_id.encode(), epoch])
         figures.LOADS.add()
@@ -229,24 +230,23 @@ class EventLoader:
         epoch = loaded.event.epoch
         sent: deque[asyncio.Task[None]] = deque()
 
-        async def count_again() -> None:
-            while sent:  # who is added to must be there
-                await sent.popleft()
-            for args in batches.take_again():
+        async def count_again(calls: Sequence[list[bytes]], before: Sequence[asyncio.Task[None]]) -> None:
+            await asyncio.gather(*before)  # who is added to must be there
+            for args in calls:
                 await self._step("count_customers", sellable, [b"%d" % epoch, *args], epoch=epoch)
 
         try:
             async with aclosing(loaded.bookings(batch_size=PAGE_SIZE)) as pages:
                 async for rows in pages:
                     for start in range(0, len(rows), BATCH_SIZE):
-                        if len(sent) == BATCHES_MAX:
-                            await sent.popleft()
                         commands = batches.add(rows[start : start + BATCH_SIZE])
+                        while len(sent) >= BATCHES_MAX:
+                            await sent.popleft()
                         sent.append(asyncio.create_task(self._kernel.send_once(key, commands)))
                         await asyncio.sleep(0)  # it leaves before the next one is packed
                     if batches.again_count >= AGAIN_MAX:
-                        await count_again()
-            await count_again()
+                        sent.append(asyncio.create_task(count_again([*batches.take_again()], [*sent])))
+            await count_again([*batches.take_again()], sent)
         finally:
             for task in sent:
                 task.cancel()
