@@ -28,12 +28,10 @@ from engine.transport.wire import pack_command, pack_fields
 PIECE_BYTES = 32_768  # of the bitmap in one call: a quarter of a million cells, some ten microseconds of Redis's time
 FIELDS_PER_CALL = 4_000  # names and values of counters: a millisecond of Redis's time
 COUNTED_TEXTS_MAX = 10_000  # different claims on nothing but counted sections that are remembered; mostly a handful is
-FIELDS_PER_COMMAND = 500  # bookings or customers: half a millisecond of Redis's time, three while its hash grows
+FIELDS_PER_COMMAND = 250  # bookings or customers: a quarter of a millisecond of Redis's time, two while its hash grows
 SEEN_MAX = 1 << 22  # bytes: of a million customers, one in seventy is added to without need
 SEEN_PER_PLACE = 2  # a smaller event takes fewer
-AGAIN_MAX = (
-    250  # customers in one call of count_customers: half a millisecond of Redis's time, two while its hash grows
-)
+AGAIN_MAX = 250  # customers in one call of count_customers: half a millisecond of Redis's time, or two likewise
 KEYS_TTL_S = 600  # since the last batch: what a loader leaves behind that has died
 _BIT = tuple(1 << number for number in range(8))
 FREE, TAKEN = b"01"  # a cell while bookings are added up: eight of them become a byte of the bitmap at the end
