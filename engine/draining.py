@@ -84,8 +84,16 @@ class Drainer:
         return total
 
     async def drain_now(self, partition: int) -> Drained:
-        """The same for all that is in the journal, also what its own process is just about to commit: twice is once."""
-        return await self.drain(partition, grace_ms=0)
+        """The same for all that is in the journal, also what its own process is just about to commit: twice is once.
+
+        Raises:
+            LedgerUnavailable: Some of it could not be written, and would be refused under another epoch.
+            StoreUnavailable: Redis does not answer; what was settled is settled.
+        """
+        drained = await self.drain(partition, grace_ms=0)
+        if drained.left:
+            raise LedgerUnavailable(f"{drained.left} entries of partition {partition} could not be written")
+        return drained
 
     async def drain_all(self) -> Drained:
         """Drain one partition after another, until the ledger stops answering."""

@@ -4,9 +4,10 @@ Marks change seldom and states change often, so what is known of one state is th
 same bitmap, and after new blocks these alone are added.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
+import structlog
 
 from engine.blocks import MARK
 from engine.layout import Layout
@@ -14,7 +15,11 @@ from engine.places import NumberedPlaces, parse_places
 
 MARK_BYTES = 160  # of a mark in a dictionary, beside its places
 
+MARK_SHOWN = 80  # bytes of one that cannot be read
+
 _MARK = MARK.encode()
+
+logger = structlog.get_logger("holdfast.engine")
 
 
 class OffSale(msgspec.Struct, frozen=True):
@@ -48,13 +53,27 @@ def off_sale(fields: Mapping[bytes, bytes], layout: Layout, before: OffSale) -> 
 
 def _with(cells: bytes, marked: Iterable[bytes], layout: Layout) -> bytes:
     """*cells* and those that are *marked*."""
-    legs, changed = layout.legs, bytearray(cells)
+    changed = bytearray(cells)
     for text in marked:
-        places = parse_places(text.decode())
-        for item in places.items:
-            if isinstance(item, NumberedPlaces):
-                changed = changed or bytearray((len(layout.seats) * legs + 7) // 8)
-                for seat in item.seats:
-                    for cell in range(seat * legs + places.first_leg, seat * legs + places.last_leg):
-                        changed[cell >> 3] |= 0x80 >> (cell & 7)
+        try:
+            taken = [*_cells_of(text, layout)]
+        except ValueError as error:  # damage, which the audit repairs: no reason to show nobody any seat
+            logger.warning("the mark of a block cannot be read", mark=text[:MARK_SHOWN], reason=str(error))
+            continue
+        if taken:
+            changed = changed or bytearray((len(layout.seats) * layout.legs + 7) // 8)
+        for cell in taken:
+            changed[cell >> 3] |= 0x80 >> (cell & 7)
     return bytes(changed)
+
+
+def _cells_of(mark: bytes, layout: Layout) -> Iterator[int]:
+    """Raises ``ValueError`` for what is no mark of this layout."""
+    places = parse_places(mark.decode())
+    for item in places.items:
+        if isinstance(item, NumberedPlaces):
+            is_of_layout = min(item.seats) >= 0 and max(item.seats) < len(layout.seats)
+            if not is_of_layout or places.first_leg < 0 or places.last_leg > layout.legs:
+                raise ValueError("it names a seat or a leg that is not there")
+            for seat in item.seats:
+                yield from range(seat * layout.legs + places.first_leg, seat * layout.legs + places.last_leg)

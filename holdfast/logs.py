@@ -42,7 +42,11 @@ def _add_timestamp(_: object, __: str, event: EventDict) -> EventDict:
 
 
 def _as_json(event: EventDict, **_: object) -> bytes:
-    """A line, whatever is in it: every sale writes one, and ``json.dumps`` took half of what that cost."""
+    """A line, whatever is in it: every sale writes one, and ``json.dumps`` took half of what that cost.
+
+    Strings and numbers are what should be in it: structs and dataclasses are written out, also what their ``repr``
+    leaves out.
+    """
     try:
         return _encoder.encode(event)
     except UnicodeEncodeError:  # a string that is no text, which json can write all the same

@@ -55,7 +55,8 @@ if whose == ARGV[2] and last - leg == 1 then
     'status', 'event', 'epoch', 'audited', 'seq', 'clock', 'due', 'legs', 'held' .. counter, 'sold' .. counter))
   local deadline = tonumber(redis.call('ZSCORE', KEYS[5], hold_id) or 0)
   local now = math.max(time, tonumber(clock or 0))
-  if held and sold and seq and due and legs and status ~= 'cancelled' and now < deadline
+  -- A rebuild removes status and epoch before the journal is drained for the last time: nothing is booked behind it.
+  if status and epoch and event_id and held and sold and seq and due and legs and status ~= 'cancelled' and now < deadline
     and redis.call('XLEN', KEYS[10]) * JOURNAL_ENTRY_MAX <= tonumber(ARGV[8])
     and not redis.call('HGET', KEYS[9], hold_id)
     and audited == string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')

@@ -147,7 +147,8 @@ class GroupCommit:
         self._writer = None
         stopped = LedgerUnavailable("the process is shutting down")
         for waiting in (*batch, *self._queue):
-            _resolve(waiting, stopped)
+            if not waiting.outcome.done():  # as all of the last batch are, where nothing went wrong
+                _resolve(waiting, stopped)
         self._queue.clear()
 
     async def _write(self, batch: Sequence[_Waiting], kept: KeptConnection, *, describe: bool = True) -> None:

@@ -2,8 +2,9 @@
 
 The usual batch is one call (see ``persistence.straight_batch``); what follows is what any other one needs. Statements
 are set-based, so that it costs a handful of round trips and one flush of the log whatever its size. Locks are taken in
-one order everywhere, and each table's rows in ascending order of their key, so that batches of several processes never
-wait for each other in a circle:
+one order everywhere, and each table's rows in ascending order of their key, so that batches of several processes do
+not wait for each other in a circle. (Two might where customers may have one booking each, and two of them have two
+entries each: the index of that has another order. Then the time limit of locks ends one, which is run again.)
 
 1. ``events``, shared: a loader that raises the epoch comes before the batch or after it (see ``persistence.loading``);
 2. ``bookings``: of two processes writing the same booking, the second waits here, and then finds it written;

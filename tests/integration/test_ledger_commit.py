@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from ledger_lab import FLOOR, GUEST, SOLD_AT_MS, STALLS, Lab
 
+from engine import figures
 from engine.bookings import JournalEntry
 from engine.errors import LedgerUnavailable, Overloaded
 from engine.events import SellableEvent
@@ -48,6 +49,16 @@ async def test_commit_returns_the_booking_as_it_is_stored(lab: Lab) -> None:
     assert (booking.source, booking.metadata) == (GUEST.source, GUEST.metadata)
     assert booking.confirmed_at is not None
     assert booking.confirmed_at.timestamp() * 1000 == pytest.approx(SOLD_AT_MS, abs=0.001)
+
+
+async def test_each_commit_is_counted_once_by_its_outcome(lab: Lab) -> None:
+    before = dict(figures.COMMITS.values)
+    event = await lab.event()
+    await lab.ledger.commit(lab.entry(event, seats=(4,)), event)
+    await commit_together(lab, event, lab.entry(event, seats=(5,)), lab.entry(event, seats=(4,)))
+    await asyncio.sleep(0)  # the writer ends
+    counted = {name: count - before.get(name, 0) for name, count in figures.COMMITS.values.items()}
+    assert {name: count for name, count in counted.items() if count} == {("committed",): 2, ("places_taken",): 1}
 
 
 async def test_commit_writes_history_and_outbox_with_the_booking(lab: Lab) -> None:

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 from reconciling import YESTERDAY, Installation, reconciling, until
 
-from engine.errors import StoreUnavailable
+from engine.errors import LedgerUnavailable, StoreUnavailable
 from holdfast.compose import open_parts
 from holdfast.settings import Settings, load_settings
+from persistence.database import driver_connection
 from persistence.heartbeats import read_heartbeats
 from persistence.partition_leases import Everywhere
 from persistence.reconciling.audit import ROTATION_S
@@ -310,6 +311,36 @@ async def test_nothing_is_booked_between_the_last_look_at_the_journal_and_the_ne
 
     assert await shop.status_of(await booking[0]) == "confirmed"
     assert shop.counter(event, "sold:1:0") == 1
+
+
+async def test_a_rebuild_does_not_raise_the_epoch_over_bookings_that_the_ledger_could_not_take(
+    shop: Installation,
+) -> None:
+    event = await shop.open_event("gig")
+    booking_id = await shop.leave_behind(event, age_s=0)
+
+    async with driver_connection(shop.parts.database) as other, other.transaction():
+        await other.execute("LOCK TABLE bookings IN EXCLUSIVE MODE")  # may be read, as a load does, and not be added to
+        with pytest.raises(LedgerUnavailable):
+            await shop.parts.loader.rebuild("gig", seen_epoch=1)
+        await shop.hold("gig")  # the event has stayed on sale
+
+    assert await shop.parts.loader.rebuild("gig", seen_epoch=1)
+    assert await shop.status_of(booking_id) == "confirmed"
+
+
+async def test_a_load_does_not_raise_the_epoch_over_bookings_that_the_ledger_could_not_take(shop: Installation) -> None:
+    event = await shop.open_event("gig")
+    booking_id = await shop.leave_behind(event, age_s=0)
+    shop.redis.delete(shop.key(event, "state"))
+
+    async with driver_connection(shop.parts.database) as other, other.transaction():
+        await other.execute("LOCK TABLE bookings IN EXCLUSIVE MODE")
+        with pytest.raises(LedgerUnavailable):
+            await shop.parts.loader.load("gig")
+
+    await shop.parts.loader.load("gig")
+    assert await shop.status_of(booking_id) == "confirmed"
 
 
 async def test_a_rebuild_that_is_cut_off_before_it_has_begun_is_made_up_for_by_the_next_caller(

@@ -157,8 +157,8 @@ def test_short_cuts_are_taken(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize("act", ["hold", "confirm"])
-@pytest.mark.parametrize("field", ["free:0:0", "held:0:0", "sold:0:0"])
-def test_state_that_lacks_a_counter_is_no_usual_one(redis_url: str, act: str, field: str) -> None:
+@pytest.mark.parametrize("field", ["free:0:0", "held:0:0", "sold:0:0", "status"])
+def test_state_that_lacks_a_field_is_no_usual_one(redis_url: str, act: str, field: str) -> None:
     """The straight path must not begin to write what it cannot end."""
     runner = Runner(redis_url)
     venue = Venue(runner)
@@ -170,7 +170,8 @@ def test_state_that_lacks_a_counter_is_no_usual_one(redis_url: str, act: str, fi
     except redis.ResponseError:
         assert runner.dump() == before
     else:
-        assert reply[0] in ("HELD", "CONFIRMED")
+        assert reply[0] in ("HELD", "CONFIRMED", "NOT_OPEN", "NOT_LOADED")
+        assert (runner.dump() == before) == reply[0].startswith("NOT_")
 
 
 @pytest.mark.parametrize("held", [-3, 0, 1])

@@ -4,10 +4,12 @@ A mutant is killed by a short history that the real scripts live through: compar
 and at its end with the invariants of ``tests/invariants.py``.
 """
 
+import contextlib
 from collections.abc import Callable
 
 import msgspec
 import pytest
+import redis
 from invariants import assert_consistent
 from script_mutants import mutated
 from script_runner import FROZEN_MS, PARTITIONS, TTL_MS, Runner, Venue, new_id
@@ -70,6 +72,18 @@ def event_is_cancelled(venue: Venue) -> None:
     venue.set_status("cancelled")
     for hold_id in hold_ids:
         assert venue.confirm(hold_id) == ["NOT_OPEN", "cancelled"]
+
+
+def rebuild_has_closed_the_state(venue: Venue) -> None:
+    """As it does before it drains the journal for the last time: what is booked behind that is lost."""
+    hold_id = venue.held("0:1;0*1")
+    removed = {name: venue.redis.hget(venue.key("state"), name) for name in ("status", "epoch")}
+    venue.redis.hdel(venue.key("state"), *removed)
+    before = venue.runner.dump()
+    with contextlib.suppress(redis.ResponseError):
+        assert venue.confirm(hold_id) == ["NOT_LOADED"]
+    assert venue.runner.dump() == before
+    venue.redis.hset(venue.key("state"), mapping=removed)
 
 
 def places_are_wanted_twice(venue: Venue) -> None:
@@ -322,6 +336,9 @@ MUTANTS = {
     ),
     "the usual confirmation is of a cancelled event": Mutant(
         "confirm_hold", "and status ~= 'cancelled'", "", event_is_cancelled
+    ),
+    "the usual confirmation is of a state that a rebuild has closed": Mutant(
+        "confirm_hold", "if status and epoch and", "if", rebuild_has_closed_the_state
     ),
     "the usual confirmation ignores the journal's bound": Mutant(
         "confirm_hold", "* JOURNAL_ENTRY_MAX <= tonumber(ARGV[8])", ">= 0", journal_is_full
