@@ -275,9 +275,10 @@ async def test_kept_connection_is_another_one_after_a_failure_and_after_the_serv
         async with kept.lend():
             raise ValueError("on purpose")
     assert checked_out(lab.engine) == 0
-    second = await pid()
+    async with kept.lend() as connection:
+        second = await connection.fetchval("SELECT pg_backend_pid()")
     await lab.fetch("SELECT pg_terminate_backend($1)", second)
-    async with kept.lend() as connection, asyncio.timeout(10):
+    async with asyncio.timeout(10):
         while not connection.is_closed():  # noqa: ASYNC110 - the driver tells nobody
             await asyncio.sleep(0.01)
     third = await pid()
