@@ -58,6 +58,10 @@ demo: $(INSTALLED) ## sell a concert, a train and a festival to a crowd, on real
 test: $(INSTALLED) ## run all tests, on real servers (ARGS="-k hold" for some of them)
 	@$(COMPILED) $(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)
 
+.PHONY: test-slow
+test-slow: $(INSTALLED) ## run the tests that take too long for each change: more of demo, benchmarks and load tools
+	@$(COMPILED) $(BIN)/python -m pytest -m slow $(ARGS)
+
 .PHONY: check
 check: lint test ## the one gate: lint, then test
 

@@ -66,7 +66,6 @@ def installation(servers: Any, database_url: str) -> Iterator[Installation]:
         yield Installation(url)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)  # seating plans take 20 s of CPU to think up, and a busy machine ten times as long
 @schema.exclude(operation_id="stream_event").parametrize()  # it goes on for ever; test_api_stream.py has it
 @settings(

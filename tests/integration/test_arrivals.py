@@ -338,6 +338,7 @@ def is_sender(process: psutil.Process) -> bool:
     return any(word.endswith("arrivals_client.py") for word in process.cmdline()[1:2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_open_load_that_is_ended_leaves_no_process_and_told_to_end_no_file(
     number: signal.Signals, private_tmp: Path

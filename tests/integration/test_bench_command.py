@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import psutil
+import pytest
 from processes_under_test import ROOT, are_gone
 
 COMMAND = [sys.executable, "-m", "holdfast", "bench"]
@@ -56,6 +57,7 @@ def test_bench_reports_figures_that_add_up_with_the_audit_and_leaves_nothing_beh
     assert list(private_tmp.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_bench_keeps_on_when_more_come_than_the_server_takes(private_tmp: Path) -> None:
     report = bench("--connections", "200", "--workers", "1")
 
@@ -65,6 +67,7 @@ def test_bench_keeps_on_when_more_come_than_the_server_takes(private_tmp: Path) 
     assert list(private_tmp.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_bench_stops_everything_when_it_is_terminated_in_the_middle(private_tmp: Path) -> None:
     with subprocess.Popen(
         [*COMMAND, "--seconds", "60"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx2
 import msgspec
 import psutil
+import pytest
 from processes_under_test import ROOT, are_gone, seconds_until
 
 SOME = 60  # buyers
@@ -122,6 +123,7 @@ def test_demo_stops_everything_when_it_is_terminated_in_the_middle_however_impat
         assert list(private_tmp.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_demo_sells_again_over_the_data_that_an_interrupted_one_kept(private_tmp: Path) -> None:
     data_dir = private_tmp / "kept"
     with running_demo("--data-dir", data_dir, buyers=2000) as demo:
@@ -148,6 +150,7 @@ def test_demo_stops_everything_when_it_is_interrupted_while_servers_start(privat
         assert list(private_tmp.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_demo_leaves_no_process_when_it_is_killed(private_tmp: Path) -> None:
     with running_demo(buyers=2000) as demo:
         demo.read_until(ON_SALE)
@@ -167,6 +170,7 @@ def test_demo_fails_with_the_servers_words_when_the_port_is_taken(private_tmp: P
     assert list(private_tmp.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_demo_fails_when_the_server_dies_under_the_crowd(private_tmp: Path) -> None:
     with running_demo(buyers=2000) as demo:
         demo.read_until(ON_SALE)

@@ -52,6 +52,7 @@ def affinity() -> Iterator[None]:
     os.sched_setaffinity(0, CORES)
 
 
+@pytest.mark.slow
 async def test_window_counts_all_that_arrived_and_finds_it_held_and_gives_the_cores_back(
     affinity: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +78,7 @@ async def test_window_counts_all_that_arrived_and_finds_it_held_and_gives_the_co
     assert sorted(os.sched_getaffinity(0)) == CORES
 
 
+@pytest.mark.slow
 async def test_window_is_void_when_less_is_held_than_was_acknowledged(
     affinity: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,6 +146,7 @@ async def test_health_degrades_when_a_sink_is_far_behind_or_something_was_given_
     await check.run()
 
 
+@pytest.mark.slow
 async def test_command_adds_tests_lists_rotates_and_removes(
     shop: Installation, cli: CommandLine, receiver: Receiver
 ) -> None:
@@ -177,6 +178,7 @@ async def test_command_adds_tests_lists_rotates_and_removes(
     assert (gone.returncode, "there is no webhook 'shop'" in gone.stderr) == (1, True)
 
 
+@pytest.mark.slow
 async def test_command_names_a_sink_whose_key_is_lost_and_gives_it_another_secret(
     shop: Installation, cli: CommandLine, receiver: Receiver
 ) -> None:

@@ -210,7 +210,6 @@ async def test_server_that_is_no_cluster_is_refused_on_opening(tmp_path: Path) -
             pass
 
 
-@pytest.mark.slow
 async def test_replica_takes_over_and_the_change_is_reported_when_a_master_is_killed(tmp_path: Path) -> None:
     with running_cluster(tmp_path, node_timeout_ms=1000) as cluster:
         await asyncio.to_thread(cluster.add_replica, cluster.servers[0])

@@ -6,7 +6,6 @@ import pytest
 from check_protocol import INVARIANTS, MODEL, VARIANTS, Variant, as_expected, explore
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_protocol_model_breaks_exactly_where_a_mechanism_is_taken_out(variant: Variant) -> None:
     assert as_expected(variant, explore(variant))
