@@ -2,7 +2,7 @@
 
 Were every request begun as it comes, all of them would share one core, and past capacity none would be answered in
 time. Here requests under way are counted by class, and one that comes while its class has no room is refused at once:
-that costs a quarter of a hold. So what has been let in waits for no more than what is under way: at 128 and a third of
+that costs a third of a hold. So what has been let in waits for no more than what is under way: at 128 and a third of
 a millisecond each, some 40 ms. Who comes first when there is too much follows from the bounds alone:
 
 - ``confirm``  bookings, their steps, payments, offers accepted: they wait for Postgres, which costs no CPU, and commit
