@@ -320,6 +320,6 @@ def test_scripts_do_what_the_reference_model_does(redis_url: str) -> None:
     run_state_machine_as_test(
         KernelMachine,
         settings=settings(
-            max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=200, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
