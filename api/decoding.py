@@ -30,6 +30,8 @@ _QUERY_FIELDS_MAX = 32
 _AT = re.compile(r"(.*) - at (?:`key` in )?`(.*)`", re.DOTALL)
 _PATTERN = re.compile(r"Expected `str` matching regex (.*)", re.DOTALL)
 _WORDS_BY_REPR = {repr(pattern): words for pattern, words in WORDS.items()}  # msgspec quotes patterns as Python does
+_TYPES = re.compile(r"`((?:int|float|str|bool|null|object|array)(?: \| (?:int|float|str|bool|null|object|array))*)`")
+_JSON_TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean"}
 _FIELD = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`", re.DOTALL)
 
 
@@ -140,4 +142,10 @@ def _refuse(error: msgspec.ValidationError, root: str) -> Never:
         path = f"{path}.{field[1]}"
     if (pattern := _PATTERN.fullmatch(reason)) is not None and (words := _WORDS_BY_REPR.get(pattern[1])) is not None:
         reason = f"Expected {words}"
+    reason = _TYPES.sub(_as_json_calls_it, reason)
     raise InvalidRequest(path if root else path.removeprefix("$."), reason) from None
+
+
+def _as_json_calls_it(match: re.Match[str]) -> str:
+    """Python's names of types, which mean nothing to a client, as JSON Schema's: ``integer | null``."""
+    return "`" + " | ".join(_JSON_TYPES.get(name, name) for name in match[1].split(" | ")) + "`"

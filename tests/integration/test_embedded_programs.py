@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from holdfast.embedded.account import choose_account
+from holdfast.embedded.account import Account, choose_account
 from holdfast.embedded.programs import Programs, find_programs, reachable_programs
 
 
@@ -49,3 +50,19 @@ def test_programs_are_copied_when_the_account_cannot_reach_them(open_directory: 
     assert copied != out_of_reach
     assert reachable_programs(copied, account, open_directory / "again") == copied
     assert closed.stat().st_mode & 0o777 == 0o700
+    assert _initdb_as(account, copied, open_directory).returncode == 0
+
+
+def _initdb_as(account: Account, programs: Programs, parent: Path) -> subprocess.CompletedProcess[bytes]:
+    """A cluster made by the copies: whether a program starts says nothing of the files that it reads."""
+    data = parent / "data"
+    data.mkdir()
+    os.chown(data, account.uid, account.gid)
+    return subprocess.run(
+        [programs.initdb, "--pgdata", data, "--username", "holdfast", "--no-sync"],
+        user=account.uid,
+        group=account.gid,
+        extra_groups=[],
+        cwd="/",
+        check=False,
+    )

@@ -50,6 +50,23 @@ def test_refusal_names_the_json_path_of_what_is_wrong(body: bytes, path: str) ->
 
 
 @pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"items": 5}', "Expected `array`, got `integer`"),
+        (b'{"items": [{"section": "floor", "quantity": 1}], "ttl": "soon"}', "Expected `integer | null`, got `string`"),
+        (
+            b'{"items": [{"section": "floor", "quantity": 1}], "ttl": {"a": 1.5}}',
+            "Expected `integer | null`, got `object`",
+        ),
+    ],
+)
+def test_refusal_calls_types_what_json_calls_them(body: bytes, reason: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        decode_body(CLAIM, body)
+    assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b"",
