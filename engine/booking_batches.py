@@ -22,7 +22,7 @@ from engine.blocks import BLOCKED_OWNER, MARK
 from engine.ids import claim_keys
 from engine.layout import Layout
 from engine.places import NumberedPlaces, Places, parse_places
-from engine.ports import BookingRow
+from engine.ports import BookingColumns
 from engine.transport.wire import pack_command, pack_fields
 
 PIECE_BYTES = 32_768  # of the bitmap in one call: a quarter of a million cells, some ten microseconds of Redis's time
@@ -71,13 +71,13 @@ class BookingBatches:
         self._heads: dict[str, _Seats] = {}  # `0:1;1` of `0:1;1#100,101`
         self._marks: list[bytes] = []  # names and values of the fields that tell what is off sale
 
-    def add(self, rows: Sequence[BookingRow]) -> list[bytes]:
-        """Count *rows*, one at least; returns the commands that write them, none of which may run twice.
+    def add(self, bookings: BookingColumns) -> list[bytes]:
+        """Count *bookings*; returns the commands that write them, none of which may run twice.
 
         Raises:
             ValueError, IndexError: A booking claims what is no place of the event.
         """
-        ids, times, texts, customers = zip(*rows, strict=True)
+        ids, times, texts, customers = bookings
         keys = claim_keys(ids)
         if BLOCKED_OWNER in customers:
             for key, text, customer in zip(keys, texts, customers, strict=True):
@@ -89,7 +89,7 @@ class BookingBatches:
             f"{confirmed_ms}|{confirmed_ms}|||{quantity}|{text}|{customer}"
             for confirmed_ms, quantity, text, customer in zip(times, quantities, texts, customers, strict=True)
         ]
-        self.count += len(rows)
+        self.count += len(keys)
         names, counts = self._note_customers(customers, quantities)
         self.customer_count += len(names)
         return [

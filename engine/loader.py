@@ -22,11 +22,11 @@ from engine.ports import EventSource, LoadedEvent, LoadingTurn
 
 LOADS_MAX = 3  # at once in this process: each keeps a connection of the pool, which others need too
 TOGETHER_MAX = 50  # events of one load: a tenth of a second, for which somebody who wants one of them waits
-PAGE_SIZE = 2_000  # bookings in one reply of Postgres: the next one is on its way while these are sent
-BATCH_SIZE = 1_000  # bookings that are sent together: eight commands of a quarter of a millisecond of the server's time
+PAGE_SIZE = 1_000  # bookings that Postgres tells at a time: the next ones are on their way while these are sent
+BATCH_SIZE = 500  # bookings that are sent together: four commands of a quarter of a millisecond of the server's time
 # Batches of one load under way: the server is at work while the next one is packed. What others of this process ask for
 # waits behind them, so there are few.
-BATCHES_MAX = 2
+BATCHES_MAX = 4
 LINE_BATCH = 500  # people in line that are sent together
 
 Outcomes = Mapping[str, asyncio.Future[bool]]
@@ -236,10 +236,10 @@ class EventLoader:
                 await self._step("count_customers", sellable, [b"%d" % epoch, *args], epoch=epoch)
 
         try:
-            async with aclosing(loaded.bookings(batch_size=PAGE_SIZE)) as pages:
-                async for rows in pages:
-                    for start in range(0, len(rows), BATCH_SIZE):
-                        commands = batches.add(rows[start : start + BATCH_SIZE])
+            async with aclosing(loaded.bookings(page_size=PAGE_SIZE)) as pages:
+                async for page in pages:
+                    for start in range(0, len(page.ids), BATCH_SIZE):
+                        commands = batches.add(page.part(start, start + BATCH_SIZE))
                         while len(sent) >= BATCHES_MAX:
                             await sent.popleft()
                         sent.append(asyncio.create_task(self._kernel.send_once(key, commands)))

@@ -2,6 +2,7 @@
 
 import itertools
 import struct
+from functools import cache
 
 from engine.definition import EventDefinition
 from engine.events import Event
@@ -62,11 +63,14 @@ def rows_stride(layout: Layout) -> int:
 def pack_rows(layout: Layout) -> bytes:
     """The index of neighbours of an empty venue, as lua/include/rows.lua describes it."""
     starts = [*layout.block_starts, len(layout.seats)]
-    lengths = [end - start for start, end in itertools.pairwise(starts)]
+    lengths = bytes(min(RUNS, end - start) for start, end in itertools.pairwise(starts))
     stride = rows_stride(layout)
-    bits = bytearray(RUNS * stride)
-    for block, length in enumerate(lengths):
-        for run in range(1, min(RUNS, length) + 1):
-            position = (run - 1) * stride * 8 + block
-            bits[position >> 3] |= 0x80 >> (position & 7)
-    return bytes(bits) + struct.pack(f">{len(starts)}I", *starts)
+    digits = lengths.ljust(8 * stride, b"\0")  # one for each bit; those behind the last block are 0
+    runs = [int(b"0" + digits.translate(_has_run(run)), 2).to_bytes(stride) for run in range(1, RUNS + 1)]
+    return b"".join(runs) + struct.pack(f">{len(starts)}I", *starts)
+
+
+@cache
+def _has_run(run: int) -> bytes:
+    """For each length of a block, ``1`` if it has *run* seats side by side, else ``0``."""
+    return bytes(b"01"[length >= run] for length in range(256))

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -24,12 +24,20 @@ class ActiveBooking(msgspec.Struct, frozen=True):
     places: Places
 
 
-BookingRow = Sequence[Any]
-"""A booking that owns places, as a load reads it: its id's 16 bytes, when it was confirmed, places, customer.
+class BookingColumns(NamedTuple):
+    """Bookings that own places, as a load reads them: column by column, because they may be a million."""
 
-The time is of the Unix clock, in ms, as text. A million of them are read at once, so they stay what the driver makes of
-a row.
-"""
+    ids: Sequence[bytes]
+    """16 bytes each."""
+    confirmed_ms: Sequence[str]
+    """Of the Unix clock."""
+    places: Sequence[str]
+    customers: Sequence[str]
+
+    def part(self, start: int, end: int) -> "BookingColumns":
+        """Those from *start* to before *end*."""
+        ids, confirmed_ms, places, customers = self
+        return BookingColumns(ids[start:end], confirmed_ms[start:end], places[start:end], customers[start:end])
 
 
 class LoadedEvent(Protocol):
@@ -44,8 +52,8 @@ class LoadedEvent(Protocol):
     Who had an offer, which ends with the state that is forgotten, is in line again, where they were.
     """
 
-    def bookings(self, *, batch_size: int) -> AsyncGenerator[Sequence[BookingRow]]:
-        """The bookings that own places, in batches and no order; memory is bounded by *batch_size*. To be read once."""
+    def bookings(self, *, page_size: int) -> AsyncGenerator[BookingColumns]:
+        """The bookings that own places, none of the pages empty; memory is bounded by *page_size*. To be read once."""
         ...
 
 

@@ -16,18 +16,21 @@ one can be committed before Redis has been filled, so that the snapshot, taken l
 """
 
 import asyncio
+import struct
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import Any
 
 from engine.events import Event
 from engine.ids import claim_key
 from engine.lifecycle import OWNING_STATUSES
-from engine.ports import BookingRow
+from engine.ports import BookingColumns
 from engine.waitlist import line_score
 from persistence.database import ledger_errors, retrying
 from persistence.event_rows import event_from_row
 
 SMALL_BOOKINGS_MAX = 200  # of an event whose bookings are read together with those of others
+_BEFORE_ALL = 0  # numbers begin at 1
 
 _READ_EVENTS = "SELECT * FROM events WHERE id = ANY($1::text[])"
 # FOR UPDATE waits for the FOR KEY SHARE of group commits; the UPDATE alone would not.
@@ -35,21 +38,34 @@ _RAISE_EPOCHS = """
     WITH locked AS MATERIALIZED (SELECT id FROM events WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE)
     UPDATE events SET epoch = events.epoch + 1 FROM locked WHERE events.id = locked.id RETURNING events.*
 """
-# Without an order, so that nothing is ever sorted: whatever plan there is, it reads each row once.
-_BOOKINGS = """
-    SELECT uuid_send(id), round(date_part('epoch', COALESCE(confirmed_at, created_at)) * 1000)::bigint::text,
-           places, customer_id
-      FROM bookings WHERE event_id = $1 AND status = ANY($2::text[])
+# A column of a whole page in one value, which costs the driver half of a row for each booking. Places have no blanks in
+# them; ids of customers are printable, but for the one of blocks, which has no line end either.
+_COLUMNS = """
+    SELECT count(*) AS count, max(number) AS last_number, string_agg(uuid_send(id), '') AS ids,
+           string_agg((date_part('epoch', COALESCE(confirmed_at, created_at)) * 1000)::bigint::text, ' ')
+               AS confirmed_ms,
+           string_agg(places, ' ') AS places, string_agg(customer_id, E'\\n') AS customers
 """
-_FEW_BOOKINGS = """
-    SELECT booking.id, booking.confirmed_ms, booking.places, booking.customer_id, event.id AS event_id
+# Compared and ordered by both columns, though one is given: only the index on both is in that order. By the number
+# alone, the index on that would do as well, which passes over every booking of every other event.
+_PAGE = f"""
+    {_COLUMNS} FROM (
+        SELECT id, number, confirmed_at, created_at, places, customer_id FROM bookings
+         WHERE (event_id, number) > ($1, $2) AND event_id <= $1 AND status = ANY($3::text[])
+         ORDER BY event_id, number LIMIT $4) AS booking
+"""  # noqa: S608 - made of the constant above
+# Else a page may be the first ones of all that is left, read and sorted: without statistics that seems little.
+_IN_ORDER_OF_THE_INDEX = "SET LOCAL enable_sort = off"
+_FEW_BOOKINGS = f"""
+    SELECT event.id AS event_id, page.*
       FROM unnest($1::text[]) AS event (id)
      CROSS JOIN LATERAL (
-           SELECT uuid_send(id) AS id,
-                  round(date_part('epoch', COALESCE(confirmed_at, created_at)) * 1000)::bigint::text AS confirmed_ms,
-                  places, customer_id
-             FROM bookings WHERE event_id = event.id AND status = ANY($2::text[]) LIMIT $3) AS booking
-"""
+           {_COLUMNS} FROM (
+               SELECT * FROM bookings
+                WHERE (event_id, number) > (event.id, 0) AND event_id <= event.id AND status = ANY($2::text[])
+                ORDER BY event_id, number LIMIT $3) AS booking
+           ) AS page
+"""  # noqa: S608 - made of the constant above
 # Whose offer ends with the Redis that is forgotten is in line again; whose booking is there, whatever has become of it,
 # is not. The snapshot is later than the new epoch, so that no booking of the old one can follow.
 _IN_LINE = """
@@ -88,22 +104,21 @@ class PostgresTurn:
         """
         await self.end()
         events = [event_from_row(row) for row in await retrying(lambda: self._raise_epochs(event_ids))]
-        found: dict[str, list[BookingRow]] = {event.id: [] for event in events}
+        lines: dict[str, list[bytes]] = {event.id: [] for event in events}
+        await self.begin_snapshot()
         with ledger_errors():
-            # One statement is a snapshot of its own, and needs no transaction.
-            rows = await self._connection.fetch(_FEW_BOOKINGS, list(found), OWNING_STATUSES, SMALL_BOOKINGS_MAX + 1)
-            in_line = await self._connection.fetch(_IN_LINE, list(found))
-        for row in rows:
-            found[row["event_id"]].append(row[:4])
-        lines: dict[str, list[bytes]] = {event_id: [] for event_id in found}
+            rows = await self._connection.fetch(_FEW_BOOKINGS, list(lines), OWNING_STATUSES, SMALL_BOOKINGS_MAX + 1)
+            in_line = await self._connection.fetch(_IN_LINE, list(lines))
+        await self.end()  # large ones are read later, from one of their own
+        found = {row["event_id"]: row for row in rows}
         for row in in_line:
             lines[row["event_id"]].append(_line_entry(row))
         return [PostgresLoadedEvent(self, event, found[event.id], lines[event.id]) for event in events]
 
-    async def open_cursor(self, query: str, *args: object) -> Any:
-        """Begin to read what one statement finds; its snapshot lasts until it is ended or another one is begun.
+    async def begin_snapshot(self) -> None:
+        """Have all pages that follow show one moment, until it is ended or another one is begun.
 
-        A loader that pauses between two batches for more than five seconds (``idle_in_transaction_session_timeout``)
+        A loader that pauses between two of them for more than five seconds (``idle_in_transaction_session_timeout``)
         loses its turn.
 
         Raises:
@@ -111,9 +126,18 @@ class PostgresTurn:
         """
         await self.end()
         with ledger_errors():
-            self._snapshot = self._connection.transaction(readonly=True)
+            self._snapshot = self._connection.transaction(isolation="repeatable_read", readonly=True)
             await self._snapshot.start()
-            return await self._connection.cursor(query, *args)
+            await self._connection.execute(_IN_ORDER_OF_THE_INDEX)
+
+    async def read_page(self, event_id: str, after: int, size: int) -> Any:
+        """Columns of the event's next bookings behind number *after*.
+
+        Raises:
+            LedgerUnavailable: Postgres does not answer.
+        """
+        with ledger_errors():
+            return await self._connection.fetchrow(_PAGE, event_id, after, OWNING_STATUSES, size)
 
     async def end(self) -> None:
         """Let the snapshot go, which would hold back vacuum; harmless when there is none."""
@@ -129,41 +153,50 @@ class PostgresTurn:
 class PostgresLoadedEvent:
     """One event as it was when its epoch rose, and its bookings since then."""
 
-    def __init__(self, turn: PostgresTurn, event: Event, first: Sequence[BookingRow], line: Sequence[bytes]) -> None:
+    def __init__(self, turn: PostgresTurn, event: Event, first: Any, line: Sequence[bytes]) -> None:
         self.event = event
         self.line = line
-        self.is_small = len(first) <= SMALL_BOOKINGS_MAX
+        self.is_small = first["count"] <= SMALL_BOOKINGS_MAX
         self._turn = turn
-        self._few = first if self.is_small else ()
+        self._few = first if self.is_small else None
 
-    async def bookings(self, *, batch_size: int) -> AsyncGenerator[Sequence[BookingRow]]:
-        """The bookings that own places; memory is bounded by twice *batch_size*, for the next ones are read meanwhile.
+    async def bookings(self, *, page_size: int) -> AsyncGenerator[BookingColumns]:
+        """The bookings that own places; memory is bounded by twice *page_size*, for the next ones are read meanwhile.
 
         To be read once, and of one event after another.
 
         Raises:
             LedgerUnavailable: Postgres does not answer.
         """
-        for start in range(0, len(self._few), batch_size):
-            yield self._few[start : start + batch_size]
-        if self.is_small:
+        if self._few is not None:
+            if self._few["count"]:
+                yield _columns(self._few)
             return
-        cursor = await self._turn.open_cursor(_BOOKINGS, self.event.id, OWNING_STATUSES)
-        reading = asyncio.create_task(cursor.fetch(batch_size))
+        await self._turn.begin_snapshot()
+        read = partial(self._turn.read_page, self.event.id, size=page_size)
+        reading = asyncio.create_task(read(_BEFORE_ALL))
         try:
-            while True:
-                with ledger_errors():
-                    rows = await reading
-                if len(rows) == batch_size:
-                    reading = asyncio.create_task(cursor.fetch(batch_size))
-                if rows:
-                    yield rows
-                if len(rows) < batch_size:
-                    await self._turn.end()
-                    return
+            is_last = False
+            while not is_last:
+                page = await reading
+                is_last = page["count"] < page_size
+                if not is_last:
+                    reading = asyncio.create_task(read(page["last_number"]))
+                if page["count"]:
+                    yield _columns(page)
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+        await self._turn.end()
+
+
+def _columns(page: Any) -> BookingColumns:
+    """What ``_COLUMNS`` has read, one booking at least."""
+    size = page["count"]
+    ids = struct.unpack(size * "16s", page["ids"])
+    columns = ids, page["confirmed_ms"].split(" "), page["places"].split(" "), page["customers"].split("\n")
+    assert all(len(column) == size for column in columns), "a separator inside of a value"
+    return BookingColumns(*columns)
 
 
 def _line_entry(row: Any) -> bytes:

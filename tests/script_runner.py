@@ -24,7 +24,7 @@ from engine.journal_bound import JOURNAL_BYTES_MAX
 from engine.keys import KeyRing, event_key, load_key, partition_key, partition_of
 from engine.layout import compile_layout
 from engine.loading import pack_rows, state_fields
-from engine.ports import BookingRow
+from engine.ports import BookingColumns
 from lua import Script
 
 PARTITIONS = 4
@@ -153,7 +153,7 @@ class Venue:
     def load_bookings(self, epoch: int, bookings: Sequence[tuple[str, str, str]], *, times: int = 1) -> list[str]:
         """Send a batch, and who came before at once; returns what ``count_customers`` has answered to each call."""
         batches = self._batches[epoch]
-        for wire in batches.add(_rows(bookings)) * times:
+        for wire in batches.add(_columns(bookings)) * times:
             self.send(wire)
         calls = list(batches.take_again())
         return [self._run("count_customers", epoch, *args, epoch=epoch)[0] for args in calls for _ in range(times)]
@@ -172,7 +172,7 @@ class Venue:
         """What all of *bookings* own, as a loader adds it up."""
         batches = self._new_batches(epoch)
         if bookings:
-            batches.add(_rows(bookings))
+            batches.add(_columns(bookings))
         for piece in batches.pieces():
             assert self._run("load_places", epoch, *piece) == ["LOADED"]
 
@@ -506,12 +506,11 @@ def _argument(value: object) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode(errors="surrogateescape")
 
 
-def _rows(bookings: Sequence[tuple[str, str, str]]) -> list[BookingRow]:
+def _columns(bookings: Sequence[tuple[str, str, str]]) -> BookingColumns:
     """Bookings of (id, places, owner) as a loader reads them from the ledger."""
-    return [
-        (parse_claim_id(f"{booking_id}~gig").uuid.bytes, str(FROZEN_MS), places, owner)  # type: ignore[union-attr]
-        for booking_id, places, owner in bookings
-    ]
+    keys, places, owners = zip(*bookings, strict=True)
+    ids = [parse_claim_id(f"{key}~gig").uuid.bytes for key in keys]  # type: ignore[union-attr]
+    return BookingColumns(ids, [str(FROZEN_MS)] * len(ids), places, owners)
 
 
 def _cut(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -13,7 +13,7 @@ from engine.catalog import Catalog
 from engine.errors import EventNotFound, EventNotOpen, HoldReleased, StoreUnavailable
 from engine.events import Event
 from engine.loader import EventLoader
-from engine.ports import BookingRow, LoadedEvent, LoadingTurn
+from engine.ports import BookingColumns, LoadedEvent, LoadingTurn
 from engine.reservations import Reservations
 from engine.transport.errors import OutcomeUnknown
 from engine.transport.wire import PackedKeys
@@ -177,9 +177,9 @@ class _ClosingLoad:
         self.is_small = loaded.is_small
         self.line = loaded.line
 
-    async def bookings(self, *, batch_size: int) -> AsyncGenerator[Sequence[BookingRow]]:
-        async for batch in self._loaded.bookings(batch_size=batch_size):
-            yield batch
+    async def bookings(self, *, page_size: int) -> AsyncGenerator[BookingColumns]:
+        async for page in self._loaded.bookings(page_size=page_size):
+            yield page
         await self._close(self.event.id)
 
 

@@ -132,12 +132,12 @@ async def test_upcoming_is_what_a_customer_will_still_go_to_and_the_next_comes_f
 
 
 @pytest.mark.parametrize(
-    ("few", "batch_size", "sizes"),
-    [(0, 2, [2, 2, 2]), (0, 4, [4, 2]), (5, 6, [6]), (5, 7, [6]), (6, 7, [6]), (6, 4, [4, 2])],
-    ids=["cursor", "cursor_ends", "exact", "one", "few", "few_in_batches"],
+    ("few", "page_size", "sizes"),
+    [(0, 2, [2, 2, 2]), (0, 4, [4, 2]), (5, 6, [6]), (5, 7, [6]), (6, 7, [6])],
+    ids=["pages", "last_is_shorter", "exact", "one", "few"],
 )
 async def test_loader_reads_the_bookings_that_own_places(
-    lab: Lab, few: int, batch_size: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+    lab: Lab, few: int, page_size: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("persistence.loading.SMALL_BOOKINGS_MAX", few)
     event, other = await lab.event(stops=["A", "B", "C"]), await lab.event()
@@ -150,11 +150,11 @@ async def test_loader_reads_the_bookings_that_own_places(
     async with lab.events.loading([event.event.id]) as turn:
         [loaded] = await turn.begin(turn.event_ids)
         assert loaded.is_small == (few == 6)
-        batches = [batch async for batch in loaded.bookings(batch_size=batch_size)]
+        pages = [page async for page in loaded.bookings(page_size=page_size)]
 
-    assert [len(batch) for batch in batches] == sizes
+    assert [len(page.ids) for page in pages] == sizes
     owning = [entry for number, entry in enumerate(entries, start=1) if number != 3]
-    assert sorted(tuple(row) for batch in batches for row in batch) == sorted(map(row_of, owning))
+    assert sorted(row for page in pages for row in zip(*page, strict=True)) == sorted(map(row_of, owning))
 
 
 def row_of(entry: JournalEntry) -> tuple[bytes, str, str, str]:
@@ -178,11 +178,11 @@ async def test_events_that_are_loaded_together_have_their_own_bookings(
         assert [loaded[event_id].is_small for event_id in entries] == [True, True, False]
         assert {one.event.epoch for one in loaded.values()} == {events[0].event.epoch + 1}
         for event_id, expected in entries.items():
-            rows = [tuple(row) async for batch in loaded[event_id].bookings(batch_size=2) for row in batch]
+            rows = [row async for page in loaded[event_id].bookings(page_size=2) for row in zip(*page, strict=True)]
             assert sorted(rows) == sorted(map(row_of, expected))
 
 
-async def test_events_bookings_are_of_one_snapshot_though_they_are_read_in_batches(
+async def test_events_bookings_are_of_one_snapshot_though_they_are_read_in_pages(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("persistence.loading.SMALL_BOOKINGS_MAX", 0)
@@ -191,10 +191,10 @@ async def test_events_bookings_are_of_one_snapshot_though_they_are_read_in_batch
     await sell(lab, event, count=2)
     async with lab.events.loading([event.event.id]) as turn:
         [loaded] = await turn.begin(turn.event_ids)
-        rows = loaded.bookings(batch_size=1)
-        first = await anext(rows)
+        pages = loaded.bookings(page_size=1)
+        first = await anext(pages)
         await lab.fetch("UPDATE bookings SET status = 'cancelled'")
-        assert len([*first, *[row async for page in rows for row in page]]) == 2
+        assert len([*first.ids, *[one async for page in pages for one in page.ids]]) == 2
 
 
 async def test_usage_of_an_event_is_told_by_section_and_leg(lab: Lab) -> None:

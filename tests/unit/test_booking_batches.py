@@ -14,7 +14,7 @@ import engine.booking_batches
 from engine.booking_batches import AGAIN_MAX, KEYS_TTL_S, BookingBatches
 from engine.layout import Layout
 from engine.places import CountedPlaces, NumberedPlaces, Places, format_places
-from engine.ports import BookingRow
+from engine.ports import BookingColumns
 
 FLOOR = {"id": "floor", "price": 1, "capacity": 50}
 STALLS = {"id": "stalls", "price": 1, "rows": [{"id": "A", "seats": "1-30"}]}
@@ -36,8 +36,10 @@ def claims(draw: st.DrawFn) -> Places:
     return Places(first, last, tuple(items))
 
 
-def row(places: Places, customer_id: str) -> BookingRow:
-    return (uuid.uuid4().bytes, "1000", format_places(places), customer_id)
+def columns(booked: Sequence[tuple[Places, str]]) -> BookingColumns:
+    places, customers = zip(*booked, strict=True)
+    ids = [uuid.uuid4().bytes for _ in booked]
+    return BookingColumns(ids, ["1000"] * len(ids), [*map(format_places, places)], customers)
 
 
 def expected(booked: list[Places], layout: Layout) -> tuple[set[int], dict[str, int]]:
@@ -97,8 +99,7 @@ def test_everything_is_counted_once_however_it_is_cut_into_batches(
         batches = new_batches()
     totals, records, sent = Counter[str](), dict[str, str](), 0
     for start in range(0, len(booked), size):
-        rows = [row(places, customer_id) for places, customer_id in booked[start : start + size]]
-        for verb, key, *rest in commands(batches.add(rows)):
+        for verb, key, *rest in commands(batches.add(columns(booked[start : start + size]))):
             if verb == b"HSET" and key == b"b":
                 records |= pairs(rest)
             elif verb == b"HSET":
@@ -123,7 +124,7 @@ def test_everything_is_counted_once_however_it_is_cut_into_batches(
 def test_customers_who_came_before_are_added_to_in_calls_that_are_numbered() -> None:
     batches = new_batches()
     for _ in range(2):
-        batches.add([row(Places(0, 1, (CountedPlaces(0, 12),)), f"c{number}") for number in range(AGAIN_MAX + 1)])
+        batches.add(columns([(Places(0, 1, (CountedPlaces(0, 12),)), f"c{n}") for n in range(AGAIN_MAX + 1)]))
     assert batches.again_count > AGAIN_MAX
     calls = list(batches.take_again())
     assert [(call[0], len(call) <= 2 + 2 * AGAIN_MAX) for call in calls] == [(b"1", True), (b"2", True)]
@@ -139,14 +140,14 @@ def test_bounds_on_memory_and_on_calls_change_no_sum(booked: list[Places]) -> No
         patch.setattr(engine.booking_batches, "COUNTED_TEXTS_MAX", 1)
         batches = new_batches()
         if booked:
-            batches.add([row(places, "ana") for places in booked])
+            batches.add(columns([(places, "ana") for places in booked]))
         assert written(batches) == expected(booked, LAYOUT)
         assert all(len(piece[1]) <= 2 and len(piece) <= 6 for piece in batches.pieces())
 
 
 def test_record_is_what_a_booking_of_the_ledger_looks_like_in_redis() -> None:
     number = uuid.UUID(int=5)
-    wires = new_batches().add([(number.bytes, "7", "0:1;0*2;1#3,4", "ana|ż")])
+    wires = new_batches().add(BookingColumns([number.bytes], ["7"], ["0:1;0*2;1#3,4"], ["ana|ż"]))
     assert commands(wires)[:2] == [
         [b"HSET", b"b", b"0" * 25 + b"5", "7|7|||4|0:1;0*2;1#3,4|ana|ż".encode()],
         [b"HSET", b"u", "ana|ż".encode(), b"4"],
@@ -156,4 +157,4 @@ def test_record_is_what_a_booking_of_the_ledger_looks_like_in_redis() -> None:
 @pytest.mark.parametrize("text", ["0:1;1#4000", "nonsense", "0:1;1#1,x"])
 def test_booking_of_no_place_of_the_event_is_an_error(text: str) -> None:
     with pytest.raises((ValueError, IndexError)):
-        new_batches().add([(bytes(16), "1", text, "ana")])
+        new_batches().add(BookingColumns([bytes(16)], ["1"], [text], ["ana"]))
