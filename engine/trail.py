@@ -1,6 +1,6 @@
 """The trail: what became of every hold, a stream per partition, on its way to the history in Postgres."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Literal, get_args
 
 import msgspec
@@ -13,8 +13,8 @@ from engine.keys import event_of_key
 TrailWord = Literal["active", "expired", "released", "confirmed", "refused", "rebuilt"]
 _WORDS = frozenset(get_args(TrailWord))
 _BEGUN = b"begun"  # the first line of a trail, so that there is one; it tells nothing
-LINES_MAX = 250_000  # as in lua/include/trail.lua
-LINES_AT_ONCE = 1_000  # in one reading, about a millisecond of the server's time
+LINES_MAX = 250_000  # as in lua/include/trail.lua; entries, to be exact, some of which have ten lines
+LINES_AT_ONCE = 1_000  # in one reading, twice as many at most: about a millisecond of the server's time
 _READINGS_MAX = 2 * LINES_MAX // LINES_AT_ONCE  # of one walk: a trail that grows meanwhile does not go on for ever
 
 
@@ -34,9 +34,10 @@ class TrailLine(msgspec.Struct, frozen=True):
 
 
 class TrailPart(msgspec.Struct, frozen=True):
-    """The oldest lines of a trail; ``lost`` lines, from ``lost_since_ms`` on, were trimmed before they were stored.
+    """The oldest entries of a trail, which have one line each, or up to ten where a batch of holds was made.
 
-    Lines that no script can have written are left out of ``lines`` and counted as ``unreadable``.
+    ``lost`` entries, from ``lost_since_ms`` on, were trimmed before they were stored. Lines that no script can have
+    written are left out of ``lines`` and counted as ``unreadable``.
     """
 
     first_number: int
@@ -48,7 +49,7 @@ class TrailPart(msgspec.Struct, frozen=True):
 
     @property
     def last_number(self) -> int:
-        """The number of the last line, as ``first_number`` is of the first."""
+        """The number of the last entry, as ``first_number`` is of the first."""
         return self.first_number + len(self.ids) - 1
 
 
@@ -62,8 +63,8 @@ async def read_trail(kernel: Kernel, partition: int, *, limit: int = LINES_AT_ON
     if reply[0] == b"NO_TRAIL":
         return None
     number, lost, since_ms, *entries = reply[1:]
-    told = [fields for _, fields in entries if fields[0] != _BEGUN]
-    lines = [line for fields in told if (line := _line_of(fields)) is not None]
+    told = [pair for _, fields in entries if fields[0] != _BEGUN for pair in _pairs(fields)]
+    lines = [line for pair in told if (line := _line_of(*pair)) is not None]
     return TrailPart(
         first_number=number,
         lost=lost,
@@ -87,8 +88,9 @@ async def walk_trail(kernel: Kernel, partition: int) -> AsyncIterator[TrailLine]
     for _ in range(_READINGS_MAX):
         reply = await kernel.partition_command(partition, "XRANGE", "trail", start, "+", "COUNT", LINES_AT_ONCE)
         for _, fields in reply:
-            if (line := _line_of(fields)) is not None:
-                yield line
+            for pair in _pairs(fields):
+                if (line := _line_of(*pair)) is not None:
+                    yield line
         if len(reply) < LINES_AT_ONCE:
             return
         start = f"({reply[-1][0].decode()}"
@@ -105,10 +107,13 @@ async def end_trail(kernel: Kernel, partition: int) -> None:
         await kernel.partition_command(partition, "DEL", name)
 
 
-def _line_of(fields: list[bytes]) -> TrailLine | None:
-    """The line of an entry; ``None`` for what no script has written."""
+def _pairs(fields: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    return zip(fields[::2], fields[1::2], strict=True)
+
+
+def _line_of(name: bytes, text: bytes) -> TrailLine | None:
+    """A line of an entry; ``None`` for what no script has written."""
     try:
-        name, text = fields
         key, word, made, until, _, places, owner = text.decode().split("|", 6)
         if word not in _WORDS:
             return None

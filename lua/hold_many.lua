@@ -24,6 +24,7 @@
 --- @keys
 
 local CLAIMS_MAX = 100 -- bounds how long everybody else waits: docs/decisions/0027
+local LINES_PER_ENTRY = 10 -- of the trail, as in read_trail: an entry costs as much as ten lines, and is read whole
 local FIRST = 3
 local owner, layout, count = ARGV[1], ARGV[2], #ARGV - FIRST + 1
 if count > CLAIMS_MAX then
@@ -66,42 +67,50 @@ if now >= tonumber(closes) or now >= due then
   return { 'GENERAL' }
 end
 local records = redis.call('HMGET', keys.holds, unpack(ids))
-local gets, cells, bits = {}, {}, {}
+-- Cells are read and written by bytes, which neighbours share: a claim of a seat is a byte's number and a bit in it.
+local gets, byte_numbers, number_of, bytes, bits = {}, {}, {}, {}, {}
 for i = 1, #ids do
-  cells[i] = seats[i] and seats[i] * legs + seat_legs[i]
-  if cells[i] then
-    local size = #gets
-    bits[i], gets[size + 1], gets[size + 2], gets[size + 3] = size / 3 + 1, 'GET', 'u1', cells[i]
+  if seats[i] then
+    local cell = seats[i] * legs + seat_legs[i]
+    local byte = math.floor(cell / 8)
+    local number = number_of[byte]
+    if not number then
+      number = #byte_numbers + 1
+      number_of[byte], byte_numbers[number] = number, byte
+      gets[3 * number - 2], gets[3 * number - 1], gets[3 * number] = 'GET', 'u8', '#' .. byte
+    end
+    bytes[i], bits[i] = number, 2 ^ (7 - cell % 8)
   end
 end
-local held_bits, sold_bits
+local held, occupied = {}, {}
 if #gets > 0 then
-  held_bits = redis.call('BITFIELD_RO', keys.held, unpack(gets))
-  sold_bits = redis.call('BITFIELD_RO', keys.sold, unpack(gets))
+  held = redis.call('BITFIELD_RO', keys.held, unpack(gets))
+  local sold = redis.call('BITFIELD_RO', keys.sold, unpack(gets))
+  for number = 1, #byte_numbers do
+    occupied[number] = bit.bor(held[number], sold[number])
+  end
 end
 
--- Claim by claim; `state`, `claimed` and `taken` say what is so after the claims granted so far.
+-- Claim by claim; `state`, `claimed`, `taken`, `held` and `occupied` say what is so after the claims granted so far.
 for field = FIXED + 1, #fields do
   state[field] = tonumber(state[field])
 end
 local claimed, taken = tonumber(redis.call('HGET', keys.users, owner) or 0), {}
 local before, earliest = claimed, due
-local reply, granted, sets = { 'HELD', now }, {}, {}
+local reply, granted = { 'HELD', now }, {}
 for n = 1, count do
   reply[n + 2] = 'GENERAL'
 end
 for i = 1, #ids do
-  local quantity, cell, field = amounts[i], cells[i], counters[i]
+  local quantity, byte, field = amounts[i], bytes[i], counters[i]
   local free = state[field]
   if free and quantity <= max_hold and quantity <= free and claimed + quantity <= max_customer
-    and not (cell and (held_bits[bits[i]] + sold_bits[bits[i]] > 0 or taken[cell]))
+    and not (byte and bit.band(occupied[byte], bits[i]) > 0)
     and not records[i] and not taken[ids[i]]
   then
     taken[ids[i]] = true
-    if cell then
-      taken[cell] = true
-      local size = #sets
-      sets[size + 1], sets[size + 2], sets[size + 3], sets[size + 4] = 'SET', 'u1', cell, 1
+    if byte then
+      held[byte], occupied[byte] = held[byte] + bits[i], occupied[byte] + bits[i]
     end
     state[field], state[field + 1] = free - quantity, state[field + 1] + quantity
     claimed = claimed + quantity
@@ -115,9 +124,8 @@ if #granted == 0 then
   return { 'GENERAL' }
 end
 
--- Nothing below refuses. One command writes what all claims have in common; but lines of the trail are added one by one,
--- because it is bounded, and what was lost of it is counted, by entries.
-local holds, deadlines, changes = {}, {}, { 'seq', seq + #granted, 'clock', now }
+-- Nothing below refuses. One command writes what all claims have in common.
+local holds, deadlines, lines, changes = {}, {}, {}, { 'seq', seq + #granted, 'clock', now }
 local began, ending = '|active|' .. now .. '|', '|' .. owner
 for n = 1, #granted do
   local i = granted[n]
@@ -125,8 +133,11 @@ for n = 1, #granted do
   local rest = '|' .. texts[i] .. ending
   holds[2 * n - 1], holds[2 * n] = ids[i], 'a|' .. deadline - now .. rest
   deadlines[2 * n - 1], deadlines[2 * n] = deadline, ids[i]
-  -- Nothing is trimmed here: that is done by the line that ends a hold, and every hold has one.
-  redis.call('XADD', keys.trail, 'NOMKSTREAM', '*', keys.state, ids[i] .. began .. deadline .. '|' .. amounts[i] .. rest)
+  lines[2 * n - 1], lines[2 * n] = keys.state, ids[i] .. began .. deadline .. '|' .. amounts[i] .. rest
+end
+-- Nothing is trimmed here: that is done by the line that ends a hold, and every hold has one.
+for first = 1, #lines, 2 * LINES_PER_ENTRY do
+  redis.call('XADD', keys.trail, 'NOMKSTREAM', '*', unpack(lines, first, math.min(first + 2 * LINES_PER_ENTRY - 1, #lines)))
 end
 for field = FIXED + 1, #fields do
   if state[field] then
@@ -141,7 +152,12 @@ redis.call('HSET', keys.holds, unpack(holds))
 redis.call('ZADD', keys.expiries, unpack(deadlines))
 redis.call('HINCRBY', keys.users, owner, claimed - before)
 redis.call('HSET', keys.state, unpack(changes))
-if #sets > 0 then
+if #byte_numbers > 0 then
+  local sets = {}
+  for number = 1, #byte_numbers do
+    sets[4 * number - 3], sets[4 * number - 2], sets[4 * number - 1], sets[4 * number] =
+      'SET', 'u8', '#' .. byte_numbers[number], held[number]
+  end
   redis.call('BITFIELD', keys.held, unpack(sets))
 end
 return reply

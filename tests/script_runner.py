@@ -447,7 +447,15 @@ class Venue:
         return self._stream("journal")
 
     def trail(self) -> list[tuple[str, dict[str, str]]]:
-        return self._stream("trail")
+        """Line by line, with the id of its entry, which may have several."""
+        entries: Any = self.redis.eval(  # redis-py makes a dictionary of an entry's fields, which all have one name
+            "return redis.call('XRANGE', KEYS[1], '-', '+')", 1, self.partition_key("trail")
+        )
+        return [
+            (text_of(number), {text_of(name): text_of(line)})
+            for number, fields in entries
+            for name, line in zip(fields[::2], fields[1::2], strict=True)
+        ]
 
     def server_id(self) -> str:
         identity: str = self.redis.info("replication")["master_replid"]  # type: ignore[index]

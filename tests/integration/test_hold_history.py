@@ -17,6 +17,7 @@ from engine.events import SellableEvent
 from engine.ids import new_claim_id, parse_claim_id
 from engine.kernel import Kernel
 from engine.loader import EventLoader
+from engine.reservations import Held
 from engine.trail import begin_trail, read_trail
 from persistence import hold_history
 from persistence.database import open_database
@@ -109,6 +110,17 @@ async def test_what_scripts_left_is_stored_and_dropped(redis_url: str, lab: Lab)
         key = parse_claim_id(held.hold.id)
         assert key is not None
         assert await lab.value("SELECT id FROM hold_history") == key.uuid
+
+
+async def test_holds_of_a_batch_are_stored_each(trail: Trail, redis_url: str, lab: Lab) -> None:
+    async with open_shops(redis_url, lab, 1) as (shop,):
+        claims = [claim(section="floor", quantity=1)] * 12
+        held = await shop.reservations.hold_many(
+            trail.event.event.id, claims, customer_id="ana", onces=[None] * len(claims)
+        )
+        assert [type(outcome) for outcome in held] == [Held] * 12
+    assert await trail.store() == 2  # entries, of ten lines and of two
+    assert len(await trail.rows()) == 12
 
 
 async def test_lines_may_be_stored_in_any_order_and_twice(trail: Trail) -> None:

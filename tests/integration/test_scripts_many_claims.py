@@ -205,6 +205,8 @@ def test_batch_beyond_its_bound_is_an_error_and_writes_nothing(venue: Venue) -> 
 
 
 def test_comparison_notices_when_seats_taken_within_a_batch_are_not_seen(venue: Venue) -> None:
-    venue.runner.scripts["hold_many"] = mutated("hold_many", (" or taken[cell]", ""))
+    venue.runner.scripts["hold_many"] = mutated(
+        "hold_many", (", occupied[byte] = held[byte] + bits[i], occupied[byte]", " = held[byte]")
+    )
     with pytest.raises(AssertionError):
         grants(venue, "0:1;1#3", "0:1;1#3")

@@ -1,11 +1,13 @@
 """The trail: every change of a hold leaves a line that says all of it, whichever script and path made the change."""
 
 import hashlib
+import itertools
 from collections.abc import Callable
+from operator import itemgetter
 
 import msgspec
 import pytest
-from script_runner import FLOOR, FROZEN_MS, STALLS, TTL_MS, Runner, Venue, hold_together
+from script_runner import FLOOR, FROZEN_MS, STALLS, TTL_MS, Runner, Venue, hold_together, new_id
 
 import lua
 
@@ -76,6 +78,25 @@ def test_holds_of_a_group_leave_a_line_each_under_their_events_names(redis_url: 
     assert hold_together(venues, ["0:1;0*1", "0:1;1#4"])[0] == "HELD"
     names = [next(iter(fields)) for _, fields in venues[0].trail()[2:]]
     assert names == [f"hf:{{{venues[0].partition}}}:{name}:state" for name in ("out", "back")]
+
+
+def test_batch_leaves_a_line_for_each_hold_ten_to_an_entry(redis_url: str) -> None:
+    venue = Venue(Runner(redis_url), FLOOR | {"capacity": 50}, STALLS, policy={"max_places_per_customer": 50})
+    keys = [new_id() for _ in range(23)]
+    assert venue.hold_many(*((key, TTL_MS, "0:1;0*1") for key in keys))[0] == "HELD"
+    assert lines(venue) == [f"active|{FROZEN_MS}|{END_MS}|1|0:1;0*1|ana"] * 23
+    told = venue.trail()[1:]
+    assert [next(iter(fields.values())).partition("|")[0] for _, fields in told] == keys
+    assert [len(list(entry)) for _, entry in itertools.groupby(told, key=itemgetter(0))] == [10, 10, 3]
+
+
+def test_reading_is_bounded_by_lines_however_many_an_entry_has(redis_url: str) -> None:
+    venue = Venue(Runner(redis_url), FLOOR | {"capacity": 3_000}, policy={"max_places_per_customer": 3_000})
+    for _ in range(25):
+        assert venue.hold_many(*((new_id(), TTL_MS, "0:1;0*1") for _ in range(100)))[0] == "HELD"
+    read = venue.read_trail()[4:]
+    assert sum(len(fields) // 2 for _, fields in read) == 1 + 99 * 10 + 9 * 10  # a hundred entries, and as many as lack
+    assert len(venue.read_trail(limit=5)[4:]) == 5  # the limit is never passed by entries
 
 
 def test_the_same_call_twice_leaves_one_line(venue: Venue) -> None:

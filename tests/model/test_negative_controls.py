@@ -317,8 +317,13 @@ MUTANTS = {
     "a batch does not ask whether a line comes first": Mutant(
         "hold_many", " or waiting then", " then", batch_comes_before_the_line
     ),
-    "a batch does not see what it has taken": Mutant("hold_many", " or taken[cell]", "", batch_wants_a_seat_twice),
-    "a batch does not see what is sold": Mutant("hold_many", " + sold_bits[bits[i]]", "", batch_wants_what_is_gone),
+    "a batch does not see what it has taken": Mutant(
+        "hold_many", ", occupied[byte] = held[byte] + bits[i], occupied[byte]", " = held[byte]",
+        batch_wants_a_seat_twice,
+    ),
+    "a batch does not see what is sold": Mutant(
+        "hold_many", "bit.bor(held[number], sold[number])", "held[number]", batch_wants_what_is_gone
+    ),
     "a batch takes more than there is": Mutant(
         "hold_many", "and quantity <= free and", "and", batch_wants_what_is_gone
     ),
