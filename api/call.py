@@ -72,8 +72,10 @@ class Call:
         """Where this installation is reached: as configured, or as the client reached it."""
         if self._public_url is not None:
             return self._public_url
-        said, scope = self.headers.get(b"x-forwarded-proto", b""), self.scope
-        scheme = self.services.proxies.scheme_of(said, scope.get("client"), str(scope.get("scheme", "http")))
+        scope = self.scope
+        scheme: str = scope.get("scheme", "http")
+        if (said := self.headers.get(b"x-forwarded-proto")) is not None:
+            scheme = self.services.proxies.scheme_of(said, scope.get("client"), scheme)
         return base_url_of(self.headers.get(b"host", b""), scheme, scope.get("server")) + self.root_path
 
     def tell_left(self, of_caller: int | None, of_address: int | None) -> None:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from engine.errors import (
@@ -22,6 +23,7 @@ from engine.errors import (
 from engine.events import SellableEvent, sales_end_at
 
 
+@lru_cache(maxsize=1024)  # of a rush, sixteen holds or refusals tell of the same millisecond
 def moment(milliseconds: int) -> dt.datetime:
     """A time of Redis's clock as a datetime in UTC."""
     return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)
