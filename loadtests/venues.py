@@ -21,6 +21,7 @@ from engine.keys import KeyRing, event_key, load_key, partition_key, partition_o
 from engine.layout import compile_layout
 from engine.loading import pack_rows, state_fields
 from engine.once import ONCE_TTL_MS
+from engine.ports import BookingColumns
 from engine.transport.wire import PackedKeys, pack_evalsha
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -90,8 +91,9 @@ class Venue:
         names = [load_key(self._partition, self.event.event.id, n, self._epoch) for n in ("new_bookings", "new_users")]
         batches = BookingBatches(layout, *names)
         for start in range(0, len(sold), BATCH_SIZE):
-            rows = [(uuid_utils.uuid7().bytes, "1", places, "past") for places in sold[start : start + BATCH_SIZE]]
-            self._pipe.send(batches.add(rows))
+            some = sold[start : start + BATCH_SIZE]
+            ids = [uuid_utils.uuid7().bytes for _ in some]
+            self._pipe.send(batches.add(BookingColumns(ids, ["1"] * len(ids), some, ["past"] * len(ids))))
         self._pipe.send([self._load_wire("count_customers", [epoch, *args]) for args in batches.take_again()])
         if sold:
             counts = [b"%d" % batches.count, b"%d" % batches.customer_count]

@@ -41,7 +41,7 @@ async def shop(redis_url: str, database_url: str) -> AsyncIterator[Shop]:
         pricing = await stack.enter_async_context(stand_in(answer=QUOTED))
         inventory = await stack.enter_async_context(stand_in(answer={"available": True}))
         clients = [
-            ServiceClient(name, service.url, timeout_s=0.3, breaker=CircuitBreaker(opens_after=100))
+            ServiceClient(name, service.url, timeout_s=1.0, breaker=CircuitBreaker(opens_after=100))
             for name, service in (("pricing", pricing), ("inventory", inventory))
         ]
         for one in clients:

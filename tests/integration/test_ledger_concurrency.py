@@ -150,8 +150,8 @@ async def test_every_booking_is_seen_by_the_loader_or_refused_when_loading_races
         async with lab.events.loading([event.event.id]) as turn:
             [loaded] = await turn.begin(turn.event_ids)
             assert loaded.event.epoch == event.event.epoch + 1
-            rows = [row async for page in loaded.bookings(batch_size=50) for row in page]
-            return {claim_id(int.from_bytes(row[0]), event.event.id) for row in rows}
+            ids = [one async for page in loaded.bookings(page_size=50) for one in page.ids]
+            return {claim_id(int.from_bytes(one), event.event.id) for one in ids}
 
     sales = [asyncio.create_task(sell(ledger)) for ledger in ledgers for _ in range(8)]
     loading = asyncio.create_task(load())
