@@ -142,7 +142,8 @@ def _refuse(error: msgspec.ValidationError, root: str) -> Never:
         path = f"{path}.{field[1]}"
     if (pattern := _PATTERN.fullmatch(reason)) is not None and (words := _WORDS_BY_REPR.get(pattern[1])) is not None:
         reason = f"Expected {words}"
-    reason = _TYPES.sub(_as_json_calls_it, reason)
+    elif reason.startswith("Expected"):  # anything else may quote names of the client's
+        reason = _TYPES.sub(_as_json_calls_it, reason)
     raise InvalidRequest(path if root else path.removeprefix("$."), reason) from None
 
 

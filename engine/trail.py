@@ -13,9 +13,10 @@ from engine.keys import event_of_key
 TrailWord = Literal["active", "expired", "released", "confirmed", "refused", "rebuilt"]
 _WORDS = frozenset(get_args(TrailWord))
 _BEGUN = b"begun"  # the first line of a trail, so that there is one; it tells nothing
-LINES_MAX = 250_000  # as in lua/include/trail.lua; entries, to be exact, some of which have ten lines
+ENTRIES_MAX = 250_000  # as in lua/include/bounds.lua
 LINES_AT_ONCE = 1_000  # in one reading, twice as many at most: about a millisecond of the server's time
-_READINGS_MAX = 2 * LINES_MAX // LINES_AT_ONCE  # of one walk: a trail that grows meanwhile does not go on for ever
+_ENTRIES_AT_ONCE = 100  # of a walk, with a thousand lines at most
+_READINGS_MAX = 2 * ENTRIES_MAX // _ENTRIES_AT_ONCE  # of one walk: a trail that grows meanwhile does not go on for ever
 
 
 class TrailLine(msgspec.Struct, frozen=True):
@@ -86,12 +87,12 @@ async def walk_trail(kernel: Kernel, partition: int) -> AsyncIterator[TrailLine]
     """Every line there is, the oldest first, without dropping any."""
     start = "-"
     for _ in range(_READINGS_MAX):
-        reply = await kernel.partition_command(partition, "XRANGE", "trail", start, "+", "COUNT", LINES_AT_ONCE)
+        reply = await kernel.partition_command(partition, "XRANGE", "trail", start, "+", "COUNT", _ENTRIES_AT_ONCE)
         for _, fields in reply:
             for pair in _pairs(fields):
                 if (line := _line_of(*pair)) is not None:
                     yield line
-        if len(reply) < LINES_AT_ONCE:
+        if len(reply) < _ENTRIES_AT_ONCE:
             return
         start = f"({reply[-1][0].decode()}"
 

@@ -4,7 +4,7 @@
 -- KEYS[1]  trail     stream  what became of holds, for the history in Postgres
 -- KEYS[2]  stored    string  how far the trail has been stored
 --
--- ARGV[1]  number    of the last line that was stored, counted from 1 when the trail began
+-- ARGV[1]  number    of the last entry that was stored, counted from 1 when the trail began
 -- ARGV[2]  last_ms   when it was added
 -- ARGV[3]  next_id   the least id that a line behind it can have
 --

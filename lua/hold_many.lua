@@ -135,9 +135,10 @@ for n = 1, #granted do
   deadlines[2 * n - 1], deadlines[2 * n] = deadline, ids[i]
   lines[2 * n - 1], lines[2 * n] = keys.state, ids[i] .. began .. deadline .. '|' .. amounts[i] .. rest
 end
--- Nothing is trimmed here: that is done by the line that ends a hold, and every hold has one.
+-- Nothing is trimmed here: that is done by the lines that end holds.
 for first = 1, #lines, 2 * LINES_PER_ENTRY do
-  redis.call('XADD', keys.trail, 'NOMKSTREAM', '*', unpack(lines, first, math.min(first + 2 * LINES_PER_ENTRY - 1, #lines)))
+  local last = math.min(first + 2 * LINES_PER_ENTRY - 1, #lines)
+  redis.call('XADD', keys.trail, 'NOMKSTREAM', '*', unpack(lines, first, last))
 end
 for field = FIXED + 1, #fields do
   if state[field] then

@@ -18,12 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from engine.ids import claim_id_of, parse_claim_id
 from engine.kernel import Kernel
-from engine.trail import LINES_MAX, TrailLine, TrailPart, begin_trail, end_trail, forget_trail, read_trail
+from engine.trail import ENTRIES_MAX, TrailLine, TrailPart, begin_trail, end_trail, forget_trail, read_trail
 from persistence.database import driver_connection, ledger_errors
 
 logger = structlog.get_logger("holdfast.persistence")
 
-BATCHES_MAX = 100  # of one call: 100 000 lines, so that a backlog of one partition does not hold up the others for long
+BATCHES_MAX = 100  # of one call: 100 000 lines or some more, so that a backlog of one partition does not hold up the others for long
 PURGED_AT_ONCE = 5_000  # rows, some 50 ms: deleting must not hold locks, nor keep vacuum waiting, for long
 
 # How far a hold has got. A booking that the ledger refused was `confirmed` before; a hold that was given up for lost
@@ -100,7 +100,7 @@ class HoldRow(msgspec.Struct, frozen=True):
 
 
 async def store_trail(kernel: Kernel, engine: AsyncEngine, partition: int, *, keep: bool = True) -> int:
-    """Move the trail of a partition to the history, a bounded number of lines; returns how many.
+    """Move the trail of a partition to the history, a bounded number of lines; returns how many entries they stood in.
 
     Meant to be called every few seconds, by one process or several. Where there is no trail it is begun; with *keep*
     off it is ended once it is empty, and what was held from then on will not be known.
@@ -178,7 +178,7 @@ async def _store(engine: AsyncEngine, partition: int, part: TrailPart) -> None:
     rows = list(fold_lines(part.lines).values())
     if part.lost:
         rows.append(_gap(partition, part))
-        logger.warning("hold history has a gap", partition=partition, lines=part.lost, trail_max=LINES_MAX)
+        logger.warning("hold history has a gap", partition=partition, entries=part.lost, trail_max=ENTRIES_MAX)
     if part.unreadable:
         logger.error("unreadable lines in the trail", partition=partition, lines=part.unreadable)
     rebuilt = [(line.event_id, moment(line.until_ms)) for line in part.lines if line.word == "rebuilt"]

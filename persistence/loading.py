@@ -26,7 +26,7 @@ from engine.ids import claim_key
 from engine.lifecycle import OWNING_STATUSES
 from engine.ports import BookingColumns
 from engine.waitlist import line_score
-from persistence.database import ledger_errors, retrying
+from persistence.database import COMMAND_GRACE_S, ledger_errors, retrying
 from persistence.event_rows import event_from_row
 
 SMALL_BOOKINGS_MAX = 200  # of an event whose bookings are read together with those of others
@@ -56,6 +56,9 @@ _PAGE = f"""
 """  # noqa: S608 - made of the constant above
 # Else a page may be the first ones of all that is left, read and sorted: without statistics that seems little.
 _IN_ORDER_OF_THE_INDEX = "SET LOCAL enable_sort = off"
+# A page passes over all that own no places any more, which may be half a million of them, and on a cold disk.
+PAGE_MAX_S = 20
+_AS_LONG_AS_A_PAGE_TAKES = f"SET LOCAL statement_timeout = '{PAGE_MAX_S}s'"
 _FEW_BOOKINGS = f"""
     SELECT event.id AS event_id, page.*
       FROM unnest($1::text[]) AS event (id)
@@ -128,7 +131,7 @@ class PostgresTurn:
         with ledger_errors():
             self._snapshot = self._connection.transaction(isolation="repeatable_read", readonly=True)
             await self._snapshot.start()
-            await self._connection.execute(_IN_ORDER_OF_THE_INDEX)
+            await self._connection.execute(f"{_IN_ORDER_OF_THE_INDEX}; {_AS_LONG_AS_A_PAGE_TAKES}")
 
     async def read_page(self, event_id: str, after: int, size: int) -> Any:
         """Columns of the event's next bookings behind number *after*.
@@ -137,7 +140,9 @@ class PostgresTurn:
             LedgerUnavailable: Postgres does not answer.
         """
         with ledger_errors():
-            return await self._connection.fetchrow(_PAGE, event_id, after, OWNING_STATUSES, size)
+            return await self._connection.fetchrow(
+                _PAGE, event_id, after, OWNING_STATUSES, size, timeout=PAGE_MAX_S + COMMAND_GRACE_S
+            )
 
     async def end(self) -> None:
         """Let the snapshot go, which would hold back vacuum; harmless when there is none."""
@@ -187,15 +192,20 @@ class PostgresLoadedEvent:
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
-        await self._turn.end()
+            await self._turn.end()  # also when it failed: what else is asked in this turn is about the present
 
 
 def _columns(page: Any) -> BookingColumns:
-    """What ``_COLUMNS`` has read, one booking at least."""
+    """What ``_COLUMNS`` has read, one booking at least.
+
+    Raises:
+        ValueError: A separator stands inside of a value.
+    """
     size = page["count"]
     ids = struct.unpack(size * "16s", page["ids"])
     columns = ids, page["confirmed_ms"].split(" "), page["places"].split(" "), page["customers"].split("\n")
-    assert all(len(column) == size for column in columns), "a separator inside of a value"
+    if any(len(column) != size for column in columns):
+        raise ValueError(f"of {size} bookings up to number {page['last_number']} one has a separator in a column")
     return BookingColumns(*columns)
 
 

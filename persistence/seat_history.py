@@ -281,7 +281,7 @@ def _notes(
         yield "no history of holds is being kept now"
     for gap in in_ledger.gaps:
         times = f"{gap['made_at']:%Y-%m-%dT%H:%M:%SZ} and {gap['until_at']:%Y-%m-%dT%H:%M:%SZ}"
-        yield f"the history of holds has a gap: {gap['lines']} lines between {times} were lost"
+        yield f"the history of holds has a gap: {gap['lines']} entries, of up to ten holds, between {times} were lost"
     if count := len(in_ledger.past.unknown):
         some = "a booking" if count == 1 else f"{count:,} bookings"
         yield f"{some} of the event changed since, and the places from before are not known any more"

@@ -28,7 +28,7 @@ def plan_valkey(home: Home, *, program: Path, durable: bool) -> ServerPlan:
         "appendonly": "yes" if durable else "no",
         "appendfsync": "everysec",  # enough: what is acknowledged as booked is in Postgres
         # The least size at which the file is written anew, by a process of its own that takes a core and makes the
-        # server copy its memory: at 64 MB, the default, that is every 100,000 holds, some seconds of a busy sale.
+        # server copy its memory: at 64 MB, the default, after 100,000 holds, some seconds of a busy sale.
         "auto-aof-rewrite-min-size": "256mb",
         "save": "",
         "maxmemory-policy": "noeviction",  # an evicted hold could not give its places back

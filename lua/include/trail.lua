@@ -2,8 +2,8 @@
 --
 -- A line says all that is known of its hold, so that it stands for itself when others are lost: the claim key, and then
 -- `how|created_ms|until_ms|quantity|places|owner`. The event is in the name of the line's field, the key of its state,
--- because that is at hand; an entry has one field, or several where hold_many wrote it. There is a stream where history is kept, and nothing is added without one: so no
--- script needs to be told. Needs bounds.
+-- because that is at hand; an entry has one field, or several where hold_many wrote it. There is a stream where history
+-- is kept, and nothing is added without one: so no script needs to be told. Needs bounds.
 
 -- `how` is 'active' for a hold that was made or whose deadline was moved, and 'expired', 'released', 'confirmed' or
 -- 'refused' for one, or the booking it became, that has ended; `until_ms` its deadline, or when that was.

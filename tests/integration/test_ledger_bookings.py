@@ -2,6 +2,7 @@
 
 import base64
 import datetime as dt
+from contextlib import aclosing
 
 import pytest
 from ledger_lab import SOLD_AT_MS, Lab
@@ -195,6 +196,33 @@ async def test_events_bookings_are_of_one_snapshot_though_they_are_read_in_pages
         first = await anext(pages)
         await lab.fetch("UPDATE bookings SET status = 'cancelled'")
         assert len([*first.ids, *[one async for page in pages for one in page.ids]]) == 2
+
+
+async def test_reading_that_is_given_up_leaves_the_turn_in_the_present(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("persistence.loading.SMALL_BOOKINGS_MAX", 0)
+    event = await lab.event(capacity=50)
+    for _ in range(3):
+        await sell(lab, event)
+    async with lab.events.loading([event.event.id]) as turn:
+        [loaded] = await turn.begin(turn.event_ids)
+        async with aclosing(loaded.bookings(page_size=1)) as pages:
+            await anext(pages)
+        await lab.fetch("UPDATE events SET version = version + 1")
+        now = await turn.find_events(turn.event_ids)
+        assert now[event.event.id].version == loaded.event.version + 1
+
+
+async def test_value_with_a_separator_in_it_is_refused_by_number(lab: Lab) -> None:
+    event = await lab.event(capacity=50)
+    await sell(lab, event)
+    await sell(lab, event)
+    await lab.fetch("UPDATE bookings SET customer_id = E'a\\nb' WHERE number = 1")
+    async with lab.events.loading([event.event.id]) as turn:
+        [loaded] = await turn.begin(turn.event_ids)
+        with pytest.raises(ValueError, match="of 2 bookings up to number 2 one has a separator"):
+            await anext(loaded.bookings(page_size=10))
 
 
 async def test_usage_of_an_event_is_told_by_section_and_leg(lab: Lab) -> None:

@@ -294,7 +294,7 @@ async def test_answer_says_what_it_may_lack(past: Past) -> None:
     await past.store()
     gap = (await past.seat(at)).notes
     assert len(gap) == 1
-    assert "has a gap: 2 lines" in gap[0]
+    assert "has a gap: 2 entries" in gap[0]
     assert await past.who(at) == ("held", "ana", None)  # it lives, and so Redis knows it
     await store_trail(past.kernel, past.lab.engine, past.partition, keep=False)
     old = await past.seat(at - dt.timedelta(days=31), kept_for=dt.timedelta(days=30))

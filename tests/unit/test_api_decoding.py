@@ -66,6 +66,13 @@ def test_refusal_calls_types_what_json_calls_them(body: bytes, reason: str) -> N
     assert refused.value.reason == reason
 
 
+@pytest.mark.parametrize("name", ["float", "str", "null"])
+def test_refusal_leaves_names_of_the_client_s_alone(name: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        decode_body(FREE_FORM, f'{{"{name}": 1}}'.encode())
+    assert (refused.value.path, f"`{name}`" in refused.value.reason) == (f"$.{name}", True)
+
+
 @pytest.mark.parametrize(
     "body",
     [
