@@ -23,7 +23,9 @@ from persistence.database import driver_connection, ledger_errors
 
 logger = structlog.get_logger("holdfast.persistence")
 
-BATCHES_MAX = 100  # of one call: 100 000 lines or some more, so that a backlog of one partition does not hold up the others for long
+BATCHES_MAX = (
+    100  # of one call: 100 000 lines or some more, so that one partition's backlog does not hold up the others
+)
 PURGED_AT_ONCE = 5_000  # rows, some 50 ms: deleting must not hold locks, nor keep vacuum waiting, for long
 
 # How far a hold has got. A booking that the ledger refused was `confirmed` before; a hold that was given up for lost
