@@ -200,6 +200,14 @@ class Auditor(Protocol):
         """
         ...
 
+    async def repair(self, sellable: SellableEvent) -> None:
+        """Find and repair what differs, whoever has audited it. Safe to repeat.
+
+        Raises:
+            StoreUnavailable, LedgerUnavailable, EventNotFound: It could not be done now.
+        """
+        ...
+
 
 class Sealer(Protocol):
     """Encrypts what a customer says about people, bound to the booking it belongs to."""

@@ -26,6 +26,7 @@ from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.places import NumberedPlaces
 from engine.ports import Committed, Ledger, Refused, UnwritableEntry
+from engine.verification import Verification
 
 OUTDATED = (
     "its event was built anew since it was accepted, without its places: a retry takes them again if they are free"
@@ -49,10 +50,11 @@ class Settled:
 class Settlement:
     """Commits accepted bookings and undoes those that the ledger refuses."""
 
-    def __init__(self, kernel: Kernel, ledger: Ledger, loader: EventLoader) -> None:
+    def __init__(self, kernel: Kernel, ledger: Ledger, loader: EventLoader, verification: Verification) -> None:
         self._kernel = kernel
         self._ledger = ledger
         self._loader = loader
+        self._verification = verification
         self._under_way: set[asyncio.Future[Any]] = set()
         self._done: dict[int, list[str]] = defaultdict(list)
         self._dropper: asyncio.Task[None] | None = None
@@ -142,16 +144,20 @@ class Settlement:
     async def undo(self, entry: JournalEntry, event: SellableEvent, refused: Refused) -> None:
         """Give the places back. A crash before this leaves the entry, and the next drain comes here again.
 
+        Places that the ledger has sold before stay off sale, and whatever else was booked with them, until the audit
+        that this begins has found what Redis has lost.
+
         Raises:
             StoreUnavailable: Redis does not answer; the entry may still be in the journal.
         """
         claim = parse_claim_id(entry.booking_id)
         assert claim is not None, entry.booking_id
         args = [claim.key, entry.journal_id, entry.customer_id]
+        kept = b"keep" if refused.reason == "places_taken" else b""
         await self._kernel.run(
             "unbook_places",
             event,
-            [*map(str.encode, args), entry.body_digest],
+            [*map(str.encode, args), entry.body_digest, kept],
             once=entry.once or None,
             load=False,
         )
@@ -162,6 +168,7 @@ class Settlement:
             self._keep_going(self._reload(event.event.id))
         elif refused.reason == "places_taken":
             logger.error("drift: Redis sold what the ledger had sold before", event_id=event.event.id)
+            self._verification.suspect(event)
 
     async def close(self) -> None:
         """Wait for what is under way; the ledger must still be there."""

@@ -9,22 +9,31 @@ it is. So no process needs to have noticed a failover, or to agree with others a
     audited here                             confirm again: CONFIRMED
 
 Holds go on meanwhile: two customers may hold one place for as long as it takes, and one of them is told at the confirm.
+
+An event whose state the ledger has proved wrong, by refusing what was sold in it, is audited as well, at once. Nobody
+waits for that: the second guard holds.
 """
 
 import asyncio
+
+import structlog
 
 from engine.errors import StoreUnavailable
 from engine.events import SellableEvent
 from engine.ports import Auditor
 
+logger = structlog.get_logger("holdfast.engine")
+
 
 class Verification:
-    """Has an event audited when the server behind it has changed, once for all who wait for it in this process."""
+    """Has an event audited when its state may be wrong, once for all in this process who have cause to ask for it."""
 
     def __init__(self, auditor: Auditor, *, wait_s: float) -> None:
         self._auditor = auditor
         self._wait_s = wait_s
         self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._repairing: dict[str, asyncio.Task[None]] = {}
+        self._suspected: set[str] = set()
 
     async def verify(self, event: SellableEvent, *, epoch: bytes, server: bytes) -> None:
         """Have the state of *epoch* audited on *server*, as a script that answered ``UNAUDITED`` has named them.
@@ -44,9 +53,31 @@ class Verification:
         except TimeoutError:
             raise StoreUnavailable("the event is being audited after a change of server") from None
 
+    def suspect(self, event: SellableEvent) -> None:
+        """Have *event* repaired from its present state on; returns at once.
+
+        What cannot be done now is left to the reconciler's rotation.
+        """
+        event_id = event.event.id
+        self._suspected.add(event_id)
+        if event_id not in self._repairing:
+            self._repairing[event_id] = asyncio.create_task(self._repair(event))
+
+    async def _repair(self, event: SellableEvent) -> None:
+        event_id = event.event.id
+        try:
+            while event_id in self._suspected:  # again, when there was cause since the last one began
+                self._suspected.discard(event_id)
+                await self._auditor.repair(event)
+        except Exception as error:  # damaged beyond reading, say: nobody waits here who could be told
+            reason = f"{type(error).__name__}: {error}"
+            logger.warning("event not repaired for now", event_id=event_id, reason=reason)
+        finally:
+            del self._repairing[event_id]
+
     async def close(self) -> None:
         """Give up what is under way: it is begun again by whoever needs it next."""
-        tasks = list(self._under_way.values())
+        tasks = [*self._under_way.values(), *self._repairing.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -175,17 +175,17 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
         stack.push_async_callback(commits.dispose)
         ledger = PostgresLedger(database, sealer, commits=commits)
         stack.push_async_callback(ledger.close)
-        settlement = Settlement(kernel, ledger, loader)
-        stack.push_async_callback(settlement.close)
-        drainer = Drainer(kernel, settlement, catalog, ledger)
-        loader.drain_with(drainer.drain_now)
         journals = JournalWatch(kernel)
-        oversight = Oversight(kernel, bookings, catalog, database, repair_with(kernel, bookings, loader, journals))
-        stack.push_async_callback(oversight.close)
         verification = Verification(
             LedgerAuditor(database, kernel, bookings, loader, journals), wait_s=settings.confirm_timeout_s
         )
         stack.push_async_callback(verification.close)
+        settlement = Settlement(kernel, ledger, loader, verification)
+        stack.push_async_callback(settlement.close)
+        drainer = Drainer(kernel, settlement, catalog, ledger)
+        loader.drain_with(drainer.drain_now)
+        oversight = Oversight(kernel, bookings, catalog, database, repair_with(kernel, bookings, loader, journals))
+        stack.push_async_callback(oversight.close)
         reservations = Reservations(
             front,
             catalog,

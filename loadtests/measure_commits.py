@@ -74,14 +74,15 @@ async def measure(bench: Bench) -> list[Result]:
 
 def _reservations(parts: Parts, ledger: PostgresLedger, sealer: AesSealer) -> Reservations:
     auditor = LedgerAuditor(parts.database, parts.kernel, parts.bookings, parts.loader, parts.journals)
+    verification = Verification(auditor, wait_s=CONFIRM_MAX_S)
     return Reservations(
         parts.front,
         parts.catalog,
         parts.loader,
         ledger,
         sealer,
-        Settlement(parts.kernel, ledger, parts.loader),
-        Verification(auditor, wait_s=CONFIRM_MAX_S),
+        Settlement(parts.kernel, ledger, parts.loader, verification),
+        verification,
         confirm_timeout_s=CONFIRM_MAX_S,
     )
 

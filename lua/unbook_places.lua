@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- unbook_places: free what a booking owns, and only that; and forget that it was ever accepted.
+-- unbook_places: free what a booking owns, and only that, or keep it off sale; and forget that it was ever accepted.
 --
 -- KEYS[1]  state     hash    the event's counters, limits and deadlines
 -- KEYS[2]  sold      bitmap  cell = seat index x legs + leg
@@ -15,6 +15,7 @@
 -- ARGV[2]  journal_id  '' when there is no entry to drop
 -- ARGV[3]  owner       of a booking that the ledger has refused, who will be told so; '' otherwise
 -- ARGV[4]  body        digest that the idempotency key was used with
+-- ARGV[5]  keep        optional: 'keep' leaves its places sold, to nobody, until the next audit
 --
 -- Returns {'UNBOOKED', seq}
 --         {'NOT_FOUND'}    there is no such booking (any more): no place changed
@@ -35,7 +36,7 @@
 --- @include unbook
 --- @keys
 
-local booking_id, journal_id, owner, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local booking_id, journal_id, owner, body, keeps = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == 'keep'
 
 local ev = read_event(keys, read_clock())
 if journal_id ~= '' then
@@ -49,5 +50,5 @@ local record = redis.call('HGET', keys.bookings, booking_id)
 if not record then
   return { 'NOT_FOUND' }
 end
-undo_booking(ev, booking_id, parse_booking(record), owner)
+undo_booking(ev, booking_id, parse_booking(record), owner, keeps)
 return { 'UNBOOKED', ev.seq }

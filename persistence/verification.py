@@ -1,6 +1,8 @@
-"""Audits of events that confirms wait for: by one process at a time, and once for all of them."""
+"""Audits of events that something speaks against: of an event, by one process at a time."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -11,7 +13,7 @@ from engine.loader import EventLoader
 from persistence.advisory import advisory_lock
 from persistence.audit_journal import JournalWatch
 from persistence.bookings import Bookings
-from persistence.repair import repair_event
+from persistence.repair import EventRepair, repair_event
 
 AUDITS_AT_ONCE = 2  # in a process: each keeps two connections of the pool, which requests need as well
 LOCK_WAIT_S = 60.0  # another process audits the same event; of a million seats that takes some seconds
@@ -39,16 +41,32 @@ class LedgerAuditor:
             StoreUnavailable: Redis does not answer.
             LedgerUnavailable: Postgres does not answer, or another process has audited the event for a minute.
         """
-        event_id = sellable.event.id
-        async with self._turns, advisory_lock(self._engine, f"holdfast audit {event_id}", wait_s=LOCK_WAIT_S):
+        async with self._turn(sellable):
             if await self._kernel.event_command(sellable, "HGET", "state", "audited") == server:
                 return  # whoever had the lock before has done it
-            repair = await repair_event(self._kernel, self._bookings, self._loader, sellable, journals=self._journals)
+            repair = await self._repair(sellable)
             reply = await self._kernel.run("mark_audited", sellable, [epoch, server])
             if reply[0] == b"MARKED":
-                logger.warning(
-                    "audited after a change of server",
-                    event_id=event_id,
-                    repaired=len(repair.repaired),
-                    unresolved=len(repair.unresolved),
-                )
+                _tell("audited after a change of server", repair)
+
+    async def repair(self, sellable: SellableEvent) -> None:
+        """See :meth:`engine.ports.Auditor.repair`.
+
+        Raises:
+            StoreUnavailable, LedgerUnavailable, EventNotFound: As in :meth:`audit`.
+        """
+        async with self._turn(sellable):
+            _tell("audited after a refusal by the ledger", await self._repair(sellable))
+
+    @asynccontextmanager
+    async def _turn(self, sellable: SellableEvent) -> AsyncIterator[None]:
+        lock = advisory_lock(self._engine, f"holdfast audit {sellable.event.id}", wait_s=LOCK_WAIT_S)
+        async with self._turns, lock:
+            yield
+
+    async def _repair(self, sellable: SellableEvent) -> EventRepair:
+        return await repair_event(self._kernel, self._bookings, self._loader, sellable, journals=self._journals)
+
+
+def _tell(what: str, repair: EventRepair) -> None:
+    logger.warning(what, event_id=repair.event_id, repaired=len(repair.repaired), unresolved=len(repair.unresolved))

@@ -272,10 +272,17 @@ class Venue:
         return booking_id
 
     def unbook(
-        self, booking_id: str, journal_id: str = "", *, refused_owner: str = "", once: str = "", body: str = "b1"
+        self,
+        booking_id: str,
+        journal_id: str = "",
+        *,
+        refused_owner: str = "",
+        once: str = "",
+        body: str = "b1",
+        keep: str = "",
     ) -> list[Any]:
         """Free a booking's places; *refused_owner* is to be told that the ledger has refused it."""
-        return self._run("unbook_places", booking_id, journal_id, refused_owner, body, once=once)
+        return self._run("unbook_places", booking_id, journal_id, refused_owner, body, keep, once=once)
 
     def reserve(
         self,

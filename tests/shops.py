@@ -53,11 +53,11 @@ class Shop:
         self.catalog = catalog
         self.loader = loader
         self.bookings = bookings
-        self.settlement = Settlement(kernel, ledger, loader)
-        self.drainer = Drainer(kernel, self.settlement, catalog, ledger, grace_ms=0)
         self.verification = Verification(
             LedgerAuditor(bookings.engine, kernel, bookings, loader, JournalWatch(kernel)), wait_s=10.0
         )
+        self.settlement = Settlement(kernel, ledger, loader, self.verification)
+        self.drainer = Drainer(kernel, self.settlement, catalog, ledger, grace_ms=0)
         self.reservations = Reservations(
             kernel, catalog, loader, ledger, lab.sealer, self.settlement, self.verification, confirm_timeout_s=10.0
         )
@@ -85,8 +85,8 @@ async def open_shops(redis_url: str, lab: Lab, count: int) -> AsyncIterator[list
             loader = EventLoader(kernel, events, catalog)
             kernel.load_events_with(loader.load)
             shops.append(Shop(kernel, catalog, loader, ledger, Bookings(database, lab.sealer), lab))
-            stack.push_async_callback(shops[-1].settlement.close)
             stack.push_async_callback(shops[-1].verification.close)
+            stack.push_async_callback(shops[-1].settlement.close)
         yield shops
 
 

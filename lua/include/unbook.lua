@@ -11,9 +11,12 @@ local function tell_refused(keys, booking_id, owner, body)
   end
 end
 
--- Free what the booking owns, and only that.
-local function undo_booking(ev, booking_id, booking, owner)
-  move_places(ev, parse_places(booking.places), 'sold', 'free')
+-- Free what the booking owns, and only that. Unless its places are kept: one of them is another's, of which this state
+-- knows nothing, and would be sold and refused again, to one customer after the other.
+local function undo_booking(ev, booking_id, booking, owner, keeps)
+  if not keeps then
+    move_places(ev, parse_places(booking.places), 'sold', 'free')
+  end
   redis.call('HDEL', ev.keys.bookings, booking_id)
   forget_user_places(ev, booking.owner, booking.quantity)
   unmark_block(ev.keys, booking_id, booking.owner)

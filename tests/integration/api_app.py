@@ -101,9 +101,9 @@ async def composed(
     kernel, catalog = Kernel(transport, partitions=PARTITIONS), Catalog(events)
     loader = EventLoader(kernel, events, catalog)
     kernel.load_events_with(loader.load)
-    settlement = Settlement(kernel, ledger, loader)
     patient = kernel.patient()
     verification = Verification(LedgerAuditor(database, patient, bookings, loader, JournalWatch(kernel)), wait_s=5.0)
+    settlement = Settlement(kernel, ledger, loader, verification)
     reservations = Reservations(
         kernel,
         catalog,
@@ -165,8 +165,8 @@ async def composed(
         await aftercare.close()
         await checkout.close()
         await oversight.close()
-        await verification.close()
         await settlement.close()
+        await verification.close()
         await ledger.close()
         await transport.aclose()
         await database.dispose()
@@ -177,11 +177,14 @@ async def drain(redis_url: str, database_url: str) -> Drained:
     database, transport = open_database(database_url), await open_transport(redis_url)
     ledger = PostgresLedger(database, AesSealer([DATA_KEY]), commits=database)
     kernel, catalog = Kernel(transport, partitions=PARTITIONS), Catalog(Events(database))
-    settlement = Settlement(kernel, ledger, EventLoader(kernel, Events(database), catalog))
+    loader, bookings = EventLoader(kernel, Events(database), catalog), Bookings(database, AesSealer([DATA_KEY]))
+    verification = Verification(LedgerAuditor(database, kernel, bookings, loader, JournalWatch(kernel)), wait_s=5.0)
+    settlement = Settlement(kernel, ledger, loader, verification)
     try:
         return await Drainer(kernel, settlement, catalog, ledger, grace_ms=0).drain_all()
     finally:
         await settlement.close()
+        await verification.close()
         await ledger.close()
         await transport.aclose()
         await database.dispose()

@@ -132,7 +132,7 @@ async def test_damage_to_an_event_on_sale_is_repaired_and_no_rightful_claim_with
                 assert not any(one.rebuilt for one in done)
             for _ in range(5):  # a booking that lost its seat to the damage is undone when its commit is refused
                 quiet = await repair_event(shops[0].kernel, lab.bookings, shops[0].loader, event)
-                if not quiet.found:
+                if not quiet.found and quiet.audit.exact:
                     break
             assert (quiet.found, quiet.audit.exact) == ((), True)
         # What a seller was confirming when it was cancelled, and nobody waited for, is in the journal by then.

@@ -144,6 +144,17 @@ def test_unbooking_frees_only_what_that_booking_owns(runner: Runner) -> None:
     consistent(venue)
 
 
+def test_places_of_an_undone_booking_may_stay_off_sale(runner: Runner) -> None:
+    venue = Venue(runner)
+    undone = venue.booked("0:1;0*2;1#0,1")
+    free, sold = venue.state("free:0:0"), venue.state("sold:0:0")
+    assert venue.unbook(undone, keep="keep")[0] == "UNBOOKED"
+    assert venue.read_booking(undone) == ["NOT_FOUND"]
+    assert (venue.state("free:0:0"), venue.state("sold:0:0"), sold) == (free, sold, 2)
+    assert venue.hold("0:1;1#1", owner="bea")[0] == "UNAVAILABLE"
+    assert venue.redis.hgetall(venue.key("users")) == {}  # nobody has them
+
+
 def test_unbooking_drops_the_journal_entry_even_when_nothing_else_is_left_to_do(runner: Runner) -> None:
     venue = Venue(runner)
     kept, first, second = (venue.booked("0:1;0*1") for _ in range(3))

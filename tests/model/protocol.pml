@@ -105,11 +105,12 @@ inline accept() {
   e = redis.epoch
 }
 
-/* Frees what this booking owns, and only that; its entry goes in any case. */
+/* Frees what this booking owns, and only that; its entry goes in any case. But a place that the ledger has sold before
+   stays off sale, until an audit gives it to whose it is, or frees it. */
 inline undo() {
   redis.journal[b] = 0;
   if
-  :: redis.epoch != 0 && redis.sold[place[b]] == b + 1 -> redis.sold[place[b]] = 0
+  :: redis.epoch != 0 && redis.sold[place[b]] == b + 1 && stale -> redis.sold[place[b]] = 0
   :: else
   fi
 }
