@@ -1,8 +1,7 @@
 """Audits of events that something speaks against: of an event, by one process at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -16,6 +15,7 @@ from persistence.bookings import Bookings
 from persistence.repair import EventRepair, repair_event
 
 AUDITS_AT_ONCE = 2  # in a process: each keeps two connections of the pool, which requests need as well
+REPAIRS_AT_ONCE = 1  # beside them, so that no confirm waits for an event that nobody waits for
 LOCK_WAIT_S = 60.0  # another process audits the same event; of a million seats that takes some seconds
 
 logger = structlog.get_logger("holdfast.persistence")
@@ -33,6 +33,7 @@ class LedgerAuditor:
         self._bookings = bookings
         self._loader = loader
         self._turns = asyncio.Semaphore(AUDITS_AT_ONCE)
+        self._repair_turns = asyncio.Semaphore(REPAIRS_AT_ONCE)
 
     async def audit(self, sellable: SellableEvent, *, epoch: bytes, server: bytes) -> None:
         """See :meth:`engine.ports.Auditor.audit`.
@@ -41,7 +42,7 @@ class LedgerAuditor:
             StoreUnavailable: Redis does not answer.
             LedgerUnavailable: Postgres does not answer, or another process has audited the event for a minute.
         """
-        async with self._turn(sellable):
+        async with self._turns, self._lock(sellable):
             if await self._kernel.event_command(sellable, "HGET", "state", "audited") == server:
                 return  # whoever had the lock before has done it
             repair = await self._repair(sellable)
@@ -55,14 +56,11 @@ class LedgerAuditor:
         Raises:
             StoreUnavailable, LedgerUnavailable, EventNotFound: As in :meth:`audit`.
         """
-        async with self._turn(sellable):
+        async with self._repair_turns, self._lock(sellable):
             _tell("audited after a refusal by the ledger", await self._repair(sellable))
 
-    @asynccontextmanager
-    async def _turn(self, sellable: SellableEvent) -> AsyncIterator[None]:
-        lock = advisory_lock(self._engine, f"holdfast audit {sellable.event.id}", wait_s=LOCK_WAIT_S)
-        async with self._turns, lock:
-            yield
+    def _lock(self, sellable: SellableEvent) -> AbstractAsyncContextManager[object]:
+        return advisory_lock(self._engine, f"holdfast audit {sellable.event.id}", wait_s=LOCK_WAIT_S)
 
     async def _repair(self, sellable: SellableEvent) -> EventRepair:
         return await repair_event(self._kernel, self._bookings, self._loader, sellable, journals=self._journals)
