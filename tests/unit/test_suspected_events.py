@@ -1,0 +1,105 @@
+"""An event whose state was proved wrong is repaired soon, by the process that heard of it, and nobody waits."""
+
+import asyncio
+import datetime as dt
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from engine.definition import EventDefinition
+from engine.errors import LedgerUnavailable
+from engine.events import Event, SellableEvent
+from engine.layout import compile_layout
+from engine.verification import Verification
+
+
+def sellable(event_id: str = "gig") -> SellableEvent:
+    document = {
+        "id": event_id,
+        "name": "A concert",
+        "starts_at": "2027-05-01T19:00:00Z",
+        "currency": "EUR",
+        "sections": [{"id": "floor", "price": 1, "capacity": 10}],
+    }
+    definition, now = msgspec.convert(document, EventDefinition), dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
+    return SellableEvent(Event(event_id, "olga", "open", 1, 0, definition, now, now), compile_layout(definition))
+
+
+class Auditor:
+    """Repairs when it is let, or fails."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.ended: list[str] = []
+        self.failure: Exception | None = None
+        self.turns = asyncio.Semaphore(0)
+
+    async def audit(self, sellable: SellableEvent, *, epoch: bytes, server: bytes) -> None:
+        raise AssertionError("no confirm waits here")
+
+    async def repair(self, sellable: SellableEvent) -> None:
+        self.begun.append(sellable.event.id)
+        await self.turns.acquire()
+        if self.failure is not None:
+            raise self.failure
+        self.ended.append(sellable.event.id)
+
+    async def let(self, count: int) -> None:
+        for _ in range(count):
+            self.turns.release()
+        for _ in range(10):  # turns of the loop, more than it takes
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def auditor() -> Auditor:
+    return Auditor()
+
+
+@pytest.fixture
+async def verification(auditor: Auditor) -> AsyncIterator[Verification]:
+    opened = Verification(auditor, wait_s=1.0)
+    yield opened
+    await opened.close()
+
+
+async def test_what_is_suspected_during_a_repair_has_one_more_for_all(
+    auditor: Auditor, verification: Verification
+) -> None:
+    verification.suspect(sellable())
+    await auditor.let(0)
+    for _ in range(3):  # of which the repair under way may have seen nothing
+        verification.suspect(sellable())
+    await auditor.let(5)
+    assert auditor.ended == ["gig", "gig"]
+
+
+async def test_events_are_repaired_independently(auditor: Auditor, verification: Verification) -> None:
+    verification.suspect(sellable("one"))
+    verification.suspect(sellable("two"))
+    await auditor.let(2)
+    assert sorted(auditor.ended) == ["one", "two"]
+
+
+@pytest.mark.parametrize("failure", [LedgerUnavailable("away"), ValueError("damaged")])
+async def test_repair_that_failed_is_begun_anew_by_the_next_suspicion(
+    auditor: Auditor, verification: Verification, failure: Exception
+) -> None:
+    auditor.failure = failure
+    verification.suspect(sellable())
+    await auditor.let(1)
+    auditor.failure = None
+    assert (auditor.begun, auditor.ended) == (["gig"], [])
+    verification.suspect(sellable())
+    await auditor.let(1)
+    assert auditor.ended == ["gig"]
+
+
+async def test_closing_gives_up_what_is_under_way(auditor: Auditor, verification: Verification) -> None:
+    verification.suspect(sellable())
+    await auditor.let(0)
+    async with asyncio.timeout(1.0):
+        await verification.close()
+    await auditor.let(1)
+    assert (auditor.begun, auditor.ended) == (["gig"], [])
