@@ -37,7 +37,8 @@ class LocalServers:
         """Lend a new database as a URL; *template* is the URL or name of one to copy, which nobody is connected to."""
         name = f"test_{uuid4().hex}"
         source = urlsplit(template).path.lstrip("/")
-        self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{source}"')
+        # Copying files takes 12 ms; through the write-ahead log, as is usual, it takes 100.
+        self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{source}" STRATEGY file_copy')
         try:
             yield urlsplit(self._maintenance_url)._replace(path=f"/{name}").geturl()
         finally:
