@@ -122,7 +122,7 @@ async def show_event(call: Call) -> Answer:
 
 
 async def patch_event(call: Call) -> Answer:
-    """``PATCH /v1/events/{event_id}`` → 200; what its places are can be changed while it is a draft."""
+    """``PATCH /v1/events/{event_id}`` → 200; its definition can be changed while it is a draft."""
     patch = decode_body(_patch, call.body)
     _check_storable(patch)
     return await _patch_event(call, patch)

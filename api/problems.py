@@ -129,7 +129,7 @@ KINDS: dict[type, Kind] = {
         status=409,
         code="event-not-draft",
         title="Event is not a draft",
-        meaning="The event has been opened: what its places are can no longer change.",
+        meaning="The event has been opened: its definition can no longer change.",
         shape=shapes.EventStatusProblem,
         members=lambda error: {"event_status": error.status},
     ),

@@ -88,7 +88,7 @@ class EventExists(EventRefusal):
 
 
 class EventNotDraft(EventRefusal):
-    """The event has been opened: what its places are can no longer change."""
+    """The event has been opened: its definition can no longer change."""
 
     def __init__(self, event_id: str, status: str) -> None:
         super().__init__(event_id)

@@ -13,15 +13,16 @@ from typing import Any
 import msgspec
 
 from engine.layout import Layout
+from persistence.steps import PLACES_CHANGED, TRANSFERRED
 
 UNKNOWN_MAX = 1_000  # bookings counted of which the outbox has forgotten too much
 _BOOKING_TYPES = "booking.%"
+_REASONS = [PLACES_CHANGED, TRANSFERRED]
 
-# Steps that leave the status as it is: changes of places and transfers are among them, and little else.
 _TOLD = """
     WITH changed AS MATERIALIZED (
         SELECT DISTINCT booking_id FROM history JOIN bookings ON bookings.id = booking_id
-         WHERE event_id = $1 AND from_status = to_status
+         WHERE event_id = $1 AND reason = ANY($4)
     ), told AS MATERIALIZED (
         SELECT id, booking_id, created_at, payload FROM outbox
          WHERE event_id = $1 AND type LIKE $2 AND booking_id IN (SELECT booking_id FROM changed)
@@ -32,7 +33,8 @@ _TOLD = """
 _UNKNOWN = """
     SELECT id FROM bookings
      WHERE event_id = $1 AND created_at <= $2
-       AND EXISTS (SELECT FROM history WHERE booking_id = bookings.id AND at > $2 AND from_status = to_status)
+       AND EXISTS (SELECT FROM history WHERE booking_id = bookings.id AND at <= $2)
+       AND EXISTS (SELECT FROM history WHERE booking_id = bookings.id AND at > $2 AND reason = ANY($5))
        AND NOT EXISTS (SELECT FROM outbox WHERE outbox.event_id = $1 AND outbox.booking_id = bookings.id
                           AND type LIKE $3 AND created_at <= $2)
      LIMIT $4
@@ -89,12 +91,12 @@ async def read_past_places(
     section, label = layout.section_of_seat(seat).id, layout.seats[seat].label
     has_seat = msgspec.json.encode({"items": [{"section": section, "seats": [label]}]}).decode()
     states: dict[uuid.UUID, list[_State]] = {}
-    for row in await connection.fetch(_TOLD, event_id, _BOOKING_TYPES, has_seat, timeout=timeout_s):
+    for row in await connection.fetch(_TOLD, event_id, _BOOKING_TYPES, has_seat, _REASONS, timeout=timeout_s):
         told = msgspec.json.decode(row["payload"], type=_Told)
         has = any(item.section == section and label in (item.seats or ()) for item in told.items)
         legs = range(*layout.leg_range(told.from_, told.to)) if has else range(0)
         states.setdefault(row["booking_id"], []).append(_State(row["created_at"], told.customer_id, legs))
-    unknown = await connection.fetch(_UNKNOWN, event_id, at, _BOOKING_TYPES, UNKNOWN_MAX, timeout=timeout_s)
+    unknown = await connection.fetch(_UNKNOWN, event_id, at, _BOOKING_TYPES, UNKNOWN_MAX, _REASONS, timeout=timeout_s)
     return PastPlaces(states, frozenset(row["id"] for row in unknown))
 
 

@@ -50,7 +50,7 @@ from persistence.database import Row, in_transaction, sqlstate
 from persistence.difference_charges import choose_payment
 from persistence.place_exchange import exchange_places
 from persistence.schema import events
-from persistence.steps import Step, find_repetition, lock_booking, take_step
+from persistence.steps import PLACES_CHANGED, TRANSFERRED, Step, find_repetition, lock_booking, take_step
 
 ATTEMPTS_MAX = 5  # of one request that is overtaken by others for the same booking: each of them is a commit
 PAUSE_S = 0.05  # before the next; times its number, about what a commit and its script take
@@ -212,7 +212,7 @@ class PlaceDesk:
 
         async def commit(connection: AsyncConnection) -> Row:
             row, actor = await self._lock(connection, seen, order, given.epoch)
-            step = Step(reason="transferred", changes={"customer_id": customer_id})
+            step = Step(reason=TRANSFERRED, changes={"customer_id": customer_id})
             try:
                 return await take_step(connection, row, step, actor, once=order.once)
             except sa.exc.IntegrityError as error:
@@ -297,7 +297,7 @@ class PlaceDesk:
             if agreed.payment_id is not None:
                 await choose_payment(connection, agreed.payment_id)
             said = {} if amendment is None else {"sealed": self._desk.seal_anew(row, amendment)}
-            step = Step(reason="places changed", changes=changes | said)
+            step = Step(reason=PLACES_CHANGED, changes=changes | said)
             changed = await take_step(connection, row, step, actor, once=order.once)
             await exchange_places(
                 connection,

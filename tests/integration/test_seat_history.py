@@ -15,7 +15,7 @@ from engine.errors import InvalidRequest
 from engine.events import SellableEvent
 from engine.ids import parse_claim_id
 from engine.lifecycle import Actor
-from persistence.booking_desk import Order
+from persistence.booking_desk import Amendment, Order
 from persistence.hold_history import moment, store_trail
 from persistence.place_desk import PlaceWish
 from persistence.seat_history import ClaimThen, SeatThen, who_held
@@ -260,6 +260,26 @@ async def test_change_that_the_outbox_has_forgotten_is_told_as_such(past: Past) 
     told = await past.seat(first, seat=SEAT + 1)
     assert [(one.customer_id, one.certain) for one in told.claims if one.status == "owned"] == [("ana", False)]
     assert told.notes == ("a booking of the event changed since, and the places from before are not known any more",)
+
+
+async def test_change_of_what_is_no_place_says_nothing_of_places(past: Past) -> None:
+    booking_id = await past.hold("A-4")
+    held = await past.now()
+    await past.confirm(booking_id)
+    owned = await past.now()
+    order = Order(admit=lambda _: Actor("ana", "customer"))
+    await past.shop.desk.amend(booking_id, order, Amendment(notes="window"))
+
+    assert [(await past.seat(at, seat=SEAT)).notes for at in (held, owned)] == [(), ()]
+
+
+async def test_place_that_was_changed_later_is_held_before_it_was_booked(past: Past) -> None:
+    booking_id = await past.hold("A-4")
+    held = await past.now()
+    await past.confirm(booking_id)
+    await change(past, booking_id, "A-5")
+
+    assert (await past.seat(held, seat=SEAT)).notes == ()
 
 
 async def test_booking_that_is_not_in_the_ledger_yet_is_told_as_such(past: Past) -> None:

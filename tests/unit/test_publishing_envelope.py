@@ -2,6 +2,8 @@
 
 import datetime as dt
 import json
+import re
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -10,7 +12,7 @@ from receiver import Received
 from engine.ids import number_from_reference
 from persistence.publishing.attempt import WAIT_MAX_S, Patience
 from persistence.publishing.envelope import OutboxRow, envelope, message_id
-from persistence.publishing.event_types import UnknownType, require_types
+from persistence.publishing.event_types import TYPES, UnknownType, require_types
 from persistence.publishing.signing import new_secret, secret_key, signature_header
 
 BOOKING = UUID("01990000-0000-7000-8000-000000000001")
@@ -86,7 +88,16 @@ def test_receiver_that_asks_for_a_longer_pause_gets_it_within_the_bound() -> Non
     assert Patience().wait_s(1, retry_after_s=1e9) == WAIT_MAX_S
 
 
-@pytest.mark.parametrize("types", [[], ["booking"], ["*"], ["booking.Confirmed"], ["booking.*", ""]])
+@pytest.mark.parametrize(
+    "types", [[], ["booking"], ["*"], ["booking.Confirmed"], ["booking.*", ""], ["booking.confirmedd"], ["foo.*"]]
+)
 def test_text_that_is_no_type_is_refused(types: list[str]) -> None:
     with pytest.raises(UnknownType):
         require_types(types)
+
+
+def test_types_are_those_of_the_document() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[a-z]+\.[a-z_, `.]+`) \|", text, re.MULTILINE)
+    assert sorted(re.findall(r"`([a-z._]+)`", " ".join(rows))) == list(TYPES)
+    require_types([*TYPES, "booking.*", "hold.*", "waitlist.*"])
