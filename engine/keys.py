@@ -13,7 +13,7 @@ from lua import Script
 
 EVENT_KEYS = frozenset(
     ("state", "loading", "held", "sold", "holds", "expiries", "users", "rows", "ended", "bookings",
-     "waitlist", "entries", "wanted", "notices", "queue")
+     "waitlist", "entries", "wanted", "notices", "queue", "removed")
 )  # fmt: skip
 # Of one load of an event, with its epoch in the name: what a loader sends that has lost its turn harms no other load.
 LOAD_KEYS = frozenset(("new_bookings", "new_users"))

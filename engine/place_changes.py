@@ -126,6 +126,11 @@ class PlaceChanges:
         args = [reserved.owned.key, reserved.change_id, *(hold_id for hold_id, _ in reserved.held)]
         await self._kernel.run("abandon_change", event, args)
 
+    def suspect(self, event: SellableEvent) -> None:
+        """Have *event* repaired: what was held for a change here is another's in the ledger. Returns at once."""
+        logger.error("drift: Redis held for a change what the ledger had sold before", event_id=event.event.id)
+        self._verification.suspect(event)
+
     async def transfer(self, event: SellableEvent, owned: Owned, receiver: str) -> Transferred:
         """Make the booking *receiver*'s before the ledger does; returns what :meth:`take_back` needs.
 

@@ -200,8 +200,10 @@ class Auditor(Protocol):
         """
         ...
 
-    async def repair(self, sellable: SellableEvent) -> None:
+    async def repair(self, sellable: SellableEvent) -> bool:
         """Find and repair what differs, whoever has audited it. Safe to repeat.
+
+        Returns whether all of it could be seen: not so where the event changes faster than it can be read.
 
         Raises:
             StoreUnavailable, LedgerUnavailable, EventNotFound: It could not be done now.

@@ -142,10 +142,12 @@ class Settlement:
         raise places_unavailable(entry, event, sold=0)
 
     async def undo(self, entry: JournalEntry, event: SellableEvent, refused: Refused) -> None:
-        """Give the places back. A crash before this leaves the entry, and the next drain comes here again.
+        """Take the booking out of Redis, and give its places back.
+
+        A crash before this leaves the entry, and the next drain comes here again.
 
         Places that the ledger has sold before stay off sale, and whatever else was booked with them, until the audit
-        that this begins has found what Redis has lost.
+        that this begins, or the next that is exact, has found what Redis has lost.
 
         Raises:
             StoreUnavailable: Redis does not answer; the entry may still be in the journal.

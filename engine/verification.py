@@ -10,11 +10,12 @@ it is. So no process needs to have noticed a failover, or to agree with others a
 
 Holds go on meanwhile: two customers may hold one place for as long as it takes, and one of them is told at the confirm.
 
-An event whose state the ledger has proved wrong, by refusing what was sold in it, is audited as well, at once. Nobody
+An event whose state the ledger has proved wrong, by refusing what was sold in it, is repaired as well, at once. Nobody
 waits for that: the second guard holds.
 """
 
 import asyncio
+from collections.abc import Sequence
 
 import structlog
 
@@ -22,15 +23,20 @@ from engine.errors import StoreUnavailable
 from engine.events import SellableEvent
 from engine.ports import Auditor
 
+# Before a suspected event is repaired again, of which not all could be seen, or which could not be read. The
+# reconciler's rotation, which comes to it within half a minute, is there for whatever takes longer.
+PAUSES_S = (1.0, 5.0, 25.0)
+
 logger = structlog.get_logger("holdfast.engine")
 
 
 class Verification:
     """Has an event audited when its state may be wrong, once for all in this process who have cause to ask for it."""
 
-    def __init__(self, auditor: Auditor, *, wait_s: float) -> None:
+    def __init__(self, auditor: Auditor, *, wait_s: float, pauses_s: Sequence[float] = PAUSES_S) -> None:
         self._auditor = auditor
         self._wait_s = wait_s
+        self._pauses_s = pauses_s
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._repairing: dict[str, asyncio.Task[None]] = {}
         self._suspected: set[str] = set()
@@ -54,10 +60,7 @@ class Verification:
             raise StoreUnavailable("the event is being audited after a change of server") from None
 
     def suspect(self, event: SellableEvent) -> None:
-        """Have *event* repaired from its present state on; returns at once.
-
-        What cannot be done now is left to the reconciler's rotation.
-        """
+        """Have *event* repaired from its present state on; returns at once."""
         event_id = event.event.id
         self._suspected.add(event_id)
         if event_id not in self._repairing:
@@ -65,15 +68,24 @@ class Verification:
 
     async def _repair(self, event: SellableEvent) -> None:
         event_id = event.event.id
+        pauses = iter(self._pauses_s)
         try:
             while event_id in self._suspected:  # again, when there was cause since the last one began
                 self._suspected.discard(event_id)
-                await self._auditor.repair(event)
+                if not await self._is_repaired(event) and (pause := next(pauses, None)) is not None:
+                    await asyncio.sleep(pause)
+                    self._suspected.add(event_id)
+        finally:
+            self._suspected.discard(event_id)
+            del self._repairing[event_id]
+
+    async def _is_repaired(self, event: SellableEvent) -> bool:
+        try:
+            return await self._auditor.repair(event)
         except Exception as error:  # damaged beyond reading, say: nobody waits here who could be told
             reason = f"{type(error).__name__}: {error}"
-            logger.warning("event not repaired for now", event_id=event_id, reason=reason)
-        finally:
-            del self._repairing[event_id]
+            logger.warning("event not repaired for now", event_id=event.event.id, reason=reason)
+            return False
 
     async def close(self) -> None:
         """Give up what is under way: it is begun again by whoever needs it next."""

@@ -80,7 +80,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 API_POOL = Pool()
-# Audits and rebuilds read much and hurry little. Five audits and three loads at a time, and whatever is short beside.
+# Audits and rebuilds read much and hurry little. Five audits, a repair and three loads at a time, and
+# whatever is short beside.
 RECONCILER_POOL = Pool(size=12, statement_timeout_ms=5_000)
 
 

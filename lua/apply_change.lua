@@ -12,6 +12,7 @@
 -- KEYS[9]  bookings  hash    booking id -> record
 -- KEYS[10] wakeups   zset    event id scored by its earliest deadline
 -- KEYS[11] trail     stream  what became of holds, for the history in Postgres
+-- KEYS[12] removed   stream  bookings that have gone, or changed, for audits under way
 --
 -- ARGV[1]  booking_id
 -- ARGV[2]  change     id of the change
@@ -39,6 +40,7 @@
 --- @include server
 --- @include book
 --- @include change
+--- @include removed
 --- @keys
 
 local booking_id, change, new_places = ARGV[1], ARGV[2], ARGV[3]
@@ -101,6 +103,7 @@ end
 for i = 1, #given_up do
   move_places(ev, given_up[i], 'sold', 'free')
 end
+note_removed(keys, booking_id, booking)
 local old_quantity = booking.quantity
 booking.places, booking.quantity = new_places, parse_places(new_places).quantity
 forget_user_places(ev, booking.owner, old_quantity - booking.quantity)
@@ -108,5 +111,4 @@ write_record(ev, booking_id, booking, 'changed:' .. change)
 move_due(ev, earliest_deadline(ev))
 ev.seq = ev.seq + 1
 write_event(ev)
-redis.call('HINCRBY', keys.state, 'undone', 1) -- who is counting what is sold meanwhile must know that it has moved
 return { 'APPLIED', ev.seq }

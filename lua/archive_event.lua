@@ -21,6 +21,7 @@
 -- KEYS[18] notices   hash    entry -> what Postgres has yet to hear of it
 -- KEYS[19] lines     set     events that somebody is in line for
 -- KEYS[20] queue     zset    customer scored by when it is their turn, in microseconds
+-- KEYS[21] removed   stream  bookings that have gone, for audits under way
 --
 -- ARGV[1]  event_id
 -- ARGV[2]  epoch      as the audit saw it
@@ -87,7 +88,8 @@ end
 
 -- Nothing below refuses.
 redis.call('UNLINK', keys.state, keys.loading, keys.held, keys.sold, keys.holds, keys.expiries, keys.users, keys.rows,
-  keys.ended, keys.bookings, keys.waitlist, keys.entries, keys.wanted, keys.notices, keys.queue)
+  keys.ended, keys.bookings, keys.waitlist, keys.entries, keys.wanted, keys.notices, keys.queue,
+  keys.removed)
 redis.call('ZREM', keys.wakeups, event_id)
 redis.call('SREM', keys.live, event_id)
 redis.call('SREM', keys.lines, event_id)

@@ -18,6 +18,7 @@
 -- KEYS[15] wanted    hash    what the line waits for -> by how many entries
 -- KEYS[16] notices   hash    entry -> what Postgres has yet to hear of it
 -- KEYS[17] lines     set     events that somebody is in line for
+-- KEYS[18] removed   stream  bookings that have gone, for audits under way
 --
 -- ARGV[1]  event_id
 -- ARGV[2]  epoch      raised in Postgres for this load
@@ -58,7 +59,7 @@ else
   redis.call('XADD', keys.trail, 'NOMKSTREAM', '*', keys.state, line)
 end
 redis.call('UNLINK', keys.loading, keys.state, keys.held, keys.sold, keys.holds, keys.expiries, keys.users, keys.rows,
-  keys.bookings, keys.waitlist, keys.entries, keys.wanted, keys.notices)
+  keys.bookings, keys.waitlist, keys.entries, keys.wanted, keys.notices, keys.removed)
 redis.call('ZREM', keys.wakeups, event_id)
 redis.call('SREM', keys.live, event_id)
 redis.call('SREM', keys.lines, event_id)

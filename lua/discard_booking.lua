@@ -11,7 +11,8 @@
 -- KEYS[6]  ended     hash    how the last holds ended
 -- KEYS[7]  dead      hash    journal id -> what could not be written, and why
 -- KEYS[8]  trail     stream  what became of holds, for the history in Postgres
--- KEYS[9]  once      string  optional: the idempotency key that the booking was made with
+-- KEYS[9]  removed   stream  bookings that have gone, for audits under way
+-- KEYS[10] once      string  optional: the idempotency key that the booking was made with
 --
 -- ARGV[1]  journal_id
 -- ARGV[2]  letter      as the caller has read it: another one is left alone
@@ -35,6 +36,7 @@
 --- @include server
 --- @include book
 --- @include block
+--- @include removed
 --- @include unbook
 --- @keys
 

@@ -9,13 +9,14 @@
 -- KEYS[6]  journal   stream  bookings not yet known to be in Postgres
 -- KEYS[7]  ended     hash    how the last holds ended
 -- KEYS[8]  trail     stream  what became of holds, for the history in Postgres
--- KEYS[9]  once      string  optional: the idempotency key that the booking was made with
+-- KEYS[9]  removed   stream  bookings that have gone, for audits under way
+-- KEYS[10] once      string  optional: the idempotency key that the booking was made with
 --
 -- ARGV[1]  booking_id
 -- ARGV[2]  journal_id  '' when there is no entry to drop
 -- ARGV[3]  owner       of a booking that the ledger has refused, who will be told so; '' otherwise
 -- ARGV[4]  body        digest that the idempotency key was used with
--- ARGV[5]  keep        optional: 'keep' leaves its places sold, to nobody, until the next audit
+-- ARGV[5]  keep        optional: 'keep' leaves its places sold, to nobody, until the next exact audit
 --
 -- Returns {'UNBOOKED', seq}
 --         {'NOT_FOUND'}    there is no such booking (any more): no place changed
@@ -33,6 +34,7 @@
 --- @include server
 --- @include book
 --- @include block
+--- @include removed
 --- @include unbook
 --- @keys
 

@@ -1,7 +1,7 @@
 """Who accounts for a booking of Redis: journal and dead letters, asked by id; and whether Redis has it at all."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from engine.events import SellableEvent
 from engine.kernel import Kernel
@@ -22,6 +22,14 @@ async def are_journaled(kernel: Kernel, partition: int, journal_ids: Sequence[st
         letters = await kernel.partition_command(partition, "HMGET", "dead", *left)
         journaled.update(journal_id for journal_id, letter in zip(left, letters, strict=True) if letter is not None)
     return journaled
+
+
+async def unchanged(kernel: Kernel, event: SellableEvent, texts: Mapping[str, bytes]) -> set[str]:
+    """Those bookings whose records Redis still has as they were read."""
+    if not texts:
+        return set()
+    records = await kernel.event_command(event, "HMGET", "bookings", *texts)
+    return {key for (key, text), record in zip(texts.items(), records, strict=True) if record == text}
 
 
 async def present(kernel: Kernel, event: SellableEvent, keys: Sequence[str]) -> set[str]:

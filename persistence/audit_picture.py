@@ -71,6 +71,15 @@ class Picture(msgspec.Struct, frozen=True):
         """How often this state has been repaired."""
         return int(self.state.get("repairs", 0))
 
+    @property
+    def undone(self) -> int:
+        """How many bookings had been removed, or changed, from this state."""
+        return int(self.state.get("undone", 0))
+
+    def kept(self, section: int, leg: int) -> int:
+        """How many places are sold to nobody, because the ledger has refused whoever they were sold to."""
+        return int(self.state.get(f"kept:{section}:{leg}", 0))
+
     def counter(self, field: str) -> int:
         """One of the counters of free, held and sold, by its field of the state."""
         return int(self.state[field])

@@ -9,9 +9,10 @@ What concerns a single booking is settled at once, by asking in an order that no
 
 What concerns sums is *exact*: records are counted as they were at the moment of the picture, and its bitmaps and
 counters must be what they add up to. Holds are in the picture themselves. Bookings are read after it, in steps, but
-each carries the id of its journal's entry, so that later ones are told from those that were there; and that none of
-these is gone, or was seen twice, is proved by two numbers: ``undone``, which counts bookings that were removed, stood
-still, and as many were read as the picture says there were. Otherwise the reading is not exact, and is repeated.
+each carries the id of its journal's entry, so that later ones are told from those that were there. What was removed or
+changed since is taken from a list that scripts keep of it (:mod:`persistence.audit_removed`). That none is missing or
+was seen twice is proved by two numbers: the list comes to ``undone``, which counts what was removed, and as many were
+counted as the picture says there were. Otherwise the reading is not exact, and is repeated.
 Customers' totals are compared when nothing at all changed meanwhile (``steady``).
 """
 
@@ -31,12 +32,13 @@ from engine.loading import NEVER_MS, state_fields
 from engine.places import Places, format_places
 from engine.ports import ActiveBooking
 from engine.records import BookingRecord, pairs, parse_booking_record, scan_hash
-from persistence.audit_accounts import are_journaled, present
+from persistence.audit_accounts import are_journaled, present, unchanged
 from persistence.audit_customers import CustomerSums
 from persistence.audit_holds import HoldsSide
 from persistence.audit_journal import KEPT_S, JournalWatch
 from persistence.audit_ledger import find_owning, read_ledger
-from persistence.audit_picture import Picture, SeenRecord, deadline_of, read_mark, take_picture
+from persistence.audit_picture import Mark, Picture, SeenRecord, deadline_of, read_mark, take_picture
+from persistence.audit_removed import RemovedBookings
 from persistence.audit_tally import Exact, Tally
 from persistence.bookings import Bookings
 from persistence.differences import Difference, Kind, name_places
@@ -44,8 +46,9 @@ from persistence.differences import Difference, Kind, name_places
 DIFFERENCES_MAX = 10_000  # of one event; past this, more would tell nobody anything
 # What every state has the same, as long as its layout stands; and what it must have.
 _OF_THE_LAYOUT = ("event", "legs", "seats", "blocks", "stride")
-_NUMBERS = ("epoch", "seq", "clock", "due", "closes", "version", "max_hold", "max_customer", "ttl_max")
 _LATER = ("undone", "repairs", "off_sale")  # 0 where a state was made by a version that did not know them
+_NUMBERS = ("epoch", "seq", "clock", "due", "closes", "version", "max_hold", "max_customer", "ttl_max", *_LATER)
+_COUNTERS = ("free:", "held:", "sold:", "kept:")
 
 
 class Dispute(msgspec.Struct, frozen=True):
@@ -145,6 +148,8 @@ class _Reader:
         self._holds = HoldsSide(event, self._tally, self._customers)
         self._disputes: list[Dispute] = []
         self._wrong_bookings: list[SeenRecord] = []
+        self._removed: RemovedBookings  # once the state has proved to be readable
+        self._disputed: dict[str, list[Places]] = {}  # by key, those of both sides
         self._lacking: dict[str, ActiveBooking] = {}
         self._journal_seen = True  # whether all that it has and Redis has not is known
         self._blocked: dict[str, str] = {}  # places of blocks, by key
@@ -159,6 +164,7 @@ class _Reader:
         self.found.update(guards)
         if not is_readable:
             return None
+        self._removed = RemovedBookings(self._kernel, self._event, self._picture)
         epoch = int(self._picture.state["epoch"])
         if epoch != ledger.epoch:
             self._note([Difference(self._event_id, "epoch_wrong", redis=epoch, ledger=ledger.epoch)])
@@ -167,6 +173,7 @@ class _Reader:
             self._note([Difference(self._event_id, "status_wrong", redis=said, ledger=ledger.status)])
         await self._compare_holds()
         async for batch in scan_hash(self._kernel, self._event, "bookings"):
+            await self._removed.catch_up()
             await self._compare_redis(batch)
         await self._find_lacking()
         if self._picture.journal_length:
@@ -205,9 +212,12 @@ class _Reader:
         for name, value in {"event": self._event_id, "epoch": None, "seq": None, **fields}.items():
             said = state.get(name)
             fixed = name in _OF_THE_LAYOUT or name.startswith("section:")
-            counts = name in _NUMBERS or name.startswith(("free:", "held:", "sold:"))
-            if (said is None and name not in _LATER) or (fixed and said != value) or (counts and _number(said) is None):
+            if (said is None and name not in _LATER) or (fixed and said != value):
                 self._note([Difference(self._event_id, "layout_wrong", subject=name, redis=said, ledger=value)])
+                return False
+        for name, said in state.items():
+            if (name in _NUMBERS or name.startswith(_COUNTERS)) and _number(said) is None:
+                self._note([Difference(self._event_id, "layout_wrong", subject=name, redis=said, ledger=None)])
                 return False
         return True
 
@@ -229,18 +239,36 @@ class _Reader:
         if now.epoch != picture.mark.epoch:
             raise StoreUnavailable(f"event {self._event_id} was loaded anew while it was read")
         self.steady = now == picture.mark
-        removed = (now.undone, now.repairs) != (picture.mark.undone, picture.mark.repairs)
         self.exact = Exact(
             held=self.steady or picture.holds is not None,
-            sold=not removed and self._journal_seen and self._counted == picture.booking_count,
+            sold=await self._count_removed(now) and self._journal_seen and self._counted == picture.booking_count,
         )
         self._note(self._tally.compare_cells(picture.held, picture.sold, self.exact))
-        self._note(self._tally.compare_counters(picture.counter, self.exact))
+        self._note(self._tally.compare_counters(picture.counter, picture.kept, self.exact))
         if self.steady:
             disputed = {side.owner for one in self._disputes for side in (one.record, one.wanted) if side is not None}
             wrong = await self._customers.compare(self._kernel, self._event, leave_out=disputed)
             self.steady = await self._stood_still()
             self._note([*wrong, *self._wrong_marks()] if self.steady else ())
+
+    async def _count_removed(self, now: Mark) -> bool:
+        """Count in what was gone before it was read; returns whether all that is gone by *now* is accounted for."""
+        if (now.undone, now.repairs) == (self._picture.mark.undone, self._picture.mark.repairs):
+            return True
+        await self._removed.catch_up()
+        if now.repairs != self._picture.mark.repairs or not self._removed.reaches(int(now.undone or 0)):
+            return False
+        for key, sides in self._disputed.items():
+            if (places := self._removed.in_picture(key)) is not None and places not in sides:
+                return False  # neither side is what the picture had
+        for key, places in self._removed.unread():
+            self._counted += 1
+            if key not in self._disputed:
+                try:
+                    self._tally.add("sold", places)
+                except ValueError:  # a record that contradicted itself, and is gone
+                    return False
+        return True
 
     def _wrong_marks(self) -> Iterator[Difference]:
         """Where the fields that tell what is off sale are not what the records of blocks say, or are miscounted."""
@@ -267,19 +295,27 @@ class _Reader:
             texts[record.key], records[record.key] = text, record
         young = await self._set_apart(records, texts)
         owning = await find_owning(self._engine, self._event_id, records)
-        unknown = []
+        unknown, differing = [], {}
         for key, record in records.items():
             self._customers.add(record.owner, record.quantity)
             if record.owner == BLOCKED_OWNER:
                 self._blocked[key] = format_places(record.places)
-            self._counted += key not in young
+            if key not in young:
+                self._counted += 1
+                self._removed.note_read(key)
             known = owning.get(key)
             if known is None:
                 unknown.append(record)
             elif (known.places, known.customer_id) == (record.places, record.owner):
                 self._count(record, texts[key], young)
             else:
-                self._dispute("booking_differs", key, text=texts[key], record=record, wanted=_record_of(known))
+                differing[key] = known
+        still = await unchanged(self._kernel, self._event, {key: texts[key] for key in differing})
+        for key, known in differing.items():
+            if key in still:
+                self._dispute("booking_differs", key, text=texts[key], record=records[key], wanted=_record_of(known))
+            else:
+                self._count(records[key], texts[key], young)
         unaccounted = await self._unaccounted(unknown)
         for record in unknown:
             if record.key in unaccounted:
@@ -349,7 +385,7 @@ class _Reader:
         if record.key in young:
             return
         try:
-            self._tally.add("sold", record.places)
+            self._tally.add("sold", self._removed.in_picture(record.key) or record.places)
         except ValueError as error:
             self._note_wrong(record.key.encode(), text, str(error), counted=True)
 
@@ -370,6 +406,7 @@ class _Reader:
     ) -> None:
         """Note a booking, and that what follows from it is no difference of its own."""
         sides = [side for side in (record, wanted) if side is not None]
+        self._disputed[key] = [side.places for side in sides]
         known = True
         for side in sides:
             try:

@@ -103,24 +103,32 @@ class Tally:
             if exact.held and exact.sold:
                 yield from self._cells("claimed_twice", by_hold & by_booking, start, "held and sold", None)
 
-    def compare_counters(self, counter: Callable[[str], int], exact: Exact) -> Iterator[Difference]:
-        """Differences of the counters, read at the moment that the records are counted at."""
+    def compare_counters(
+        self, counter: Callable[[str], int], kept: Callable[[int, int], int], exact: Exact
+    ) -> Iterator[Difference]:
+        """Differences of the counters, read at the moment that the records are counted at.
+
+        *kept* says how many places of a section's leg are sold to nobody. They are none of the records', so that
+        ``sold`` is too high as long as there are any.
+        """
         for section in self._layout.sections:
             for leg in range(self._layout.legs):
                 yield from self._compare_leg(section, leg, counter, exact)
+                if exact.sold and (said := kept(section.index, leg)):
+                    yield self._counter(f"kept:{section.index}:{leg}", section, leg, said, 0)
 
     def _compare_leg(
         self, section: LaidSection, leg: int, counter: Callable[[str], int], exact: Exact
     ) -> Iterator[Difference]:
         suffix = f"{section.index}:{leg}"
-        held = self.counts["held", section.index, leg]
+        held = self.counts["held", section.index, leg] if exact.held else counter(f"held:{suffix}")
         sold_min = self.counts["sold", section.index, leg]
         sold_max = sold_min + self.counts["disputed", section.index, leg]
         if exact.sold and not sold_min <= (said := counter(f"sold:{suffix}")) <= sold_max:
             yield self._counter(f"sold:{suffix}", section, leg, said, sold_min)
-        if exact.held and (said := counter(f"held:{suffix}")) != held:
+        if (said := counter(f"held:{suffix}")) != held:
             yield self._counter(f"held:{suffix}", section, leg, said, held)
-        if not (exact.held and exact.sold):
+        if not exact.sold:
             return
         free = section.capacity - held
         if not free - sold_max <= (said := counter(f"free:{suffix}")) <= free - sold_min:

@@ -31,6 +31,7 @@ from engine.errors import (
     InvalidRequest,
     LedgerUnavailable,
     LimitExceeded,
+    PlacesUnavailable,
     Refusal,
     StoreUnavailable,
     Unavailable,
@@ -195,7 +196,13 @@ class PlaceDesk:
             await _quietly(undo, booking_id)
             raise
         commit = self._commit_of_change(seen, order, reserved, _Agreed(priced, money, payment_id), amendment)
-        row = await self._decide(booking_id, commit, undo, lambda row: row["places"] == format_places(reserved.places))
+        try:
+            row = await self._decide(
+                booking_id, commit, undo, lambda row: row["places"] == format_places(reserved.places)
+            )
+        except PlacesUnavailable:
+            self._changes.suspect(seen.event)
+            raise
         await _quietly(lambda: self._changes.apply(seen.event, reserved), booking_id)
         return Stepped(await self._desk.follow_up(booking_id, row))
 

@@ -165,7 +165,7 @@ class _Planner:
 
     def _surplus(self, place: tuple[int, int]) -> int:
         section, leg = place
-        counted = self._picture.counter(f"sold:{section}:{leg}")
+        counted = self._picture.counter(f"sold:{section}:{leg}") - self._picture.kept(section, leg)
         return counted - self._evidence.tally.counts["sold", section, leg] - self._explained[place]
 
     def _totals(self, confirmed: Sequence[Difference]) -> Iterator[Operation]:
@@ -205,17 +205,17 @@ class _Planner:
         counts, exact = self._after.counts, self._exact
         for section in self._event.layout.sections:
             for leg in range(self._event.layout.legs):
-                held, sold = counts["held", section.index, leg], counts["sold", section.index, leg]
-                is_settled = not counts["disputed", section.index, leg]
-                wanted = {}
-                if exact.held:
-                    wanted["held"] = held
-                if exact.sold and is_settled:
-                    wanted["sold"] = sold
-                if exact.held and exact.sold and is_settled:
-                    wanted["free"] = section.capacity - held - sold
+                place = f"{section.index}:{leg}"
+                # Holds that are too many to be judged keep what they have, and their counter what it says.
+                held = counts["held", section.index, leg] if exact.held else self._picture.counter(f"held:{place}")
+                wanted = {"held": held}
+                if exact.sold and not counts["disputed", section.index, leg]:
+                    sold = counts["sold", section.index, leg]
+                    wanted |= {"sold": sold, "free": section.capacity - held - sold}
+                    if kept := self._picture.kept(section.index, leg):
+                        yield f"kept:{place}", -kept
                 for kind, number in wanted.items():
-                    field = f"{kind}:{section.index}:{leg}"
+                    field = f"{kind}:{place}"
                     if delta := number - self._picture.counter(field):
                         yield field, delta
 

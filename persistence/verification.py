@@ -1,4 +1,4 @@
-"""Audits of events that something speaks against: of an event, by one process at a time."""
+"""Audits and repairs of events that something speaks against: each of an event by one process at a time."""
 
 import asyncio
 from contextlib import AbstractAsyncContextManager
@@ -42,7 +42,7 @@ class LedgerAuditor:
             StoreUnavailable: Redis does not answer.
             LedgerUnavailable: Postgres does not answer, or another process has audited the event for a minute.
         """
-        async with self._turns, self._lock(sellable):
+        async with self._turns, self._lock("audit", sellable):
             if await self._kernel.event_command(sellable, "HGET", "state", "audited") == server:
                 return  # whoever had the lock before has done it
             repair = await self._repair(sellable)
@@ -50,21 +50,30 @@ class LedgerAuditor:
             if reply[0] == b"MARKED":
                 _tell("audited after a change of server", repair)
 
-    async def repair(self, sellable: SellableEvent) -> None:
+    async def repair(self, sellable: SellableEvent) -> bool:
         """See :meth:`engine.ports.Auditor.repair`.
 
         Raises:
             StoreUnavailable, LedgerUnavailable, EventNotFound: As in :meth:`audit`.
         """
-        async with self._repair_turns, self._lock(sellable):
-            _tell("audited after a refusal by the ledger", await self._repair(sellable))
+        async with self._repair_turns, self._lock("repair", sellable):
+            repair = await self._repair(sellable)
+            _tell("audited after a refusal by the ledger", repair)
+            return repair.audit.exact
 
-    def _lock(self, sellable: SellableEvent) -> AbstractAsyncContextManager[object]:
-        return advisory_lock(self._engine, f"holdfast audit {sellable.event.id}", wait_s=LOCK_WAIT_S)
+    def _lock(self, what: str, sellable: SellableEvent) -> AbstractAsyncContextManager[object]:
+        # One name for each: a confirm waits for the audit, and must not wait for a crowd of repairs as well.
+        return advisory_lock(self._engine, f"holdfast {what} {sellable.event.id}", wait_s=LOCK_WAIT_S)
 
     async def _repair(self, sellable: SellableEvent) -> EventRepair:
         return await repair_event(self._kernel, self._bookings, self._loader, sellable, journals=self._journals)
 
 
 def _tell(what: str, repair: EventRepair) -> None:
-    logger.warning(what, event_id=repair.event_id, repaired=len(repair.repaired), unresolved=len(repair.unresolved))
+    logger.warning(
+        what,
+        event_id=repair.event_id,
+        repaired=len(repair.repaired),
+        unresolved=len(repair.unresolved),
+        exact=repair.audit.exact,
+    )

@@ -1,5 +1,4 @@
--- Undoing a booking that is not in the ledger. Needs event, places, rows, move, hold, trail, release,
--- block.
+-- Undoing a booking that is not in the ledger. Needs event, places, rows, move, hold, trail, release, block, removed.
 
 -- Whoever made the booking may try again with the same idempotency key, and `owner`, unless '', hears of the refusal.
 local function tell_refused(keys, booking_id, owner, body)
@@ -11,11 +10,25 @@ local function tell_refused(keys, booking_id, owner, body)
   end
 end
 
+-- Leave places sold, to nobody. How many they are is told, so that an audit takes none of them for those of a booking
+-- that it finds only in the ledger.
+local function keep_places(ev, places)
+  for i = 1, #places do
+    local suffixes = counter_suffixes(places, places[i])
+    for j = 1, #suffixes do
+      redis.call('HINCRBY', ev.keys.state, 'kept' .. suffixes[j], places[i].quantity)
+    end
+  end
+end
+
 -- Free what the booking owns, and only that. Unless its places are kept: one of them is another's, of which this state
 -- knows nothing, and would be sold and refused again, to one customer after the other.
 local function undo_booking(ev, booking_id, booking, owner, keeps)
-  if not keeps then
-    move_places(ev, parse_places(booking.places), 'sold', 'free')
+  local places = parse_places(booking.places)
+  if keeps then
+    keep_places(ev, places)
+  else
+    move_places(ev, places, 'sold', 'free')
   end
   redis.call('HDEL', ev.keys.bookings, booking_id)
   forget_user_places(ev, booking.owner, booking.quantity)
@@ -25,5 +38,5 @@ local function undo_booking(ev, booking_id, booking, owner, keeps)
   end
   ev.seq = ev.seq + 1
   write_event(ev)
-  redis.call('HINCRBY', ev.keys.state, 'undone', 1) -- who is counting bookings meanwhile must know that one is gone
+  note_removed(ev.keys, booking_id, booking)
 end

@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import datetime as dt
+import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from drift_scene import FLOOR, STALLS, STARTS_AT, Scene, open_event
+from drift_scene import FLOOR, STALLS, STARTS_AT, Scene, claim, open_event
 
 from engine.bookings import BookingDetails
 from engine.claims import ItemRequest
@@ -15,9 +18,15 @@ from engine.events import SellableEvent
 from engine.ids import new_claim_id
 from engine.kernel import Kernel
 from engine.keys import partition_key
+from engine.lifecycle import Actor
+from engine.records import scan_hash
 from engine.reservations import ClaimRequest
 from persistence.audit import audit_event, audit_events
+from persistence.audit_journal import JournalWatch
 from persistence.audit_picture import Picture, take_picture
+from persistence.audit_reading import read_event
+from persistence.booking_desk import Order
+from persistence.place_desk import PlaceWish
 
 pytest_plugins = ("drift_fixtures",)
 
@@ -288,6 +297,83 @@ async def test_sums_are_not_compared_when_a_booking_of_the_picture_was_undone(
     audit = await audit_event(scene.parts.kernel, scene.parts.bookings, scene.event)
     assert not audit.exact
     assert {one.kind for one in audit.differences} == {"missing_in_ledger"}
+
+
+class Restless:
+    """Bookings of one seat and one place on the floor; each *upset* cancels one, gives one another seat, makes one."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.gone = 0
+        self._scene = scene
+        self._seats = iter([f"{row}-{n}" for row in range(1, 11) for n in range(1, 101)])
+        self._ids: list[str] = []
+        self._chance = random.Random(7)
+
+    async def book(self) -> None:
+        seat = next(self._seats)
+        self._ids.append(await self._scene.book(seat, floor=1, customer_id=f"owner-of-{seat}"))
+
+    async def upset(self) -> None:
+        now, order = dt.datetime.now(dt.UTC), Order(admit=lambda _: Actor("olga", "organizer"))
+        self._chance.shuffle(self._ids)
+        wish = PlaceWish(items=claim(next(self._seats), floor=2).items)
+        await self._scene.parts.places.change(self._ids[0], order, wish, now=now)
+        definition = self._scene.event.event.definition
+        await self._scene.parts.desk.cancel(self._ids.pop(), order, event=definition, reason=None, now=now)
+        await self.book()
+        self.gone += 1
+
+
+async def test_bookings_that_go_and_change_while_they_are_read_leave_the_sums_exact(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two pages of the hash, and between the reading of a page and the looking at it."""
+    rows = [RowDefinition(str(row), "1-100") for row in range(1, 11)]
+    sections = [SectionDefinition("floor", capacity=900, price=1), SectionDefinition("stalls", rows=rows, price=1)]
+    definition = EventDefinition("Busy", STARTS_AT, "EUR", sections, id="busy")
+    await scene.parts.events.create(definition, organizer_id="olga")
+    await scene.parts.reservations.publish(await scene.parts.events.transition("busy", "open"))
+    busy = Scene(scene.parts, scene.settings, await scene.parts.catalog.get("busy"))
+    restless = Restless(busy)
+    for _ in range(80):
+        await restless.book()
+
+    async def scan(kernel: Kernel, event: SellableEvent, name: str) -> AsyncIterator[Any]:
+        async for batch in scan_hash(kernel, event, name):
+            await restless.upset()
+            yield batch
+            await restless.upset()
+
+    monkeypatch.setattr("engine.records.SCAN_COUNT", 10)
+    monkeypatch.setattr("persistence.audit_reading.scan_hash", scan)
+    reading = await read_event(
+        busy.parts.kernel, busy.parts.bookings, busy.event, journals=JournalWatch(busy.parts.kernel)
+    )
+    assert restless.gone > 10
+    assert (reading.steady, reading.exact, reading.differences) == (False, True, frozenset())
+
+    busy.redis.setbit(busy.key("sold"), 999, 1)
+    busy.redis.hincrby(busy.key("state"), "sold:0:0", 1)
+    audit = await audit_event(busy.parts.kernel, busy.parts.bookings, busy.event)
+    assert audit.exact
+    assert Counter(one.kind for one in audit.differences) == {"cell_not_owned": 1, "counter_wrong": 1}
+
+
+async def test_sums_are_not_compared_when_more_has_gone_than_is_remembered(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.book("B-5")
+    gone = await scene.book("B-6")
+
+    async def take_and_free(kernel: Kernel, event: SellableEvent) -> Picture:
+        picture = await take_picture(kernel, event)
+        await kernel.run("unbook_places", event, [gone.partition("~")[0].encode(), b"", b"", b""])
+        scene.redis.xtrim(scene.key("removed"), maxlen=0)
+        return picture
+
+    monkeypatch.setattr("persistence.audit_reading.take_picture", take_and_free)
+    kernel, bookings = scene.parts.kernel, scene.parts.bookings
+    assert not (await read_event(kernel, bookings, scene.event, journals=JournalWatch(kernel))).exact
 
 
 @contextlib.asynccontextmanager

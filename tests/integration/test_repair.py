@@ -11,10 +11,13 @@ from invariants import assert_consistent
 
 from engine.bookings import BookingDetails
 from engine.errors import HoldConfirmed
+from engine.events import SellableEvent
 from engine.ids import new_claim_id
 from engine.journal_bound import JOURNAL_BYTES_MAX
+from engine.kernel import Kernel
 from engine.keys import partition_key
 from persistence import audit_picture, repair
+from persistence.audit_picture import Picture, take_picture
 from persistence.repair import repair_event, repair_events
 
 pytest_plugins = ("drift_fixtures",)
@@ -424,6 +427,24 @@ async def test_holds_that_are_too_many_to_be_read_at_once_are_judged_in_steps(
     assert [one.kind for one in done.unresolved] == ["cell_not_set"]  # whose hold nobody has at hand; it lapses
     monkeypatch.undo()
     await scene.repair()
+    await scene.assert_whole()
+
+
+async def test_lost_booking_beside_too_many_holds_leaves_no_counter_wrong(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_picture, "HOLDS_AT_ONCE_MAX", 0)
+    await scene.book_behind_redis("0:2;0*2;1#19")
+
+    async def take_and_go_on(kernel: Kernel, event: SellableEvent) -> Picture:
+        picture = await take_picture(kernel, event)
+        scene.redis.hincrby(scene.key("state"), "seq", 1)  # holds come and go all the while
+        return picture
+
+    monkeypatch.setattr("persistence.audit_reading.take_picture", take_and_go_on)
+    done = await scene.repair()
+    assert (done.audit.steady, done.audit.exact, done.unresolved) == (False, False, ())
+    monkeypatch.undo()
     await scene.assert_whole()
 
 

@@ -153,6 +153,31 @@ def test_places_of_an_undone_booking_may_stay_off_sale(runner: Runner) -> None:
     assert (venue.state("free:0:0"), venue.state("sold:0:0"), sold) == (free, sold, 2)
     assert venue.hold("0:1;1#1", owner="bea")[0] == "UNAVAILABLE"
     assert venue.redis.hgetall(venue.key("users")) == {}  # nobody has them
+    assert (venue.state("kept:0:0"), venue.state("kept:1:0")) == (2, 2)
+
+
+def test_audits_can_read_which_bookings_have_gone(runner: Runner) -> None:
+    venue = Venue(runner)
+    freed, kept = venue.booked("0:1;0*2;1#0,1"), venue.booked("0:1;1#5")
+    entries = [entry_id for entry_id, _ in venue.journal()]
+    venue.unbook(freed, entries[0])
+    venue.unbook(kept, entries[1], keep="keep")
+    venue.unbook(kept)  # it has gone already
+    assert venue.redis.xrange(venue.key("removed")) == [
+        (b"1-0", {freed.encode(): f"{entries[0]}|0:1;0*2;1#0,1".encode()}),
+        (b"2-0", {kept.encode(): f"{entries[1]}|0:1;1#5".encode()}),
+    ]
+    assert 0 < venue.redis.ttl(venue.key("removed")) <= 600  # nobody sweeps it
+    assert venue.state("undone") == 2
+
+
+def test_booking_is_undone_although_the_number_of_those_that_went_was_lost(runner: Runner) -> None:
+    venue = Venue(runner)
+    first, second = venue.booked("0:1;1#0"), venue.booked("0:1;1#1")
+    venue.unbook(first)
+    venue.redis.hdel(venue.key("state"), "undone")
+    assert venue.unbook(second)[0] == "UNBOOKED"
+    assert not consistent(venue).bookings
 
 
 def test_unbooking_drops_the_journal_entry_even_when_nothing_else_is_left_to_do(runner: Runner) -> None:

@@ -36,6 +36,8 @@ def test_change_moves_only_what_differs_and_the_trail_tells_of_it(runner: Runner
     lines = [line.split("|")[:2] for _, fields in venue.trail() for line in fields.values()]
     assert lines[-2:] == [["c1.0", "active"], ["c1.0", "confirmed"]]
     assert venue.state("undone") == 1
+    [(_, gone)] = venue.redis.xrange(venue.key("removed"))
+    assert gone[booking_id.encode()].split(b"|", 1)[1] == OLD.encode()
 
 
 def test_everything_that_is_sent_twice_is_done_once(runner: Runner) -> None:

@@ -1,5 +1,6 @@
 """After a change of server nothing is confirmed on an event before it has been held against the ledger."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from engine.bookings import BookingDetails
 from engine.errors import PlacesUnavailable
 from engine.events import SellableEvent
 from engine.reservations import Booked
+from persistence.advisory import advisory_lock
 
 pytest_plugins = ["ledger_fixtures"]
 
@@ -152,3 +154,13 @@ async def test_restart_of_the_same_server_is_a_change_too(pair: Pair, lab: Lab) 
 
     assert (await book(shop, event, "A-2")).booking.status == "confirmed"
     assert await audited_on(shop, event) != before
+
+
+async def test_confirm_waits_for_no_repair_that_nobody_waits_for(redis_url: str, lab: Lab) -> None:
+    event = await lab.event()
+    async with open_shops(redis_url, lab, 1) as (shop,):
+        await book(shop, event, "A-1")
+        await shop.kernel.event_command(event, "HSET", "state", "audited", "another")
+        async with advisory_lock(lab.engine, f"holdfast repair {event.event.id}", wait_s=1.0), asyncio.timeout(5.0):
+            shop.verification.suspect(event)
+            assert (await book(shop, event, "A-2")).booking.status == "confirmed"

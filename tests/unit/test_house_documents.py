@@ -88,6 +88,10 @@ def test_the_table_of_the_state_hash_has_exactly_its_fields() -> None:
     begun += [
         f"{mark}<id>" for mark in re.findall(r"keys\.state, '(blocked:)'", lua.load("book_places").source.decode())
     ]
+    begun += [
+        f"{word}:<section>:<leg>"
+        for word in re.findall(r"keys\.state, '(kept)'", lua.load("unbook_places").source.decode())
+    ]
     patterns = (
         (r"section:\d+", "section:<section>"),
         (r"(free|held|sold):\d+:\d+", r"\1:<section>:<leg>"),

@@ -33,17 +33,19 @@ class Auditor:
         self.begun: list[str] = []
         self.ended: list[str] = []
         self.failure: Exception | None = None
+        self.sees_all = True
         self.turns = asyncio.Semaphore(0)
 
     async def audit(self, sellable: SellableEvent, *, epoch: bytes, server: bytes) -> None:
         raise AssertionError("no confirm waits here")
 
-    async def repair(self, sellable: SellableEvent) -> None:
+    async def repair(self, sellable: SellableEvent) -> bool:
         self.begun.append(sellable.event.id)
         await self.turns.acquire()
         if self.failure is not None:
             raise self.failure
         self.ended.append(sellable.event.id)
+        return self.sees_all
 
     async def let(self, count: int) -> None:
         for _ in range(count):
@@ -59,7 +61,7 @@ def auditor() -> Auditor:
 
 @pytest.fixture
 async def verification(auditor: Auditor) -> AsyncIterator[Verification]:
-    opened = Verification(auditor, wait_s=1.0)
+    opened = Verification(auditor, wait_s=1.0, pauses_s=(0.0, 0.0))
     yield opened
     await opened.close()
 
@@ -82,18 +84,27 @@ async def test_events_are_repaired_independently(auditor: Auditor, verification:
     assert sorted(auditor.ended) == ["one", "two"]
 
 
-@pytest.mark.parametrize("failure", [LedgerUnavailable("away"), ValueError("damaged")])
-async def test_repair_that_failed_is_begun_anew_by_the_next_suspicion(
-    auditor: Auditor, verification: Verification, failure: Exception
+@pytest.mark.parametrize("failure", [LedgerUnavailable("away"), ValueError("damaged"), None])
+async def test_repair_that_failed_or_could_not_see_all_is_tried_again_a_few_times(
+    auditor: Auditor, verification: Verification, failure: Exception | None
 ) -> None:
-    auditor.failure = failure
+    auditor.failure, auditor.sees_all = failure, False
+    verification.suspect(sellable())
+    await auditor.let(5)
+    assert auditor.begun == ["gig"] * 3
+    auditor.failure, auditor.sees_all = None, True
+    verification.suspect(sellable())  # which it is not left out for
+    await auditor.let(1)
+    assert auditor.begun == ["gig"] * 4
+
+
+async def test_repair_that_succeeds_at_last_is_the_last(auditor: Auditor, verification: Verification) -> None:
+    auditor.failure = LedgerUnavailable("away")
     verification.suspect(sellable())
     await auditor.let(1)
     auditor.failure = None
-    assert (auditor.begun, auditor.ended) == (["gig"], [])
-    verification.suspect(sellable())
-    await auditor.let(1)
-    assert auditor.ended == ["gig"]
+    await auditor.let(3)
+    assert (auditor.begun, auditor.ended) == (["gig", "gig"], ["gig"])
 
 
 async def test_closing_gives_up_what_is_under_way(auditor: Auditor, verification: Verification) -> None:
