@@ -202,7 +202,12 @@ class BookingDesk:
         def decide(row: Row, _: Actor) -> Step:
             require_status(row, REFUNDABLE)
             if amount > (left := row["amount"] - row["refunded"]):
-                raise InvalidRequest("$.amount", f"must be at most {left}: the rest has been granted back")
+                why = (
+                    f"{row['refunded']} of {row['amount']} are granted back"
+                    if row["refunded"]
+                    else "the booking's amount"
+                )
+                raise InvalidRequest("$.amount", f"must be at most {left}: {why}")
             return Step(reason=reason, changes=self._granting(row, amount))
 
         return await self.take(booking_id, order, decide)

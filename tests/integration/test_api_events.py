@@ -112,6 +112,7 @@ async def test_event_of_an_id_that_exists_is_refused(olga: Person, otto: Person)
         ({"ends_at": "9999-12-31T23:59:59-12:00"}, "$.ends_at"),
         ({"ends_at": "2000-01-01T00:00:00Z"}, "$.ends_at"),
         ({"currency": "euro"}, "$.currency"),
+        ({"currency": "XQZ"}, "$.currency"),
         ({"status": "open"}, "$.status"),
         ({"sections": [{"id": "a", "price": -1, "capacity": 1}]}, "$.sections[0].price"),
         ({"sections": [{"id": "a", "price": 1}]}, "$.sections[0]"),
@@ -125,6 +126,14 @@ async def test_event_is_refused_with_the_json_path_of_what_is_wrong(
     response = await olga.post("/v1/events", event_definition() | members)
     assert (response.status_code, response.json()["code"]) == (422, "invalid-request")
     assert response.json()["path"] == path
+
+
+async def test_draft_cannot_be_given_a_currency_that_does_not_exist(olga: Person) -> None:
+    path = f"/v1/events/{(await draft_of(olga))['id']}"
+    refused = await olga.patch(path, {"currency": "XQZ"})
+    assert (refused.status_code, refused.json()["path"]) == (422, "$.currency")
+    assert "ISO 4217" in refused.json()["detail"]
+    assert (await olga.patch(path, {"currency": "JPY"})).json()["currency"] == "JPY"
 
 
 async def test_creation_repeated_under_its_key_makes_one_event(olga: Person) -> None:
