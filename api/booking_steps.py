@@ -16,6 +16,7 @@ from api.bookings import Attendee, CustomerId, Guest, PaymentRequest, require_vi
 from api.call import Call
 from api.decoding import check_free_form, check_moment, decode_body, decode_query
 from api.errors import Forbidden
+from api.expectations import HINT
 from api.holds import Items
 from api.idempotency import REPLAYED
 from api.paging import PageQuery, page_answer
@@ -71,7 +72,12 @@ class CompletionRequest(StepRequest, frozen=True, forbid_unknown_fields=True):
 class RefundRequest(StepRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How much to give back beside what was given back before, in minor units, and why."""
 
-    amount: Annotated[int, msgspec.Meta(ge=1, le=PRICE_MAX * PLACES_PER_HOLD_MAX)]
+    amount: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1, le=PRICE_MAX * PLACES_PER_HOLD_MAX, extra={HINT: "an integer in minor units of the currency"}
+        ),
+    ]
     reason: _Text | None = None
 
 
