@@ -1,7 +1,9 @@
 """From bytes to values: bodies and query strings, with every way they can be wrong named as a path and a reason."""
 
+import contextlib
 import datetime as dt
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Never, TypeVar
 from urllib.parse import parse_qsl
 
@@ -80,6 +82,19 @@ def decode_query(query_string: bytes, type_: type[T]) -> T:
         return msgspec.convert(parameters, type_, strict=False)
     except msgspec.ValidationError as error:
         _refuse(error, "", type_)
+
+
+@contextlib.contextmanager
+def of_query() -> Iterator[None]:
+    """Name a parameter as a parameter, by its name alone, which the engine knows by its path in a body.
+
+    Raises:
+        InvalidRequest: As the engine does, with ``from`` in place of ``$.from``.
+    """
+    try:
+        yield
+    except InvalidRequest as error:
+        raise InvalidRequest(error.path.removeprefix("$."), error.reason) from None
 
 
 def check_free_form(value: Any, path: str, *, depth_max: int | None = FREE_FORM_DEPTH_MAX) -> None:
