@@ -57,7 +57,10 @@ class Attendee(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
 
 class PaymentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to pay; looked at only where something is to be paid."""
+    """How to pay, where the event's policy has `payment: required`.
+
+    Where it has not, this is not looked at and nothing is charged: the booking's `payment_status` is then `none`.
+    """
 
     provider: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     method: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]

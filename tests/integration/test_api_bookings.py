@@ -204,7 +204,7 @@ async def test_payment_is_not_looked_at_where_the_event_asks_for_none(ana: Perso
     hold_id = await hold_of(ana, await open_event(olga), "A-1")
     request = {"hold_id": hold_id, "payment": {"provider": "simulator", "method": "sim_ok"}}
     response = await ana.post("/v1/bookings", request)
-    assert (response.status_code, response.json()["payment_status"]) == (201, "none")
+    assert (response.status_code, response.json()["payment_status"]) == (201, "none")  # as the guide to payments says
 
 
 async def test_hold_of_somebody_else_cannot_be_booked_and_looks_like_none(

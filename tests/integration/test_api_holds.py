@@ -182,6 +182,8 @@ async def test_extend_moves_the_deadline_but_never_past_the_policys_maximum(ana:
     event_id = await open_event(olga, policy={"hold_ttl": 30, "hold_ttl_max": 100})
     hold = (await ana.post(f"/v1/events/{event_id}/holds", claim("A-1"))).json()
     assert hold["ttl"] == 30
+    cut = await ana.post(f"/v1/events/{event_id}/holds", claim("A-2", ttl=5000))
+    assert (cut.status_code, cut.json()["ttl"]) == (201, 100)  # not refused: docs/events.md
     longer = await ana.post(f"/v1/holds/{hold['id']}/extend", {"ttl": 5000})
     assert longer.status_code == 200
     assert longer.json()["ttl"] == 100
