@@ -6,7 +6,7 @@ remembers them where the step is recorded.
 """
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -16,11 +16,14 @@ from api.bookings import Attendee, CustomerId, Guest, PaymentRequest, require_vi
 from api.call import Call
 from api.decoding import check_free_form, check_moment, decode_body, decode_query
 from api.errors import Forbidden
+from api.expectations import HINT
 from api.holds import Items
 from api.idempotency import REPLAYED
 from api.paging import PageQuery, page_answer
 from api.patterns import NOT_BLANK_PATTERN
 from api.versions import expected_version, versioned_answer
+from engine.attendees import check_attendees
+from engine.claims import ClaimedItem, ItemRequest
 from engine.definition import PLACES_PER_HOLD_MAX, PRICE_MAX, Metadata, Moment, PlaceName
 from engine.errors import BookingNotFound, EventNotFound, InvalidRequest
 from engine.events import Event
@@ -71,7 +74,12 @@ class CompletionRequest(StepRequest, frozen=True, forbid_unknown_fields=True):
 class RefundRequest(StepRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How much to give back beside what was given back before, in minor units, and why."""
 
-    amount: Annotated[int, msgspec.Meta(ge=1, le=PRICE_MAX * PLACES_PER_HOLD_MAX)]
+    amount: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1, le=PRICE_MAX * PLACES_PER_HOLD_MAX, extra={HINT: "an integer in minor units of the currency"}
+        ),
+    ]
     reason: _Text | None = None
 
 
@@ -225,13 +233,17 @@ async def patch_booking(call: Call) -> Answer:
     request = decode_body(_patch, call.body)
     amendment, wish = request.amendment(), request.wish()
     booking_id, order = call.params["booking_id"], order_of(call, request, await _event_of(call))
+    expect_places = await _seating_of(call, request)
     if wish is not None:
+        if wish.items is not msgspec.UNSET:
+            expect_places(wish.items)  # of other places it is not asked: people may be named whose seats are given up
         now = dt.datetime.now(dt.UTC)
         changed = await call.services.places.change(booking_id, order, wish, amendment, means=request.means(), now=now)
         return answer_step(call, changed)
     if amendment is None:
         raise InvalidRequest("$", "say at least one of items, from, to, guest, attendees, notes and metadata")
-    return answer_step(call, await call.services.desk.amend(booking_id, order, amendment))
+    stepped = await call.services.desk.amend(booking_id, order, amendment, expect_places=expect_places)
+    return answer_step(call, stepped)
 
 
 async def transfer_booking(call: Call) -> Answer:
@@ -301,6 +313,17 @@ async def _event_of(call: Call) -> Event:
         return await call.services.reservations.find_event(key.event_id)
     except EventNotFound:
         raise BookingNotFound(booking_id) from None
+
+
+async def _seating_of(call: Call, request: BookingPatch) -> Callable[[Sequence[ItemRequest | ClaimedItem]], None]:
+    """What refuses places in which the attendees of *request* cannot sit; nothing does where it names none."""
+    if request.attendees is msgspec.UNSET or not request.attendees:
+        return lambda _: None
+    attendees = msgspec.to_builtins(request.attendees)
+    key = parse_claim_id(call.params["booking_id"])
+    assert key is not None  # its event was found by it
+    layout = await call.services.reservations.layout_of(key.event_id)
+    return lambda items: check_attendees(layout, items, attendees)
 
 
 def _check_moments(request: msgspec.Struct, *names: str) -> None:

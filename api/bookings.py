@@ -19,9 +19,11 @@ from api.paging import PageQuery, page_answer
 from api.patterns import EMAIL_PATTERN, SOURCE_PATTERN
 from api.payments import answer_paid, is_sold_against_payment
 from api.versions import versioned_answer
+from engine.attendees import check_attendees
 from engine.bookings import Booking, BookingDetails, BookingStatus
+from engine.claims import resolve_places
 from engine.definition import PLACES_PER_HOLD_MAX, PRINTABLE_PATTERN, EventId, Metadata, PlaceName
-from engine.errors import BookingNotFound, InvalidRequest
+from engine.errors import BookingNotFound, BookingRefused, HoldRefusal, InvalidRequest
 from engine.ids import parse_claim_id
 from engine.reservations import Booked, ClaimRequest
 from persistence.bookings import BookingFilter
@@ -44,7 +46,7 @@ class Guest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class Attendee(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Who will sit where."""
+    """Who will sit where: in a place of the booking that nobody else is named for. A table seats as many as it fits."""
 
     name: _Line | None = None
     email: Annotated[str, msgspec.Meta(max_length=254, pattern=EMAIL_PATTERN)] | None = None
@@ -55,7 +57,10 @@ class Attendee(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
 
 class PaymentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to pay; looked at only where something is to be paid."""
+    """How to pay, where the event's policy has `payment: required`.
+
+    Where it has not, this is not looked at and nothing is charged: the booking's `payment_status` is then `none`.
+    """
 
     provider: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     method: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -149,6 +154,8 @@ async def answer_booking(call: Call, request: BookingRequest) -> Answer:
     event_id, claim = _what_is_booked(call, request)
     if event_id is not None and claim is not None:  # whoever has a hold has been let in
         await require_admission(call, event_id, call.once, repeats_booking)
+    if event_id is not None and request.attendees:
+        await _check_attendees(call, request, details, event_id, claim)
     if event_id is not None and await is_sold_against_payment(call, event_id):
         return await answer_paid(call, request, details, claim=claim)
     booked = await _book(call, request, details, claim)
@@ -230,6 +237,28 @@ def _what_is_booked(call: Call, request: BookingRequest) -> tuple[str | None, Cl
         raise InvalidRequest("$.items", "required with event_id")
     call.caller.require_event(request.event_id)
     return request.event_id, ClaimRequest(items=request.items, from_=request.from_, to=request.to, ttl=None)
+
+
+async def _check_attendees(
+    call: Call, request: BookingRequest, details: BookingDetails, event_id: str, claim: ClaimRequest | None
+) -> None:
+    """Make sure that there is a place for everybody who is named.
+
+    Raises:
+        InvalidRequest: There is not, or what is claimed the event does not have.
+    """
+    reservations = call.services.reservations
+    if request.hold_id is not None:
+        try:
+            hold = await reservations.find_hold(request.hold_id, customer_id=call.caller.sub)
+        except (HoldRefusal, BookingRefused):
+            return  # what is to be said of the hold the confirmation says, which also knows what its key has made
+        check_attendees(await reservations.layout_of(event_id), hold.items, details.attendees)
+        return
+    assert claim is not None
+    layout = await reservations.layout_of(event_id)
+    resolve_places(layout, claim.items, claim.from_, claim.to)  # what is wrong with these is told first
+    check_attendees(layout, claim.items, details.attendees)
 
 
 async def _book(call: Call, request: BookingRequest, details: BookingDetails, claim: ClaimRequest | None) -> Booked:

@@ -1,12 +1,15 @@
 """From bytes to values: bodies and query strings, with every way they can be wrong named as a path and a reason."""
 
+import contextlib
 import datetime as dt
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Never, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
 
+from api.expectations import allowed_values, hint
 from api.patterns import WORDS
 from engine.definition import Moment
 from engine.errors import InvalidRequest
@@ -46,7 +49,7 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         value = decoder.decode(body)
     except msgspec.ValidationError as error:
-        _refuse(error, "$")
+        _refuse(error, "$", decoder.type)
     except msgspec.DecodeError as error:
         raise InvalidRequest("$", str(error)) from None
     except UnicodeDecodeError:
@@ -78,7 +81,20 @@ def decode_query(query_string: bytes, type_: type[T]) -> T:
     try:
         return msgspec.convert(parameters, type_, strict=False)
     except msgspec.ValidationError as error:
-        _refuse(error, "")
+        _refuse(error, "", type_)
+
+
+@contextlib.contextmanager
+def of_query() -> Iterator[None]:
+    """Name a parameter as a parameter, by its name alone, which the engine knows by its path in a body.
+
+    Raises:
+        InvalidRequest: As the engine does, with ``from`` in place of ``$.from``.
+    """
+    try:
+        yield
+    except InvalidRequest as error:
+        raise InvalidRequest(error.path.removeprefix("$."), error.reason) from None
 
 
 def check_free_form(value: Any, path: str, *, depth_max: int | None = FREE_FORM_DEPTH_MAX) -> None:
@@ -134,7 +150,7 @@ def check_moment(moment: dt.datetime, path: str) -> None:
         raise InvalidRequest(path, f"the year must be one of {_YEARS[0]} to {_YEARS[-1]}")
 
 
-def _refuse(error: msgspec.ValidationError, root: str) -> Never:
+def _refuse(error: msgspec.ValidationError, root: str, type_: Any) -> Never:
     reason, path = str(error), "$"
     if (match := _AT.fullmatch(reason)) is not None:
         reason, path = match[1], match[2]
@@ -144,6 +160,10 @@ def _refuse(error: msgspec.ValidationError, root: str) -> Never:
         reason = f"Expected {words}"
     elif reason.startswith("Expected"):  # anything else may quote names of the client's
         reason = _TYPES.sub(_as_json_calls_it, reason)
+        if (told := hint(type_, path)) is not None:
+            reason = f"{reason}: {told}"
+    elif reason.startswith("Invalid enum value"):
+        reason = f"{reason}: must be one of {', '.join(allowed_values(type_, path))}"
     raise InvalidRequest(path if root else path.removeprefix("$."), reason) from None
 
 

@@ -88,9 +88,27 @@ def _why_unavailable(error: engine.PlacesUnavailable) -> str:
 
 
 def _why_not_open(error: engine.EventNotOpen) -> str:
-    if error.sales_ended_at is not None:
-        return f"The event takes no holds: its sale ended at {error.sales_ended_at:%Y-%m-%dT%H:%M:%SZ}."
-    return "The event takes no holds: not yet, not any more, or not just now."
+    """A draft is told of in words that fit a read as well: of all that is not open, it alone cannot be looked at."""
+    if error.status == "draft":
+        return "The event is a draft: it has no places to look at or to hold until it is opened."
+    if error.status == "cancelled":
+        return "The event takes no holds: it is cancelled."
+    if error.sales_ended_at is None:
+        return "The event takes no holds: it is closed, until it is opened again."
+    ended_at = f"The event takes no holds: its sale ended at {error.sales_ended_at:%Y-%m-%dT%H:%M:%SZ}"
+    before_s = 0 if error.starts_at is None else int((error.starts_at - error.sales_ended_at).total_seconds())
+    # Nobody has closed it, though the status is told as closed: say what did.
+    return f"{ended_at}, {before_s} seconds before its start." if before_s else f"{ended_at}, with its start."
+
+
+def _what_version(error: engine.VersionConflict) -> str:
+    now = f"it is at version {error.current_version} now"
+    if error.not_a_version:
+        return (
+            f"`If-Match` names no version: that is a number in double quotes, as it stands in `ETag`; {now}, which is "
+            f'`If-Match: "{error.current_version}"`.'
+        )
+    return f"{KINDS[engine.VersionConflict].meaning[:-1]}; {now}."
 
 
 def _transition(error: engine.InvalidTransition) -> Mapping[str, Any]:
@@ -137,8 +155,9 @@ KINDS: dict[type, Kind] = {
         status=409,
         code="event-not-open",
         title="Event is not open",
-        meaning="The event takes no holds: not yet, not any more, or not just now. `sales_ended_at` is null "
-        "unless it is past the end of its sale.",
+        meaning="The event takes no holds: not yet, not any more, or not just now; and while it is a draft it has no "
+        "places to look at. `sales_ended_at` is null unless it is past the end of its sale, which comes by itself with "
+        "the event's start, or `sales_close_before` earlier: then `event_status` is `closed`, though nobody closed it.",
         shape=shapes.EventNotOpenProblem,
         members=lambda error: {"event_status": error.status, "sales_ended_at": error.sales_ended_at},
         detail=_why_not_open,
@@ -158,6 +177,7 @@ KINDS: dict[type, Kind] = {
         meaning="Somebody changed it since you read it: read it again, and decide anew.",
         shape=shapes.VersionConflictProblem,
         members=lambda error: {"current_version": error.current_version},
+        detail=_what_version,
     ),
     engine.PlacesUnavailable: Kind(
         status=409,
@@ -272,7 +292,8 @@ KINDS: dict[type, Kind] = {
         code="payment-declined",
         title="Payment declined",
         meaning="The provider has declined the payment, for its `reason`. The hold lives on until its deadline, and "
-        "may be paid for otherwise; a booking that was to become dearer keeps what it has.",
+        "may be paid for otherwise: `booking_id` is its `hold_id`, also where hold and booking were one request. A "
+        "booking that was to become dearer keeps what it has.",
         shape=shapes.PaymentDeclinedProblem,
         members=lambda error: {"booking_id": error.booking_id, "reason": error.reason},
     ),

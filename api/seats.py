@@ -7,7 +7,7 @@ import msgspec
 
 from api.answers import Answer, Header, encode_json
 from api.call import Call
-from api.decoding import decode_query
+from api.decoding import decode_query, of_query
 from api.versions import tagged_answer
 from engine.availability import seat_bits, set_bits
 from engine.errors import EventNotFound
@@ -73,7 +73,8 @@ async def show_availability(call: Call) -> Answer:
     """``GET /v1/events/{event_id}/availability`` → 200, 304."""
     query = decode_query(call.query_string, RangeQuery)
     view = await call.services.reservations.counts(await visible_event(call))
-    legs = view.event.layout.leg_range(query.from_, query.to)
+    with of_query():
+        legs = view.event.layout.leg_range(query.from_, query.to)
     encoded = view.answer(("availability", *legs), lambda: encode_json(availability(view, *legs)))
     return tagged_answer(call, encoded)
 
@@ -82,7 +83,8 @@ async def show_seats(call: Call) -> Answer:
     """``GET /v1/events/{event_id}/seats`` → 200, 304, as a list or as bitmaps, which are always of the whole event."""
     query = decode_query(call.query_string, SeatQuery)
     view = await call.services.reservations.seats(await visible_event(call))
-    legs = view.event.layout.leg_range(query.from_, query.to)
+    with of_query():
+        legs = view.event.layout.leg_range(query.from_, query.to)
     if SEATMAP_MEDIA_TYPE.encode("ascii") in call.headers.get(b"accept", b""):
         encoded = view.answer("bitmaps", lambda: encode_json(_bitmaps(view)))
         return tagged_answer(call, encoded, content_type=SEATMAP_MEDIA_TYPE.encode("ascii"), headers=(_BY_ACCEPT,))

@@ -2,7 +2,7 @@
 
 from api.answers import EVENT_STREAM, Answer, Header
 from api.call import Call
-from api.decoding import decode_query
+from api.decoding import decode_query, of_query
 from api.seats import RangeQuery, visible_event
 
 _HEADERS: tuple[Header, ...] = (
@@ -17,7 +17,8 @@ async def stream_event(call: Call) -> Answer:
     event_id = await visible_event(call)
     if call.scope["method"] == "HEAD":
         return Answer(200, content_type=EVENT_STREAM, headers=_HEADERS)
-    listener = await call.services.live.join(
-        event_id, query.from_, query.to, caller=call.caller, last_id=call.headers.get(b"last-event-id")
-    )
+    with of_query():
+        listener = await call.services.live.join(
+            event_id, query.from_, query.to, caller=call.caller, last_id=call.headers.get(b"last-event-id")
+        )
     return Answer(200, content_type=EVENT_STREAM, headers=_HEADERS, stream=listener)

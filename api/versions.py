@@ -1,5 +1,7 @@
 """Optimistic concurrency: versions as strong entity tags (RFC 9110, section 13)."""
 
+import re
+
 import msgspec
 
 from api.answers import JSON, Answer, Header, json_answer
@@ -9,6 +11,7 @@ from engine.snapshots import Encoded
 
 # The tag of a representation that somebody may look at again is checked anew every time; shared caches stay out of it.
 _PRIVATE: Header = (b"cache-control", b"private, no-cache")
+_VERSION_TAG = re.compile(rb'(?<!W/)"[0-9]+"')  # strong: a weak tag names no version that could be changed
 
 
 def versioned_answer(
@@ -40,7 +43,7 @@ def expected_version(call: Call, in_body: int | msgspec.UnsetType | None, *, cur
     """
     if_match = call.headers.get(b"if-match")
     if if_match is not None and not _names(if_match, b'"%d"' % current, weak=False):
-        raise VersionConflict(current)
+        raise VersionConflict(current, not_a_version=_VERSION_TAG.search(if_match) is None)
     if isinstance(in_body, int):
         if in_body != current:
             raise VersionConflict(current)

@@ -14,12 +14,12 @@ from collections.abc import Callable
 import msgspec
 
 from engine.catalog import Catalog
-from engine.errors import AdmissionPending, AdmissionRequired, EventNotOpen, Overloaded
+from engine.errors import AdmissionPending, AdmissionRequired, Overloaded
 from engine.events import SellableEvent
 from engine.kernel import Kernel
 from engine.keys import once_key
 from engine.once import Once
-from engine.refusals import claim_refusal, moment
+from engine.refusals import claim_refusal, moment, not_open
 
 CLOCK_LEEWAY_MS = 1_000  # turns are by Redis's clock, tickets are checked by this machine's; NTP keeps both closer
 UNGUARDED_TTL_MS = 600_000  # of the ticket to an event that asks for none
@@ -78,7 +78,7 @@ class AdmissionQueue:
             case [b"QUEUED", int(turn_ms), int(now_ms), int(ahead)]:
                 return self._ticket(event_id, customer_id, turn_ms, now_ms, ahead, ttl_ms)
             case [b"NOT_OPEN", status]:
-                raise EventNotOpen(event_id, status.decode())
+                raise not_open(event, status)
             case [b"FULL"]:
                 raise Overloaded("the admission queue is full")
             case reply:

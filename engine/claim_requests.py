@@ -15,7 +15,15 @@ from engine.holds import Hold
 ITEMS_MAX = 50  # of one request: bounds the work of one script call
 GROUP_MAX = 20  # events of one all-or-nothing request
 
-TtlSeconds = Annotated[int, msgspec.Meta(ge=1, le=604_800)]
+TtlSeconds = Annotated[
+    int,
+    msgspec.Meta(
+        ge=1,
+        le=604_800,
+        description="Seconds. Not refused but cut where it is above what is left of the event's `hold_ttl_max`, which "
+        "counts from the hold's creation: the answer's `ttl` and `expires_at` say what it came to.",
+    ),
+]
 
 
 class ClaimRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

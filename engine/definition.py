@@ -27,7 +27,15 @@ CURRENCY_PATTERN = r"^[A-Z]{3}\Z"
 PRINTABLE_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]+\Z"
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=PRINTABLE_PATTERN)]
 PlaceName = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=PRINTABLE_PATTERN)]
-Price = Annotated[int, msgspec.Meta(ge=0, le=PRICE_MAX)]
+Price = Annotated[
+    int,
+    msgspec.Meta(
+        ge=0,
+        le=PRICE_MAX,
+        description="In minor units of the currency: 4550 is 45.50 EUR.",
+        extra={"hint": "prices are integers in minor units of the currency, 4550 for 45.50 EUR"},
+    ),
+]
 Moment = Annotated[dt.datetime, msgspec.Meta(tz=True)]
 ClockTime = Annotated[str, msgspec.Meta(pattern=CLOCK_PATTERN)]
 Metadata = Annotated[dict[Annotated[str, msgspec.Meta(max_length=64)], Any], msgspec.Meta(max_length=METADATA_MAX)]

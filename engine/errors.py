@@ -96,14 +96,25 @@ class EventNotDraft(EventRefusal):
 
 
 class EventNotOpen(EventRefusal):
-    """The event takes no holds: a draft, closed, cancelled, or past the end of its sale, ``sales_ended_at``."""
+    """The event takes no holds: a draft, closed, cancelled, or past the end of its sale, ``sales_ended_at``.
+
+    Nor has a draft places to look at. ``starts_at`` is said with ``sales_ended_at``, which comes that much before.
+    """
 
     may_succeed_later = True
 
-    def __init__(self, event_id: str, status: str, *, sales_ended_at: dt.datetime | None = None) -> None:
+    def __init__(
+        self,
+        event_id: str,
+        status: str,
+        *,
+        sales_ended_at: dt.datetime | None = None,
+        starts_at: dt.datetime | None = None,
+    ) -> None:
         super().__init__(event_id)
         self.status = status
         self.sales_ended_at = sales_ended_at
+        self.starts_at = starts_at
 
 
 class InvalidTransition(Refusal):
@@ -117,11 +128,15 @@ class InvalidTransition(Refusal):
 
 
 class VersionConflict(Refusal):
-    """The representation the caller saw is not the current one."""
+    """The representation the caller saw is not the current one.
 
-    def __init__(self, current_version: int) -> None:
+    ``not_a_version``: what they sent to name it could not name any.
+    """
+
+    def __init__(self, current_version: int, *, not_a_version: bool = False) -> None:
         super().__init__(f"current version is {current_version}")
         self.current_version = current_version
+        self.not_a_version = not_a_version
 
 
 class UnavailablePlace(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -27,7 +27,10 @@ _SEAT_RANGE = re.compile(r"([0-9]{1,15})-([0-9]{1,15})")
 
 
 class LaidSection(msgspec.Struct, frozen=True):
-    """One section as the scripts know it; ``capacity`` counts what may be sold, overbooking included."""
+    """One section as the scripts know it; ``capacity`` counts what may be sold, overbooking included.
+
+    ``fits_max`` is how many people its largest seat has room for: 1, but for tables.
+    """
 
     index: int
     id: str
@@ -38,6 +41,7 @@ class LaidSection(msgspec.Struct, frozen=True):
     block_count: int
     price: int | None
     leg_prices: tuple[int, ...] | None
+    fits_max: int
 
 
 class LaidSeat(msgspec.Struct, frozen=True):
@@ -133,6 +137,7 @@ def compile_layout(definition: EventDefinition) -> Layout:
                 block_count=len(block_starts) - first_block,
                 price=section.price,
                 leg_prices=tuple(section.leg_prices) if section.leg_prices is not None else None,
+                fits_max=max((seat.definition.fits or 1 for seat in seats[first_seat:]), default=1),
             )
         )
     _check_size(len(seats), legs)

@@ -56,7 +56,7 @@ def claim_refusal(reply: list[Any], events: Sequence[SellableEvent]) -> Exceptio
         return _unavailable(places, held, sold, next_release_ms)
     match reply:
         case [b"NOT_OPEN", number, status]:
-            return _not_open(events[number - 1], status)
+            return not_open(events[number - 1], status)
         case [b"LIMIT", _, limit, maximum]:
             return LimitExceeded(limit.decode(), maximum)
         case [b"KEY_REUSED"]:
@@ -70,7 +70,7 @@ def booking_refusal(reply: list[Any], event: SellableEvent, booking_id: str) -> 
     """Why ``confirm_hold`` or ``book_places`` booked nothing."""
     match reply:
         case [b"NOT_OPEN", status]:
-            return _not_open(event, status)
+            return not_open(event, status)
         case [b"LIMIT", limit, maximum]:
             return LimitExceeded(limit.decode(), maximum)
         case [b"UNAVAILABLE", held, sold, next_release_ms, *missing]:
@@ -83,11 +83,12 @@ def booking_refusal(reply: list[Any], event: SellableEvent, booking_id: str) -> 
     return hold_refusal(reply[0], booking_id)
 
 
-def _not_open(event: SellableEvent, status: bytes) -> EventNotOpen:
+def not_open(event: SellableEvent, status: bytes) -> EventNotOpen:
     """Scripts call an event closed that is past the end of its sale; which of the two it is, its definition tells."""
     ended_at = sales_end_at(event.definition)
-    over = status == b"closed" and ended_at <= dt.datetime.now(dt.UTC)
-    return EventNotOpen(event.event.id, status.decode(), sales_ended_at=ended_at if over else None)
+    if status != b"closed" or ended_at > dt.datetime.now(dt.UTC):
+        return EventNotOpen(event.event.id, status.decode())
+    return EventNotOpen(event.event.id, status.decode(), sales_ended_at=ended_at, starts_at=event.definition.starts_at)
 
 
 def _being_built() -> StoreUnavailable:

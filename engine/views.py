@@ -5,6 +5,7 @@ from engine.catalog import Catalog
 from engine.events import Event
 from engine.kernel import Kernel
 from engine.keys import partition_of
+from engine.layout import Layout
 from engine.refusals import moment
 from engine.snapshots import Snapshots, View
 
@@ -62,6 +63,15 @@ class Views:
     async def find_event(self, event_id: str) -> Event:
         """An event as this process knows it: its definition is current, its status and version may not be."""
         return await self._catalog.find_event(event_id)
+
+    async def layout_of(self, event_id: str) -> Layout:
+        """The compiled places of an event.
+
+        Raises:
+            EventNotFound: There is none.
+            EventNotOpen: It is a draft.
+        """
+        return (await self._catalog.get(event_id)).layout
 
     def recall_event(self, event_id: str) -> Event | None:
         """The same, if it is at hand: without anything to wait for."""

@@ -158,7 +158,9 @@ def in_words(error: Exception) -> str:
         case EventExists():
             return f"there is an event {error.event_id!r} already"
         case EventNotOpen(status="draft"):
-            return f"{error.event_id!r} is a draft: nothing of it can be held before `holdfast events open`"
+            return (
+                f"{error.event_id!r} is a draft: it has no places to look at or to hold before `holdfast events open`"
+            )
         case EventNotOpen():
             return f"{error.event_id!r} is {error.status}"
         case InvalidTransition():

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from api.decoding import check_free_form
+from engine.currencies import check_currency
 from engine.definition import EventDefinition, Policy
 from engine.errors import InvalidRequest
 from engine.importing.cars import Car
@@ -250,6 +251,7 @@ def _timetable_events(path: Path, options: ImportOptions) -> list[EventDefinitio
 def _checked(definition: EventDefinition, path: str) -> EventDefinition:
     """*definition* if it compiles; *path* is where it stands in its file."""
     try:
+        check_currency(definition.currency)
         compile_layout(definition)
         check_free_form(definition.metadata, "$.metadata")
     except InvalidRequest as error:

@@ -251,7 +251,8 @@ class Blocks:
         now, end_at = dt.datetime.now(dt.UTC), event_end_at(event.definition)
         if event.status == "cancelled" or end_at <= now:
             sales_ended_at = sales_end_at(event.definition) if end_at <= now else None
-            raise EventNotOpen(event.id, event.status, sales_ended_at=sales_ended_at)
+            starts_at = event.definition.starts_at if end_at <= now else None
+            raise EventNotOpen(event.id, event.status, sales_ended_at=sales_ended_at, starts_at=starts_at)
         if order.release_at is not None and not now < order.release_at <= end_at:
             raise InvalidRequest("$.release_at", "must be in the future, and not after the end of the event")
         if sum(len(item.seats or ()) for item in order.claim.items) > BLOCK_SEATS_MAX:

@@ -6,7 +6,7 @@ server be away by then, the step stands all the same, and reconcilers do what is
 """
 
 import datetime as dt
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from engine.booking_requests import DETAILS_BYTES_MAX
 from engine.bookings import Booking, BookingDetails, PaymentStatus
+from engine.claims import ClaimedItem
 from engine.definition import EventDefinition
 from engine.errors import BookingNotFound, InvalidRequest, InvalidTransition, LedgerUnavailable, Unavailable
 from engine.ids import BookingId, claim_id, parse_claim_id
@@ -202,13 +203,27 @@ class BookingDesk:
         def decide(row: Row, _: Actor) -> Step:
             require_status(row, REFUNDABLE)
             if amount > (left := row["amount"] - row["refunded"]):
-                raise InvalidRequest("$.amount", f"must be at most {left}: the rest has been granted back")
+                why = (
+                    f"{row['refunded']} of {row['amount']} are granted back"
+                    if row["refunded"]
+                    else "the booking's amount"
+                )
+                raise InvalidRequest("$.amount", f"must be at most {left}: {why}")
             return Step(reason=reason, changes=self._granting(row, amount))
 
         return await self.take(booking_id, order, decide)
 
-    async def amend(self, booking_id: str, order: Order, amendment: Amendment) -> Stepped:
+    async def amend(
+        self,
+        booking_id: str,
+        order: Order,
+        amendment: Amendment,
+        *,
+        expect_places: Callable[[Sequence[ClaimedItem]], object] = lambda _: None,
+    ) -> Stepped:
         """Say anew what goes with a booking beside its places, and seal it anew.
+
+        *expect_places* is told the booking's places, while it is locked, and raises when what is said does not fit.
 
         Raises:
             InvalidRequest: It is too long to be kept.
@@ -216,6 +231,7 @@ class BookingDesk:
 
         def decide(row: Row, _: Actor) -> Step:
             require_status(row, AMENDABLE)
+            expect_places(open_booking(row, self._sealer).items)
             return Step(changes={"sealed": self.seal_anew(row, amendment)})
 
         return await self.take(booking_id, order, decide)

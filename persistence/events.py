@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from engine.currencies import check_currency
 from engine.definition import EventDefinition, EventPatch
 from engine.errors import (
     EventExists,
@@ -53,9 +54,10 @@ class Events:
         """Write a new draft; an event without an id gets one.
 
         Raises:
-            InvalidRequest: Its fields do not fit together.
+            InvalidRequest: Its fields do not fit together, or its currency does not exist.
             EventExists: There is one of this id.
         """
+        check_currency(definition.currency)
         layout = await _compile(definition)
         return await self._in_transaction(lambda connection: _create(connection, definition, layout, organizer_id))
 
@@ -71,9 +73,11 @@ class Events:
         One transaction of a few milliseconds for each event, and a few seconds for one of a million seats.
 
         Raises:
-            InvalidRequest: The fields of one do not fit together.
+            InvalidRequest: The fields of one do not fit together, or its currency does not exist.
             EventExists: There is one of an id.
         """
+        for definition in definitions:
+            check_currency(definition.currency)
 
         async def write(connection: AsyncConnection) -> list[Event]:
             # Compiling the next large layout takes longer than a transaction may usually be idle.
@@ -136,8 +140,11 @@ class Events:
             EventNotFound: There is no such event.
             EventNotDraft: It was opened.
             VersionConflict: It is not at *expected_version*, or others kept changing it.
-            InvalidRequest: The fields would not fit together, or not with a block of the event's places.
+            InvalidRequest: The fields would not fit together, or not with a block of the event's places; or the
+                currency that it names does not exist.
         """
+        if isinstance(patch.currency, str):
+            check_currency(patch.currency)
         for _ in range(PATCH_ATTEMPTS_MAX):
             row = await self._row(event_id)
             event = event_from_row(row)

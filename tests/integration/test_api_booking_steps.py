@@ -199,6 +199,9 @@ async def test_what_goes_with_a_booking_is_changed_and_sealed_anew(world: World)
         ({"metadata": {"n": 2**60}}, "$.metadata.n"),
         ({"status": "confirmed"}, "$.status"),
         ({"metadata": {"text": "x" * 70_000}}, "$"),
+        ({"attendees": [{"name": "Rui"}, {"name": "Ana"}]}, "$.attendees"),
+        ({"attendees": [{"name": "Rui", "seat": "A-2"}]}, "$.attendees[0].seat"),
+        ({"items": [{"section": "stalls", "seats": ["A-2"]}], "attendees": [{"seat": "A-1"}]}, "$.attendees[0].seat"),
     ],
 )
 async def test_change_that_cannot_be_kept_names_the_field(world: World, body: Any, path: str) -> None:

@@ -137,6 +137,57 @@ async def test_booking_is_refused_with_the_json_path_of_what_is_wrong(
     assert response.json()["path"] == path
 
 
+@pytest.mark.parametrize(
+    ("attendees", "path"),
+    [
+        ([{"name": "Ana"}, {"name": "Ben"}, {"name": "Cem"}], "$.attendees"),
+        ([{"seat": "A-1"}, {"name": "Ben", "seat": "A-1"}], "$.attendees[1].seat"),
+        ([{"seat": "A-1"}, {"name": "Ben", "seat": "A-3"}], "$.attendees[1].seat"),
+        ([{"section": "floor"}], "$.attendees[0].section"),
+    ],
+)
+async def test_attendees_who_have_no_place_are_refused_and_the_hold_lives_on(
+    ana: Person, olga: Person, attendees: list[dict[str, str]], path: str
+) -> None:
+    event_id = await open_event(olga)
+    one_step = await ana.post("/v1/bookings", {"event_id": event_id, "attendees": attendees} | claim("A-1", "A-2"))
+    hold_id = await hold_of(ana, event_id, "A-1", "A-2")
+    of_hold = await ana.post("/v1/bookings", {"hold_id": hold_id, "attendees": attendees})
+    for refused in (one_step, of_hold):
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid-request")
+        assert refused.json()["path"] == path
+    assert (await ana.get(f"/v1/holds/{hold_id}")).json()["status"] == "active"
+    right = {"hold_id": hold_id, "attendees": [{"seat": "A-2"}, {"section": "stalls"}]}
+    assert (await ana.post("/v1/bookings", right)).status_code == 201
+
+
+async def test_booking_with_attendees_repeated_under_its_key_is_the_same_booking(ana: Person, olga: Person) -> None:
+    event_id = await open_event(olga)
+    who = {"attendees": [{"name": "Ana", "seat": "A-1"}]}
+    request = {"hold_id": await hold_of(ana, event_id, "A-1")} | who
+    first, again = [await ana.post("/v1/bookings", request, idempotency_key="who") for _ in range(2)]
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.json()["id"] == first.json()["id"]
+    late = await ana.post("/v1/bookings", request)
+    assert (late.status_code, late.json()["code"]) == (410, "hold-confirmed")
+
+
+async def test_what_is_wrong_with_the_items_is_told_before_their_attendees_are_looked_at(
+    ana: Person, olga: Person
+) -> None:
+    request = {"event_id": await open_event(olga), "attendees": [{"seat": "Z-9"}]} | claim("Z-9")
+    assert (await ana.post("/v1/bookings", request)).json()["path"] == "$.items[0].seats[0]"
+
+
+async def test_table_seats_as_many_attendees_as_it_fits(ana: Person, olga: Person) -> None:
+    tables = [{"id": "T", "seats": [{"id": "1", "fits": 2}]}]
+    event_id = await open_event(olga, sections=[{"id": "room", "price": 0, "rows": tables}])
+    request = {"event_id": event_id, "items": [{"section": "room", "seats": ["T-1"]}]}
+    too_many = await ana.post("/v1/bookings", request | {"attendees": [{"seat": "T-1"}] * 3})
+    assert (too_many.status_code, too_many.json()["path"]) == (422, "$.attendees")
+    assert (await ana.post("/v1/bookings", request | {"attendees": [{"seat": "T-1"}] * 2})).status_code == 201
+
+
 async def test_booking_against_payment_is_refused_where_nobody_takes_any_and_the_hold_lives_on(
     ana: Person, olga: Person
 ) -> None:
@@ -153,7 +204,7 @@ async def test_payment_is_not_looked_at_where_the_event_asks_for_none(ana: Perso
     hold_id = await hold_of(ana, await open_event(olga), "A-1")
     request = {"hold_id": hold_id, "payment": {"provider": "simulator", "method": "sim_ok"}}
     response = await ana.post("/v1/bookings", request)
-    assert (response.status_code, response.json()["payment_status"]) == (201, "none")
+    assert (response.status_code, response.json()["payment_status"]) == (201, "none")  # as the guide to payments says
 
 
 async def test_hold_of_somebody_else_cannot_be_booked_and_looks_like_none(

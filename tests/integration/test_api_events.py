@@ -112,6 +112,7 @@ async def test_event_of_an_id_that_exists_is_refused(olga: Person, otto: Person)
         ({"ends_at": "9999-12-31T23:59:59-12:00"}, "$.ends_at"),
         ({"ends_at": "2000-01-01T00:00:00Z"}, "$.ends_at"),
         ({"currency": "euro"}, "$.currency"),
+        ({"currency": "XQZ"}, "$.currency"),
         ({"status": "open"}, "$.status"),
         ({"sections": [{"id": "a", "price": -1, "capacity": 1}]}, "$.sections[0].price"),
         ({"sections": [{"id": "a", "price": 1}]}, "$.sections[0]"),
@@ -125,6 +126,14 @@ async def test_event_is_refused_with_the_json_path_of_what_is_wrong(
     response = await olga.post("/v1/events", event_definition() | members)
     assert (response.status_code, response.json()["code"]) == (422, "invalid-request")
     assert response.json()["path"] == path
+
+
+async def test_draft_cannot_be_given_a_currency_that_does_not_exist(olga: Person) -> None:
+    path = f"/v1/events/{(await draft_of(olga))['id']}"
+    refused = await olga.patch(path, {"currency": "XQZ"})
+    assert (refused.status_code, refused.json()["path"]) == (422, "$.currency")
+    assert "ISO 4217" in refused.json()["detail"]
+    assert (await olga.patch(path, {"currency": "JPY"})).json()["currency"] == "JPY"
 
 
 async def test_creation_repeated_under_its_key_makes_one_event(olga: Person) -> None:
@@ -199,6 +208,16 @@ async def test_patch_is_refused_when_if_match_is_not_the_version(olga: Person, t
     response = await olga.patch(f"/v1/events/{draft['id']}", {"name": "x"}, if_match=tag)
     assert (response.status_code, response.json()["code"]) == (409, "version-conflict")
     assert response.json()["current_version"] == 1
+
+
+@pytest.mark.parametrize(("tag", "is_form"), [("foo", True), ("1", True), ('W/"1"', True), ('"7"', False)])
+async def test_refusal_of_an_if_match_says_what_one_looks_like_when_it_names_no_version(
+    olga: Person, tag: str, is_form: bool
+) -> None:
+    draft = await draft_of(olga)
+    refused = (await olga.patch(f"/v1/events/{draft['id']}", {"name": "x"}, if_match=tag)).json()
+    assert ('`If-Match: "1"`' in refused["detail"]) is is_form
+    assert "version 1" in refused["detail"]
 
 
 @pytest.mark.parametrize("tag", ['"1"', "*", '"7", "1"'])
@@ -303,8 +322,10 @@ async def test_availability_counts_over_the_range_of_legs_asked_for(ana: Person,
     assert document["event_id"] == event_id
     assert document["seq"] >= 1
     assert document["next_release_at"].endswith("Z")
-    wrong = await ana.get(f"{path}?from=LAX")
-    assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid-request")
+    for query, name in (("from=LAX", "from"), ("to=LAX", "to"), ("form=SJC", "form")):
+        for part in ("availability", "stream"):  # parameters have names, members of a body have paths
+            wrong = await ana.get(f"/v1/events/{event_id}/{part}?{query}")
+            assert (wrong.status_code, wrong.json()["code"], wrong.json()["path"]) == (422, "invalid-request", name)
 
 
 async def test_seats_are_listed_with_their_status(ana: Person, olga: Person) -> None:
@@ -371,7 +392,7 @@ async def test_seat_map_of_a_part_of_the_journey_shows_what_is_free_there(olga: 
     assert await statuses("to=PAO") == ["free", "free", "free"]
     assert await statuses("from=PAO") == ["free", "held", "free"]
     unknown = await ana.get(f"/v1/events/{event_id}/seats?from=LAX")
-    assert (unknown.status_code, unknown.json()["path"]) == (422, "$.from")
+    assert (unknown.status_code, unknown.json()["path"]) == (422, "from")
 
 
 async def test_seat_map_for_a_party_leaves_out_tables_that_are_too_small(olga: Person, ana: Person) -> None:

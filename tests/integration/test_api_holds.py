@@ -104,6 +104,7 @@ async def test_hold_is_refused_when_the_event_is_not_open(ana: Person, olga: Per
     assert (response.status_code, response.json()["code"]) == (409, "event-not-open")
     assert response.json()["event_status"] == "closed"
     assert response.json()["sales_ended_at"] is None
+    assert "closed" in response.json()["detail"]
 
 
 async def test_hold_after_the_end_of_sale_hears_when_that_was(ana: Person, olga: Person) -> None:
@@ -111,14 +112,26 @@ async def test_hold_after_the_end_of_sale_hears_when_that_was(ana: Person, olga:
     response = await ana.post(f"/v1/events/{event_id}/holds", claim("A-1"))
     assert (response.status_code, response.json()["code"]) == (409, "event-not-open")
     assert response.json()["sales_ended_at"] == "2023-05-01T18:00:00Z"
-    assert "ended at 2023-05-01T18:00:00Z" in response.json()["detail"]
+    assert "ended at 2023-05-01T18:00:00Z, 3600 seconds before its start" in response.json()["detail"]
+
+
+async def test_hold_of_an_event_that_has_begun_hears_that_its_sale_ended_with_its_start(
+    ana: Person, olga: Person
+) -> None:
+    event_id = await open_event(olga, starts_at="2023-05-01T21:00:00+02:00")
+    response = await ana.post(f"/v1/events/{event_id}/holds", claim("A-1"))
+    assert (response.status_code, response.json()["event_status"]) == (409, "closed")
+    assert "ended at 2023-05-01T19:00:00Z, with its start" in response.json()["detail"]
 
 
 async def test_hold_is_refused_when_the_event_is_still_a_draft(ana: Person, olga: Person) -> None:
     draft = (await olga.post("/v1/events", event_definition())).json()
-    response = await ana.post(f"/v1/events/{draft['id']}/holds", claim("A-1"))
-    assert (response.status_code, response.json()["code"]) == (409, "event-not-open")
-    assert response.json()["event_status"] == "draft"
+    hold = await ana.post(f"/v1/events/{draft['id']}/holds", claim("A-1"))
+    looks = [await olga.get(f"/v1/events/{draft['id']}/{part}") for part in ("availability", "seats", "stream")]
+    for response in (hold, *looks):
+        assert (response.status_code, response.json()["code"]) == (409, "event-not-open")
+        assert response.json()["event_status"] == "draft"
+        assert "no places to look at or to hold until it is opened" in response.json()["detail"]
 
 
 @pytest.mark.parametrize("event_id", ["nowhere", "NO-SUCH-ID", "a" * 100, "{x}:*", "a%0d%0ab", "%F0%9F%8E%AB"])
@@ -169,6 +182,8 @@ async def test_extend_moves_the_deadline_but_never_past_the_policys_maximum(ana:
     event_id = await open_event(olga, policy={"hold_ttl": 30, "hold_ttl_max": 100})
     hold = (await ana.post(f"/v1/events/{event_id}/holds", claim("A-1"))).json()
     assert hold["ttl"] == 30
+    cut = await ana.post(f"/v1/events/{event_id}/holds", claim("A-2", ttl=5000))
+    assert (cut.status_code, cut.json()["ttl"]) == (201, 100)  # not refused: docs/events.md
     longer = await ana.post(f"/v1/holds/{hold['id']}/extend", {"ttl": 5000})
     assert longer.status_code == 200
     assert longer.json()["ttl"] == 100

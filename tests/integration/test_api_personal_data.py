@@ -26,7 +26,7 @@ from persistence.steps import Step, lock_booking, take_step
 NAME, EMAIL, PHONE = "Wilhelmina Quetzal", "wilhelmina@quetzal.example", "+49 30 5550199"
 NOTE, CAMPAIGN, SAID = "brings a tame heron", "heron-lovers", "the heron has a cold"
 PLANTED = (NAME, "Quetzal", EMAIL, PHONE, NOTE, CAMPAIGN, SAID)
-PEOPLE = {
+PEOPLE: dict[str, Any] = {
     "guest": {"name": NAME, "email": EMAIL, "phone": PHONE},
     "attendees": [{"name": NAME, "email": EMAIL, "age": 41, "gender": "female", "seat": "A-1"}],
     "notes": NOTE,
@@ -133,13 +133,17 @@ async def test_a_bookings_full_life_leaves_nothing_personal_in_redis_logs_metric
         assert [text for text in (*told, *written) if planted in text] == []
 
 
+def people_in(seat: str) -> dict[str, Any]:
+    return PEOPLE | {"attendees": [PEOPLE["attendees"][0] | {"seat": seat}]}
+
+
 async def test_erasing_takes_what_is_personal_and_leaves_places_money_and_the_history(
     services: Services, ana: Person, olga: Person
 ) -> None:
     event_id = await open_event(olga)
     cancelled = await booking_of(ana, event_id, "A-1", **PEOPLE)
-    kept = await booking_of(ana, event_id, "A-2", **PEOPLE)
-    others = await booking_of(Person(ana._client, "ben", "customer"), event_id, "A-3", **PEOPLE)
+    kept = await booking_of(ana, event_id, "A-2", **people_in("A-2"))
+    others = await booking_of(Person(ana._client, "ben", "customer"), event_id, "A-3", **people_in("A-3"))
     await cancel(services, cancelled["id"], SAID, Actor("olga", "organizer"))
 
     response = await ana.delete("/v1/customers/ana/personal-data")

@@ -196,6 +196,18 @@ async def test_guest_and_places_are_changed_in_one_step(world: World) -> None:
     assert ok(await world.ana.patch(path_of(booking), claim("A-2")))["version"] == 3
 
 
+async def test_attendees_named_for_seats_that_are_given_up_stay_until_somebody_names_others(world: World) -> None:
+    booking = await world.booked("A-1")
+    ok(await world.ana.patch(path_of(booking), {"attendees": [{"name": "Rui", "seat": "A-1"}]}))
+    moved = ok(await world.ana.patch(path_of(booking), claim("A-2")))
+    assert (seats_of(moved), moved["attendees"]) == (["A-2"], [{"name": "Rui", "seat": "A-1"}])
+    ok(await world.ana.patch(path_of(booking), {"notes": "aisle, please"}))
+    named = {"attendees": [{"name": "Rui", "seat": "A-3"}]}
+    assert ok(await world.ana.patch(path_of(booking), named), 422)["path"] == "$.attendees[0].seat"
+    both = ok(await world.ana.patch(path_of(booking), claim("A-3") | named))
+    assert (seats_of(both), both["attendees"]) == (["A-3"], named["attendees"])
+
+
 async def test_version_and_status_decide_before_anything_is_held(world: World) -> None:
     booking = await world.booked("A-1")
     stale = await world.ana.patch(path_of(booking), claim("A-2") | {"expected_version": 7})

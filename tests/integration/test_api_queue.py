@@ -262,6 +262,15 @@ async def test_no_ticket_is_given_for_what_is_not_on_sale(olga: Person, ana: Per
     assert (absent.status_code, absent.json()["code"]) == (404, "event-not-found")
 
 
+async def test_no_ticket_is_given_after_the_end_of_sale_and_the_answer_says_when_that_was(
+    olga: Person, ana: Person
+) -> None:
+    event_id = await queued(olga, starts_at="2023-05-01T19:00:00Z")
+    refused = await ana.post(f"/v1/events/{event_id}/queue")
+    assert (refused.status_code, refused.json()["code"]) == (409, "event-not-open")
+    assert refused.json()["sales_ended_at"] == "2023-05-01T19:00:00Z"
+
+
 async def test_draft_of_somebody_else_has_no_queue_and_one_s_own_is_not_open(olga: Person, ana: Person) -> None:
     definition = event_definition(policy=ONE_AFTER_ANOTHER, sections=[FLOOR])
     path = f"/v1/events/{(await olga.post('/v1/events', definition)).json()['id']}/queue"

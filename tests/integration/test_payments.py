@@ -136,6 +136,7 @@ async def test_declined_payment_answers_402_and_the_hold_can_be_paid_for_otherwi
     assert declined.status_code == 402, declined.text
     problem = declined.json()
     assert (problem["code"], problem["booking_id"], problem["reason"]) == ("payment-declined", hold_id, "card_declined")
+    assert "`booking_id` is its `hold_id`" in problem["detail"]
     assert (await ana.get(f"/v1/holds/{hold_id}")).json()["status"] == "paying"
     assert await status_of(ana, hold_id) == ("payment_initiated", "failed")
 
@@ -146,6 +147,16 @@ async def test_declined_payment_answers_402_and_the_hold_can_be_paid_for_otherwi
     again = await ana.post("/v1/bookings", order("sim_declined", hold_id=hold_id), idempotency_key="one")
     assert (again.status_code, again.json()["code"]) == (402, "payment-declined")
     await check_money(services.bookings.engine, simulator)
+
+
+async def test_booking_of_a_declined_payment_is_the_hold_to_pay_for_otherwise_when_there_was_no_hold_before(
+    ana: Person, olga: Person
+) -> None:
+    event_id = await open_event(olga, policy=PAID)
+    declined = await ana.post("/v1/bookings", order("sim_declined", event_id=event_id, **claim("A-1")))
+    assert declined.status_code == 402, declined.text
+    paid = await ana.post("/v1/bookings", order("sim_ok", hold_id=declined.json()["booking_id"]))
+    assert (paid.status_code, paid.json()["id"]) == (201, declined.json()["booking_id"])
 
 
 async def test_repetition_with_the_same_key_gets_the_same_booking_and_pays_once(

@@ -7,13 +7,15 @@ import msgspec
 import pytest
 
 from api.decoding import check_free_form, decode_body, decode_moment, decode_query
+from api.events import EventQuery
 from api.paging import PageQuery
-from engine.definition import EventDefinition
+from engine.definition import EventDefinition, EventPatch
 from engine.errors import InvalidRequest
 from engine.reservations import ClaimRequest
 
 CLAIM = msgspec.json.Decoder(ClaimRequest)
 EVENT = msgspec.json.Decoder(EventDefinition)
+PATCH = msgspec.json.Decoder(EventPatch)
 
 
 class FreeForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -64,6 +66,53 @@ def test_refusal_calls_types_what_json_calls_them(body: bytes, reason: str) -> N
     with pytest.raises(InvalidRequest) as refused:
         decode_body(CLAIM, body)
     assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (
+            b'{"policy": {"orphan_seats": "never"}}',
+            "Invalid enum value 'never': must be one of allow, avoid",
+        ),
+        (
+            b'{"policy": {"after_event": "x - at `$.policy.waitlist`"}}',
+            "Invalid enum value 'x - at `$.policy.waitlist`': must be one of complete, keep, no_show",
+        ),
+    ],
+)
+def test_refusal_of_a_word_lists_those_that_are_allowed(body: bytes, reason: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        decode_body(PATCH, body)
+    assert refused.value.reason == reason
+
+
+def test_refusal_of_a_word_in_a_query_lists_those_that_are_allowed() -> None:
+    with pytest.raises(InvalidRequest, match="must be one of cancelled, closed, draft, open") as refused:
+        decode_query(b"status=lost", EventQuery)
+    assert refused.value.path == "status"
+
+
+@pytest.mark.parametrize(
+    ("sections", "path"),
+    [
+        (b'[{"id": "a", "price": 45.5}]', "$.sections[0].price"),
+        (b'[{"id": "a", "price": "45.50"}]', "$.sections[0].price"),
+        (b'[{"id": "a", "price": -1}]', "$.sections[0].price"),
+        (b'[{"id": "a"}, {"id": "b", "leg_prices": [100, 4.5]}]', "$.sections[1].leg_prices[1]"),
+        (b'[{"id": "a", "prices": {"gold": 45.5}}]', "$.sections[0].prices[...]"),
+    ],
+)
+def test_refusal_of_a_price_says_what_prices_are_in(sections: bytes, path: str) -> None:
+    with pytest.raises(InvalidRequest, match="integers in minor units") as refused:
+        decode_body(PATCH, b'{"sections": %s}' % sections)
+    assert refused.value.path == path
+
+
+def test_refusal_of_another_number_says_nothing_of_prices() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        decode_body(PATCH, b'{"sections": [{"id": "a", "capacity": 1.5}]}')
+    assert "minor units" not in refused.value.reason
 
 
 @pytest.mark.parametrize("name", ["float", "str", "null"])

@@ -94,6 +94,13 @@ def test_example_of_a_body_is_what_the_route_decodes(route: Route) -> None:
     jsonschema_rs.validator_for(schema).validate(content["example"])
 
 
+@pytest.mark.parametrize("name", ["ClaimRequest", "ExtendRequest"])
+def test_ttl_of_a_hold_is_said_to_be_cut_where_it_is_too_long(name: str) -> None:
+    described = str(openapi_document(ROUTES, version="test")["components"]["schemas"][name]["properties"]["ttl"])
+    assert "cut" in described
+    assert "hold_ttl_max" in described
+
+
 def test_every_change_takes_an_idempotency_key() -> None:
     for route in ROUTES:
         names = [parameter["name"] for parameter in operation_of(route)["parameters"]]

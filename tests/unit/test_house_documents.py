@@ -4,14 +4,14 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 import pytest
 
 import lua
 from api.routes import ROUTES
-from engine.definition import EventDefinition
+from engine.definition import EventDefinition, Policy
 from engine.events import Event
 from engine.keys import EVENT_KEYS, LOAD_KEYS, PARTITION_KEYS
 from engine.layout import compile_layout
@@ -200,6 +200,59 @@ def test_the_table_of_checks_says_what_readiness_makes_of_them() -> None:
 
     checks = readiness_checks(nothing, nothing, nothing, nothing)
     assert documented == {name: check.severity for name, check in checks.items()}
+
+
+def test_the_table_of_the_policy_has_its_members_with_their_defaults_and_ranges() -> None:
+    documented = {
+        words(name)[0]: (default.strip("`"), span.replace("`", ""))
+        for name, default, span, _, _ in rows(section("docs/events.md", "The policy"))
+    }
+
+    assert documented == dict(_policy_members(Policy))
+
+
+def test_the_units_of_the_policy_are_those_of_its_members_names() -> None:
+    units = {words(row[0])[0]: row[3] for row in rows(section("docs/events.md", "The policy"))}
+
+    for name, unit in units.items():
+        if name.endswith(("_ttl", "_ttl_max", "_before")) and "hours" not in name:
+            assert unit == "seconds", name
+        elif "percent" in name:
+            assert unit == "percent", name
+        elif name.startswith("max_places"):
+            assert unit == "places", name
+
+
+def _policy_members(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, tuple[str, str]]]:
+    """Each member's name with its default, as JSON, and the range of its values; those of inner objects after it."""
+    described = msgspec.inspect.type_info(struct)
+    assert isinstance(described, msgspec.inspect.StructType)
+    for field in described.fields:
+        default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        told = "" if default is msgspec.NODEFAULT else msgspec.json.encode(default).decode()
+        name = prefix + field.encode_name
+        match field.type:
+            case msgspec.inspect.IntType(ge=least, le=most):
+                yield name, (told, f"{least} to {most}")
+            case msgspec.inspect.BoolType():
+                yield name, (told, "true, false")
+            case msgspec.inspect.LiteralType(values=values):
+                yield name, (told, ", ".join(value for value in _as_defined(struct, field.name, values)))
+            case msgspec.inspect.ListType(item_type=msgspec.inspect.StructType(cls=inner)):
+                yield name, (told, "list of tiers")
+                yield from _policy_members(inner, f"{name}[].")
+            case msgspec.inspect.UnionType(types=(msgspec.inspect.StructType(cls=inner), msgspec.inspect.NoneType())):
+                yield name, (told, "object or null")
+                yield from _policy_members(inner, f"{name}.")
+            case other:
+                raise AssertionError(f"{name} is of a type that the table has no words for: {other}")
+
+
+def _as_defined(struct: type[msgspec.Struct], name: str, values: tuple[Any, ...]) -> tuple[str, ...]:
+    """The words of a literal in the order of the source, which msgspec does not keep."""
+    defined = get_args(get_type_hints(struct)[name])
+    assert set(defined) == set(values)
+    return defined
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)

@@ -105,6 +105,7 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     ("document", "json_path"),
     [
         (definition(currency="euro"), "$.currency"),
+        ([definition(), definition(currency="XQZ")], "$[1].currency"),
         (definition(seats=5), "$"),
         ([definition(), definition(name="")], "$[1].name"),
         ([definition(), definition(ends_at="2027-05-01T19:00:00Z")], "$[1].ends_at"),
