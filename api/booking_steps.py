@@ -128,9 +128,20 @@ class BookingPatch(StepRequest, frozen=True, forbid_unknown_fields=True):
 
 
 class TransferRequest(StepRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Whose the booking is to be."""
+    """Whose the booking is to be, and who comes then.
+
+    What is not said goes: guest, attendees and notes are what the booking's customer until now has said of people.
+    """
 
     customer_id: CustomerId
+    guest: Guest | None = None
+    attendees: Annotated[list[Attendee], msgspec.Meta(max_length=PLACES_PER_HOLD_MAX)] = []
+    notes: Annotated[str, msgspec.Meta(max_length=2000)] | None = None
+
+    def amendment(self) -> Amendment:
+        """The same for the desk."""
+        guest, attendees = msgspec.to_builtins(self.guest), msgspec.to_builtins(self.attendees)
+        return Amendment(guest=guest, attendees=attendees, notes=self.notes)
 
 
 class HistoryPage(msgspec.Struct, frozen=True):
@@ -233,7 +244,7 @@ async def patch_booking(call: Call) -> Answer:
     request = decode_body(_patch, call.body)
     amendment, wish = request.amendment(), request.wish()
     booking_id, order = call.params["booking_id"], order_of(call, request, await _event_of(call))
-    expect_places = await _seating_of(call, request)
+    expect_places = await _seating_of(call, request.attendees)
     if wish is not None:
         if wish.items is not msgspec.UNSET:
             expect_places(wish.items)  # of other places it is not asked: people may be named whose seats are given up
@@ -250,7 +261,11 @@ async def transfer_booking(call: Call) -> Answer:
     """``POST /v1/bookings/{booking_id}/transfer`` → 200; for who had it before, it is not there any more."""
     request = decode_body(_transfer, call.body)
     order = order_of(call, request, await _event_of(call))
-    return answer_step(call, await call.services.places.transfer(call.params["booking_id"], order, request.customer_id))
+    expect_places = await _seating_of(call, request.attendees)
+    transferred = await call.services.places.transfer(
+        call.params["booking_id"], order, request.customer_id, request.amendment(), expect_places=expect_places
+    )
+    return answer_step(call, transferred)
 
 
 async def quote_refund(call: Call) -> Answer:
@@ -315,11 +330,13 @@ async def _event_of(call: Call) -> Event:
         raise BookingNotFound(booking_id) from None
 
 
-async def _seating_of(call: Call, request: BookingPatch) -> Callable[[Sequence[ItemRequest | ClaimedItem]], None]:
-    """What refuses places in which the attendees of *request* cannot sit; nothing does where it names none."""
-    if request.attendees is msgspec.UNSET or not request.attendees:
+async def _seating_of(
+    call: Call, named: Sequence[Attendee] | msgspec.UnsetType
+) -> Callable[[Sequence[ItemRequest | ClaimedItem]], None]:
+    """What refuses places in which those who are *named* cannot sit; nothing does where nobody is."""
+    if named is msgspec.UNSET or not named:
         return lambda _: None
-    attendees = msgspec.to_builtins(request.attendees)
+    attendees = msgspec.to_builtins(named)
     key = parse_claim_id(call.params["booking_id"])
     assert key is not None  # its event was found by it
     layout = await call.services.reservations.layout_of(key.event_id)

@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from engine.bookings import Price
 from engine.catalog import Catalog
-from engine.claims import ItemRequest, resolve_places
+from engine.claims import ClaimedItem, ItemRequest, resolve_places
 from engine.errors import (
     EventNotOpen,
     InvalidRequest,
@@ -56,6 +56,7 @@ from persistence.steps import PLACES_CHANGED, TRANSFERRED, Step, find_repetition
 ATTEMPTS_MAX = 5  # of one request that is overtaken by others for the same booking: each of them is a commit
 PAUSE_S = 0.05  # before the next; times its number, about what a commit and its script take
 UNIQUE_VIOLATION = "23505"
+NOTHING_SAID = Amendment(guest=None, attendees=[], notes=None)  # of people; metadata is the shop's own
 
 logger = structlog.get_logger("holdfast.desk")
 
@@ -144,14 +145,24 @@ class PlaceDesk:
         """
         return await self._insist(lambda: self._change(booking_id, order, wish, amendment, means, now))
 
-    async def transfer(self, booking_id: str, order: Order, customer_id: str) -> Stepped:
-        """Make a booking *customer_id*'s.
+    async def transfer(
+        self,
+        booking_id: str,
+        order: Order,
+        customer_id: str,
+        amendment: Amendment = NOTHING_SAID,
+        *,
+        expect_places: Callable[[Sequence[ClaimedItem]], object] = lambda _: None,
+    ) -> Stepped:
+        """Make a booking *customer_id*'s; *amendment* takes the place of what the giver has said of people.
+
+        *expect_places* is told its places, and raises when what is said does not fit.
 
         Raises:
             LimitExceeded: They would have more places of the event, or bookings, than a customer may.
             InvalidRequest: It is theirs.
         """
-        return await self._insist(lambda: self._transfer(booking_id, order, customer_id))
+        return await self._insist(lambda: self._transfer(booking_id, order, customer_id, amendment, expect_places))
 
     async def _insist(self, attempt: Callable[[], Awaitable[Stepped]]) -> Stepped:
         """Begin again when somebody else was faster, a bounded number of times."""
@@ -206,12 +217,20 @@ class PlaceDesk:
         await _quietly(lambda: self._changes.apply(seen.event, reserved), booking_id)
         return Stepped(await self._desk.follow_up(booking_id, row))
 
-    async def _transfer(self, booking_id: str, order: Order, customer_id: str) -> Stepped:
+    async def _transfer(
+        self,
+        booking_id: str,
+        order: Order,
+        customer_id: str,
+        amendment: Amendment,
+        expect_places: Callable[[Sequence[ClaimedItem]], object],
+    ) -> Stepped:
         seen = await self._look(booking_id, order)
         if seen.actor is None:
             return Stepped(open_booking(seen.row, self._sealer), replayed=True)
         if seen.owned.customer_id == customer_id:
             raise InvalidRequest("$.customer_id", "the booking is theirs already")
+        expect_places(open_booking(seen.row, self._sealer).items)
         given = await self._changes.transfer(seen.event, seen.owned, customer_id)
 
         async def undo() -> None:
@@ -219,7 +238,8 @@ class PlaceDesk:
 
         async def commit(connection: AsyncConnection) -> Row:
             row, actor = await self._lock(connection, seen, order, given.epoch)
-            step = Step(reason=TRANSFERRED, changes={"customer_id": customer_id})
+            sealed = self._desk.seal_anew(row, amendment)
+            step = Step(reason=TRANSFERRED, changes={"customer_id": customer_id, "sealed": sealed})
             try:
                 return await take_step(connection, row, step, actor, once=order.once)
             except sa.exc.IntegrityError as error:

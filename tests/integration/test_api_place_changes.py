@@ -317,6 +317,30 @@ async def test_transferred_booking_is_the_receiver_s_and_nobody_else_s(world: Wo
     await world.assert_no_drift(booking["event_id"])
 
 
+async def test_receiver_hears_nothing_that_the_giver_has_said_of_people(world: World) -> None:
+    event_id = await open_event(world.olga)
+    said = {
+        "guest": {"name": "Ana", "email": "ana@example.org"},
+        "attendees": [{"name": "Ana", "seat": "A-1"}],
+        "notes": "by the aisle, for my leg",
+        "metadata": {"campaign": "spring"},
+    }
+    booking = ok(await world.ana.post("/v1/bookings", {"event_id": event_id} | claim("A-1") | said), 201)
+
+    transfer = path_of(booking, "/transfer")
+    wrong = await world.ana.post(transfer, {"customer_id": "ben", "attendees": [{"name": "Ben", "seat": "A-2"}]})
+    assert (wrong.status_code, wrong.json()["path"]) == (422, "$.attendees[0].seat")
+    assert ok(await world.ana.get(path_of(booking))) == booking
+    given = ok(await world.ana.post(transfer, {"customer_id": "ben"}))
+
+    told = ("guest", "attendees", "notes", "metadata")
+    assert [given[name] for name in told] == [None, [], None, {"campaign": "spring"}]
+    assert ok(await world.ben.get(path_of(booking))) == given
+    anew = {"guest": {"name": "Cy"}, "attendees": [{"name": "Cy", "seat": "A-1"}], "notes": "late"}
+    given = ok(await world.ben.post(transfer, {"customer_id": "cy"} | anew))
+    assert {name: given[name] for name in anew} == anew
+
+
 async def test_receiver_s_limit_and_the_one_booking_of_an_event_are_kept(world: World) -> None:
     booking = await world.booked("A-1", "A-2", policy={"max_places_per_customer": 3})
     await world.book(world.ben, booking["event_id"], "A-3", "A-4")
