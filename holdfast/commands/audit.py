@@ -23,7 +23,7 @@ async def command(context: click.Context, event_ids: tuple[str, ...], as_json: b
 
     Exit code 0 when all agree, 2 when something differs.
     """
-    async with open_installation(context, reads_only=True) as (_, parts):
+    async with open_installation(context) as (_, parts):
         audit = await audit_events(parts.kernel, parts.bookings, parts.catalog, event_ids or None)
     if as_json:
         print_json(audit)

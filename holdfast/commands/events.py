@@ -132,7 +132,7 @@ async def list_(context: click.Context, status: str | None, limit: int, as_json:
     """List events by the time they start, drafts among them."""
     events: list[Event] = []
     cursor: str | None = None
-    async with open_installation(context, reads_only=True) as (_, parts):
+    async with open_installation(context) as (_, parts):
         while len(events) < limit:
             wanted = min(LIST_PAGE, limit - len(events))
             page = await parts.events.list_events(status=status, all_drafts=True, limit=wanted, cursor=cursor)
@@ -152,7 +152,7 @@ async def list_(context: click.Context, status: str | None, limit: int, as_json:
 @run_async
 async def show(context: click.Context, event_id: str, as_json: bool) -> None:
     """Show an event; `holdfast inspect` shows what is held and sold of it."""
-    async with open_installation(context, reads_only=True) as (_, parts):
+    async with open_installation(context) as (_, parts):
         event = await parts.events.find_event(event_id)
     if as_json:
         print_json(view_event(event))
@@ -170,7 +170,7 @@ async def _create(
     as_json: bool,
 ) -> None:
     definitions = read_event_files(paths, options=options)
-    async with open_installation(context) as (_, parts):
+    async with open_installation(context, may_make=True) as (_, parts):
         if and_open:  # what cannot be put on sale is not made either
             for definition in definitions:
                 _require_services(parts, definition)

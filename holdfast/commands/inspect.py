@@ -44,7 +44,7 @@ async def command(
     """
     if at is not None and seat is None:
         raise click.UsageError("--at needs --seat")
-    async with open_installation(context, reads_only=True) as (settings, parts):
+    async with open_installation(context) as (settings, parts):
         event = await parts.catalog.get(event_id)
         seats = _find_seats(event.layout, seat, section)
         if at is not None:

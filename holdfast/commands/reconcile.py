@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from holdfast.cli import run_async_failing_with, settings_from
-from holdfast.commands.installation import console, open_installation, print_json
+from holdfast.commands.installation import console, open_installation, print_json, require_installation
 from holdfast.compose import make_equipment
 from holdfast.logs import configure_logs
 from holdfast.reconciler import reconcile_until_told_to_stop
@@ -62,6 +62,7 @@ async def command(
 
 
 async def _daemon(settings: Settings, metrics_port: int | None) -> None:
+    require_installation(settings)
     configure_logs(settings.log_level)  # a daemon tells what it does, as serve does
     async with any_servers(settings) as filled:
         await reconcile_until_told_to_stop(filled, metrics_port=metrics_port)

@@ -97,7 +97,7 @@ async def add(
     context: click.Context, name: str, url: str, types: tuple[str, ...], secret: str | None, as_json: bool
 ) -> None:
     """Add a webhook and print its secret. It is told what happens from now on."""
-    async with open_installation(context) as (settings, parts):
+    async with open_installation(context, may_make=True) as (settings, parts):
         check_url(url, allow_private=settings.webhooks_allow_private)
         sink = await parts.sinks.add(name, url, types=types or ALL_OF_BOOKINGS, secret=secret)
     _print_secret(sink, as_json=as_json)

@@ -237,15 +237,6 @@ def test_inspect_of_an_event_that_redis_has_not_says_so(
     assert client.dbsize() == 0
 
 
-@pytest.mark.parametrize("command", ["events list", "events show x", "inspect x", "audit", "doctor"])
-def test_command_that_only_reads_makes_no_installation(tmp_path: Path, command: str) -> None:
-    mistyped = tmp_path / "mistyped"
-    done = WarmCommandLine(HOLDFAST_DATA_DIR=mistyped).run(*command.split())
-    assert (done.returncode, done.stdout) == (2, "")
-    assert f"there is no installation in {mistyped}" in done.stderr
-    assert not mistyped.exists()
-
-
 def test_inspect_names_holds_that_have_lapsed_and_are_not_yet_ended(
     cli: WarmCommandLine, sold: dict[str, str], client: redis.Redis
 ) -> None:
