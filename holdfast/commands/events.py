@@ -21,6 +21,7 @@ from holdfast.cli import in_words, run_async
 from holdfast.commands.installation import console, open_installation, print_json
 from holdfast.commands.option_types import car, date, moment, price
 from holdfast.compose import Parts
+from holdfast.counted import counted
 from holdfast.event_files import EventFileError, ImportOptions, read_event_files
 
 LIST_PAGE = 200
@@ -299,7 +300,7 @@ def _print_event(event: Event) -> None:
             {seat.price for seat in layout.seats[section.first_seat :][: section.capacity]} if section.seated else set()
         )
         shown = sorted(prices - {None}, key=int) or section.leg_prices or [section.price]  # type: ignore[arg-type]
-        kind = f"seated, {section.block_count} blocks" if section.seated else "counted"
+        kind = f"seated, {counted(section.block_count, 'block')}" if section.seated else "counted"
         sections.add_row(
             section.id, given.name or "", kind, f"{section.capacity:,}", " ".join(f"{price}" for price in shown)
         )
@@ -322,7 +323,8 @@ def _facts(event: Event, definition: EventDefinition) -> Iterator[tuple[str, str
     if definition.stops is not None:
         yield "stops", " → ".join(definition.stops)
     if definition.slots is not None:
-        yield "slots", f"{definition.slots.count} of {definition.slots.minutes} minutes from {definition.slots.start}"
+        minutes = counted(definition.slots.minutes, "minute")
+        yield "slots", f"{definition.slots.count} of {minutes} from {definition.slots.start}"
     yield "sale", sale_in_words(definition)
     yield "currency", f"{definition.currency}, amounts in minor units"
 

@@ -15,6 +15,7 @@ from holdfast.commands.events import sale_in_words
 from holdfast.commands.installation import console, open_installation, print_json
 from holdfast.commands.option_types import moment
 from holdfast.commands.past_seats import show_past
+from holdfast.counted import counted
 from holdfast.inspection import OFF_SALE, Inspection, inspect_event
 from holdfast.redis_cli import inspection_lines
 from persistence.seat_history import who_held
@@ -129,7 +130,7 @@ def _seats(found: Inspection, layout: Layout) -> Table:
 def _holds(found: Inspection) -> Table:
     shown = "" if found.hold_count == len(found.holds) else f", the next {len(found.holds)} to lapse"
     table = _table("hold", "customer", "places", "deadline", numbers=("seconds left",))
-    table.title = f"{_counted(found.hold_count - found.lapsed_count, 'live hold')}{shown}"
+    table.title = f"{counted(found.hold_count - found.lapsed_count, 'live hold')}{shown}"
     if found.lapsed_count:
         table.title += f"; {found.lapsed_count:,} lapsed, not yet ended: held until the next call for this event"
     for hold in found.holds:
@@ -140,7 +141,7 @@ def _holds(found: Inspection) -> Table:
 def _bookings(found: Inspection) -> Table:
     shown = "" if found.booking_count == len(found.latest_bookings) else f", the latest {len(found.latest_bookings)}"
     table = _table("booking", "customer", "places", "confirmed", "journal entry")
-    table.title = f"{_counted(found.booking_count, 'booking')}{shown}"
+    table.title = f"{counted(found.booking_count, 'booking')}{shown}"
     for booking in found.latest_bookings:
         journal = booking.journal_id or "(loaded)"
         customer = OFF_SALE if booking.is_block else booking.customer_id
@@ -150,10 +151,6 @@ def _bookings(found: Inspection) -> Table:
 
 def _seconds_left(seconds: float) -> str:
     return "lapsed" if seconds <= 0 else f"{seconds:.0f}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _keys(found: Inspection) -> Table:

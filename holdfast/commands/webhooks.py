@@ -11,6 +11,7 @@ from engine.ids import parse_claim_id
 from holdfast.cli import run_async
 from holdfast.commands.installation import console, open_installation, print_json
 from holdfast.compose import Parts
+from holdfast.counted import counted
 from holdfast.settings import Settings
 from persistence.publishing.attempt import Attempt
 from persistence.publishing.envelope import OutboxRow, envelope, message_id
@@ -126,7 +127,7 @@ async def list_sinks(context: click.Context, as_json: bool) -> None:
         )
     if shown:
         console().print(table)
-    console().print(f"{len(shown):,} sinks")
+    console().print(counted(len(shown), "sink"))
 
 
 @command.command("remove")
@@ -255,7 +256,7 @@ async def list_dead(context: click.Context, name: str | None, as_json: bool) -> 
         table.add_row(*row, letter.error or "")
     if shown:
         console().print(table)
-    console().print(f"{len(shown):,} dead letters")
+    console().print(counted(len(shown), "dead letter"))
 
 
 @command.command("retry")

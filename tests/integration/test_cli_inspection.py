@@ -260,7 +260,7 @@ async def test_inspect_says_of_a_draft_that_it_is_one(cli: WarmCommandLine, sold
 
 def test_audit_exits_with_0_when_all_agree(cli: WarmCommandLine, sold: dict[str, str]) -> None:
     assert cli.json("audit")["drift"] == 0
-    assert "1 events: Redis and ledger agree" in cli.ok("audit", "concert-42")
+    assert "1 event: Redis and ledger agree. 0 bookings waiting in the journal." in cli.ok("audit", "concert-42")
 
 
 def test_audit_exits_with_2_and_names_what_differs(

@@ -99,7 +99,7 @@ async def test_installation_whose_journal_is_older_than_a_minute_is_degraded(ins
     installed.store.xadd(journal, {"event": "x"}, id=f"{seconds * 1000 - 2 * MINUTE_MS}-0")
     status_code, status, failed = await installed.readiness()
     assert (status_code, status, set(failed)) == (200, "degraded", {"journal"})
-    assert failed["journal"]["reason"].startswith("1 bookings wait for Postgres, the oldest for 12")
+    assert failed["journal"]["reason"].startswith("1 booking waiting for Postgres, the oldest for 12")
     installed.store.delete(journal)
     installed.store.xadd(journal, {"event": "x"}, id=f"{seconds * 1000 - MINUTE_MS // 2}-0")
     assert (await installed.readiness())[1] == "ready"
