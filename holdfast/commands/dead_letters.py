@@ -195,7 +195,8 @@ async def _places(parts: Parts, dead: DeadLetter) -> str:
 def _readable_fields(dead: DeadLetter) -> dict[str, str]:
     def value(name: str, text: str | None, raw: bytes | None) -> str:
         if name == SEALED or text is None:
-            return f"({len(raw if text is None and raw else (text or '').encode())} bytes, sealed)"
+            length = len(raw if text is None and raw else (text or "").encode())
+            return f"({counted(length, 'byte')}, sealed)"
         return text
 
     return {field.name: value(field.name, field.text, field.base64) for field in dead.letter.fields}

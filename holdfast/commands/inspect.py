@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.definition import EventDefinition
+from engine.errors import InvalidRequest
 from engine.layout import Layout
 from holdfast.cli import run_async
 from holdfast.commands.events import sale_in_words
@@ -50,8 +51,11 @@ async def command(
         seats = _find_seats(event.layout, seat, section)
         if at is not None:
             kept_for = dt.timedelta(days=settings.hold_history_days)
-            told = [await who_held(parts.kernel, parts.database, event, one, at, kept_for=kept_for) for one in seats]
-            show_past(told, event.layout, as_json=as_json)
+            try:
+                told = [await who_held(parts.kernel, parts.database, event, s, at, kept_for=kept_for) for s in seats]
+            except InvalidRequest as error:  # that it is still to come is all that can be wrong with it
+                raise click.ClickException(f"--at {error.reason}") from error
+            show_past(told, event.layout, made_at=event.event.created_at, as_json=as_json)
             return
         found = await inspect_event(parts.kernel, event, limit=limit, section=section, seats=seats)
         assert settings.redis_url is not None  # open_installation has filled it in

@@ -120,10 +120,27 @@ def test_inspect_tells_who_had_a_seat_at_a_moment_of_the_past(cli: WarmCommandLi
     printed = cli.ok("inspect", "concert-42", "--seat", "A-1", "--at", at)
     for words in ("concert-42 at 20", "SJC → PAO", "held", "owned", "ben", sold["booking"]):
         assert words in printed
-    before = cli.json("inspect", "concert-42", "--seat", "A-2", "--at", "2026-01-01T20:00:07Z")["seats"]
-    assert [seat["section"] for seat in before] == ["stalls", "circle"]  # each that is called A-2
-    assert [claim["status"] for claim in before[0]["claims"]] == ["free"] * 3
-    assert "kept for 30 days" in before[0]["notes"][0]
+    both = cli.json("inspect", "concert-42", "--seat", "A-2", "--at", at)["seats"]
+    assert [seat["section"] for seat in both] == ["stalls", "circle"]  # each that is called A-2
+    assert [claim["status"] for claim in both[0]["claims"]] == ["free"] * 3
+
+
+async def test_inspect_says_of_a_moment_before_the_event_that_there_was_none(
+    cli: WarmCommandLine, sold: dict[str, str]
+) -> None:
+    question = ("inspect", "concert-42", "--seat", "A-1", "--at")
+    printed = cli.ok(*question, "2026-01-01T20:00:07Z")
+    assert "the event did not exist yet: it was made at 20" in printed
+    assert "free" not in printed
+    (seat,) = cli.json(*question, "2026-01-01T20:00:07Z")["seats"]
+    assert ([claim["status"] for claim in seat["claims"]], len(seat["notes"])) == (["free"] * 3, 1)
+    assert "did not exist yet" in seat["notes"][0]
+
+    async with open_parts(load_settings(cli.environment)) as parts, parts.database.begin() as connection:
+        await connection.exec_driver_sql("UPDATE events SET created_at = '2026-01-01T20:00:07Z'")
+    (seat,) = cli.json(*question, "2026-01-01T20:00:07Z")["seats"]
+    assert ["kept for 30 days" in note for note in seat["notes"]] == [True]
+    assert "free" in cli.ok(*question, "2026-01-01T20:00:07Z")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +148,7 @@ def test_inspect_tells_who_had_a_seat_at_a_moment_of_the_past(cli: WarmCommandLi
     [
         (("--at", "2026-11-25T20:00:07Z"), 2, "--at needs --seat"),
         (("--seat", "A-1", "--at", "2026-11-25T20:00:07"), 2, "no moment with a zone, like 2027-05-01T19:00:00Z"),
-        (("--seat", "A-1", "--at", "2099-01-01T00:00:00Z"), 1, "lies in the future"),
+        (("--seat", "A-1", "--at", "2099-01-01T00:00:00Z"), 1, "Error: --at lies in the future: Redis's clock says 20"),
     ],
 )
 def test_moment_that_cannot_be_asked_about_is_an_error_in_one_line(
