@@ -160,7 +160,8 @@ def _seconds_left(seconds: float) -> str:
 def _keys(found: Inspection) -> Table:
     table = _table("key", "type", numbers=("size",))
     for key in found.keys:
-        table.add_row(key.key, key.type, f"{key.size:,} {key.unit}")
+        one = "entry" if key.unit == "entries" else key.unit.removesuffix("s")
+        table.add_row(key.key, key.type, counted(key.size, one, key.unit))
     return table
 
 

@@ -1,6 +1,7 @@
 """``holdfast inspect``, ``audit`` and ``doctor``: what they show, in tables and as JSON, and what they exit with."""
 
 import datetime as dt
+import re
 import shlex
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -164,6 +165,7 @@ def test_inspect_prints_tables_for_people(cli: WarmCommandLine, sold: dict[str, 
     printed = cli.ok("inspect", "concert-42", "--seat", "A-1")
     for words in ("concert-42 is open; partition 8", "MTV → SFO", sold["hold"], "1 live hold", "The same by hand:"):
         assert words in printed
+    assert re.search(r":holds +hash +1 field\n", printed)
 
 
 async def test_inspect_says_of_a_block_that_its_places_are_off_sale(cli: WarmCommandLine, sold: dict[str, str]) -> None:
