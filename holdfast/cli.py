@@ -13,21 +13,13 @@ from typing import Any
 
 import click
 
-from engine.errors import (
-    EventExists,
-    EventNotFound,
-    EventNotOpen,
-    HoldfastError,
-    InvalidRequest,
-    InvalidTransition,
-    LedgerUnavailable,
-    StoreUnavailable,
-)
+from engine.errors import EventExists, EventNotFound, EventNotOpen, HoldfastError, InvalidRequest, InvalidTransition
 from engine.transport.errors import TransportError
 from holdfast.embedded.errors import EmbeddedError
 from holdfast.logs import configure_logs
 from holdfast.processes import ListenFailed, WorkersFailed
 from holdfast.settings import Settings, SettingsError, load_settings
+from holdfast.unreachable import unreachable_in_words
 from holdfast.variables import unknown_variables
 
 
@@ -171,11 +163,9 @@ def _foreseeable() -> tuple[type[Exception], ...]:
 
 def in_words(error: Exception) -> str:
     """What a person needs to know of a foreseeable error; of a server that is away, the setting that names it."""
+    if words := unreachable_in_words(error):
+        return words
     match error:
-        case LedgerUnavailable(__cause__=Exception()):
-            return f"{_server('Postgres', 'DATABASE_URL')} cannot be used: {error}"
-        case StoreUnavailable(__cause__=Exception()) | TransportError():
-            return f"{_server('Redis', 'REDIS_URL')} cannot be used: {error}"
         case EventNotFound():
             return f"there is no event {error.event_id!r}"
         case EventExists():
@@ -192,9 +182,3 @@ def in_words(error: Exception) -> str:
             return f"{type(error).__name__}: {error}"
         case _:
             return str(error)
-
-
-def _server(name: str, variable: str) -> str:
-    """A server and the variable that says where it is, never what it says: there is a password in it."""
-    given = next((each for each in (variable, f"{variable}_FILE") if os.environ.get(each)), None)
-    return f"{name} ({given})" if given else f"the embedded {name}"

@@ -1,9 +1,11 @@
 """The directory, the servers and the settings that a command is given: what it says of those that are not right."""
 
+import json
 from pathlib import Path
 
 import jwt
 import pytest
+from command_line import CommandLine
 from warm_commands import WarmCommandLine
 
 from holdfast.embedded.data_dir import has_servers
@@ -92,6 +94,16 @@ def test_postgres_that_cannot_be_reached_is_named_by_its_setting(tmp_path: Path,
     done = WarmCommandLine(HOLDFAST_DATA_DIR=tmp_path, **NOBODY_ANSWERS).run(*command.split())
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1)
     assert done.stderr.startswith("Error: Postgres (DATABASE_URL) cannot be used: ")
+    assert "hunter2" not in done.stderr
+
+
+def test_redis_that_serve_cannot_reach_is_named_by_its_setting(tmp_path: Path, database_url: str) -> None:
+    servers = {"REDIS_URL": NOBODY_ANSWERS["REDIS_URL"], "DATABASE_URL": database_url}
+    done = CommandLine(HOLDFAST_DATA_DIR=tmp_path, HOLDFAST_WORKERS="1", **servers).run("serve", "--port", "0")
+    assert (done.returncode, done.stdout) == (1, "")
+    logged = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    reasons = {line["reason"].partition(":")[0] for line in logged if line["event"].endswith((" serve", " work"))}
+    assert reasons == {"Redis (REDIS_URL) cannot be used"}
     assert "hunter2" not in done.stderr
 
 
