@@ -1,11 +1,13 @@
 # For the commands in the examples and guides: `as NAME ROLE URL [curl's options]` calls the API in somebody's name, and
-# `id` picks the id from an answer. Source it from the project's root, with the virtual environment's bin on PATH.
+# `id` picks the id from an answer. Source it from the project's root, with the virtual environment's bin on PATH, in any
+# shell that POSIX would know.
 
 export HOLDFAST_URL=${HOLDFAST_URL:-http://127.0.0.1:8000}
 
 as() {
-  curl --fail-with-body -sS -w '\n' -H "Authorization: Bearer $(holdfast token --sub "$1" --role "$2")" \
-    -H 'Content-Type: application/json' "${@:3}"
+  bearer=$(holdfast token --sub "$1" --role "$2") || return
+  shift 2
+  curl --fail-with-body -sS -w '\n' -H "Authorization: Bearer $bearer" -H 'Content-Type: application/json' "$@"
 }
 
 id() {

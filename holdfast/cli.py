@@ -19,6 +19,8 @@ from holdfast.embedded.errors import EmbeddedError
 from holdfast.logs import configure_logs
 from holdfast.processes import ListenFailed, WorkersFailed
 from holdfast.settings import Settings, SettingsError, load_settings
+from holdfast.unreachable import unreachable_in_words
+from holdfast.variables import unknown_variables
 
 
 class LazyGroup(click.Group):
@@ -68,7 +70,15 @@ def settings_from(context: click.Context, **flags: Any) -> Settings:
     group, own = (
         {name: str(value) for name, value in some.items() if value is not None} for some in (context.obj, flags)
     )
+    _warn_of_unknown_variables()
     return load_settings(os.environ, **(group | own))
+
+
+def _warn_of_unknown_variables() -> None:
+    """Name what may be a mistyped setting. No error: other programs may have variables that begin like ours."""
+    for name, like in unknown_variables(os.environ):
+        meant = f"; did you mean {like}?" if like else ""
+        click.echo(f"Warning: {name} is set, and no setting is called so{meant}", err=True)
 
 
 def run_async(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..., None]:
@@ -152,6 +162,9 @@ def _foreseeable() -> tuple[type[Exception], ...]:
 
 
 def in_words(error: Exception) -> str:
+    """What a person needs to know of a foreseeable error; of a server that is away, the setting that names it."""
+    if words := unreachable_in_words(error):
+        return words
     match error:
         case EventNotFound():
             return f"there is no event {error.event_id!r}"
@@ -167,7 +180,7 @@ def in_words(error: Exception) -> str:
             return f"an event that is {error.from_status} cannot become {error.to_status}"
         case InvalidRequest():
             return f"{error.path}: {error.reason}"
-        case HoldfastError() | TransportError():
+        case HoldfastError():
             return f"{type(error).__name__}: {error}"
         case _:
             return str(error)

@@ -12,6 +12,7 @@ from engine.store_checks import Finding, examine_clock, examine_store
 from engine.store_survey import survey_store
 from engine.transport.errors import TransportError
 from engine.transport.open import open_transport
+from holdfast.counted import counted
 from holdfast.embedded.errors import EmbeddedError
 from holdfast.migrating import migrate_database
 from holdfast.servers import any_servers
@@ -81,7 +82,7 @@ def _secret(settings: Settings) -> Finding:
         length = len(jwt_secret(settings).encode())
     except SettingsError as error:
         return Finding("token secret", "failure", str(error), "Put right what it says")
-    detail = f"{length} bytes"
+    detail = counted(length, "byte")
     if length < JWT_SECRET_BYTES_MIN:
         remedy = f"Set HOLDFAST_JWT_SECRET to {JWT_SECRET_BYTES_MIN} random bytes or more: a short one can be guessed"
         return Finding("token secret", "failure", detail, remedy)

@@ -19,6 +19,7 @@ from engine.kernel import Kernel
 from engine.time_limits import give_up_after
 from engine.transport.errors import TransportError
 from engine.transport.servers import NodeAddress
+from holdfast.counted import counted
 from persistence.database import fetch_rows
 from persistence.installation import require_partitions
 from persistence.oversight import RECONCILER_LIVE_S, Oversight
@@ -62,11 +63,13 @@ def readiness_checks(
     async def journal() -> None:
         waiting = await _backlog(backlog)
         if waiting.oldest_age_s is not None and waiting.oldest_age_s > JOURNAL_OLD_S:
-            raise Impaired(f"{waiting.entries} bookings wait for Postgres, the oldest for {waiting.oldest_age_s:.0f} s")
+            bookings = counted(waiting.entries, "booking")
+            raise Impaired(f"{bookings} waiting for Postgres, the oldest for {waiting.oldest_age_s:.0f} s")
 
     async def dead_letters() -> None:
         if count := (await _backlog(backlog)).dead_letters:
-            raise Impaired(f"{count} journal entries cannot be written and wait for a person")
+            entries = counted(count, "journal entry", "journal entries")
+            raise Impaired(f"{entries} that cannot be written, waiting for a person")
 
     async def outbox() -> None:
         try:
@@ -74,9 +77,10 @@ def readiness_checks(
         except LedgerUnavailable:
             raise Impaired("Postgres does not answer: not looked at") from None
         if state.oldest_s > OUTBOX_OLD_S:
-            raise Impaired(f"{state.waiting} deliveries wait, the oldest for {state.oldest_s:.0f} s: a sink is away")
+            deliveries = counted(state.waiting, "delivery", "deliveries")
+            raise Impaired(f"{deliveries} waiting, the oldest for {state.oldest_s:.0f} s: a sink is away")
         if state.dead:
-            raise Impaired(f"{state.dead} deliveries were given up and wait for a person")
+            raise Impaired(f"{counted(state.dead, 'delivery', 'deliveries')} given up, waiting for a person")
 
     return {
         "redis": ReadinessCheck(redis, "unready"),

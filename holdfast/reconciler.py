@@ -16,6 +16,7 @@ from holdfast.compose import open_reconciler
 from holdfast.figures_board import Seat, reconciler_seat
 from holdfast.logs import configure_logs
 from holdfast.settings import SETTINGS_VARIABLE, Settings, decode_settings
+from holdfast.unreachable import unreachable_in_words
 
 logger = structlog.get_logger("holdfast.reconciler")
 
@@ -32,7 +33,8 @@ async def _serve(settings: Settings) -> int:
     try:
         await reconcile_until_told_to_stop(settings, reconciler_seat(os.environ))
     except Exception as error:
-        logger.error("reconciler cannot work", error=type(error).__name__, reason=str(error))
+        reason = unreachable_in_words(error) or str(error)
+        logger.error("reconciler cannot work", error=type(error).__name__, reason=reason)
         return 1
     return 0
 

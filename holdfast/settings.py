@@ -33,6 +33,7 @@ SOCKET_PATH_MAX = 103  # bytes; what every system's sockaddr_un has room for
 WORKERS_MAX = 256
 PARTITIONS_MAX = 16_384  # the slots of a Redis Cluster; more could never spread further
 DATA_KEY_BYTES = 32
+SIGNING_KEY_FILE = "jwt-secret"
 JOURNAL_MAX_BYTES = (1 << 20, 1 << 40)  # less is reached by a dozen large bookings; more is no bound
 HOLD_HISTORY_DAYS_MAX = 3_650  # a table of ten years is past what it is for: settling what happened in a sale
 OUTBOX_DAYS_MAX = 3_650  # as for holds: what happened stays in the history of bookings
@@ -46,6 +47,7 @@ IN_FLIGHT_MAX = 65_536  # in effect no bound: what comes is begun
 CONNECTIONS = 8_192  # at some 15 kB each while they idle
 CONNECTIONS_MAX = 1_000_000
 _RATE = re.compile(r"([0-9]{1,7})/([0-9]{1,5})\+([0-9]{1,7})")
+_HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:[0-9]*)?")
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster")
 _POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -130,11 +132,21 @@ def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
     """
     unknown = flags.keys() - set(Settings.__struct_fields__)
     assert not unknown, f"no such settings: {unknown}"
-    source = _Source(environ, flags)
+    return _read_all(_Source(environ, flags))
+
+
+def setting_variables() -> frozenset[str]:
+    """The names of all variables that :func:`load_settings` looks for, and of the files that secrets may be in."""
+    source = _Source({}, {})
+    _read_all(source)
+    return frozenset(source.looked_for)
+
+
+def _read_all(source: "_Source") -> Settings:
     return Settings(
         redis_url=source.read("redis_url", "REDIS_URL", _url(*_REDIS_SCHEMES), None),
-        database_url=source.read("database_url", "DATABASE_URL", _url(*_POSTGRES_SCHEMES), None),
-        data_dir=source.read("data_dir", "HOLDFAST_DATA_DIR", _directory, None) or _default_data_dir(environ),
+        database_url=source.read("database_url", "DATABASE_URL", _database_url, None),
+        data_dir=source.read("data_dir", "HOLDFAST_DATA_DIR", _directory, None) or _default_data_dir(source.environ),
         host=source.read("host", "HOLDFAST_HOST", str, "127.0.0.1"),
         port=source.read("port", "HOLDFAST_PORT", _integer(0, 65_535), 8000),
         uds=source.read("uds", "HOLDFAST_UDS", _socket_path, None),
@@ -210,7 +222,12 @@ def data_key(settings: Settings) -> bytes:
 
 def jwt_secret(settings: Settings) -> str:
     """The secret that tokens are signed with: configured, or kept in the data directory."""
-    return settings.jwt_secret or resolve_secret(settings.data_dir, "jwt-secret")
+    return settings.jwt_secret or resolve_secret(settings.data_dir, SIGNING_KEY_FILE)
+
+
+def has_jwt_secret(settings: Settings) -> bool:
+    """Whether :func:`jwt_secret` would find one, and make none."""
+    return settings.jwt_secret is not None or (settings.data_dir / SIGNING_KEY_FILE).exists()
 
 
 def resolve_secret(data_dir: Path, name: str) -> str:
@@ -254,7 +271,8 @@ def decode_key(text: str) -> bytes:
 
 class _Source:
     def __init__(self, environ: Mapping[str, str], flags: Mapping[str, Any]) -> None:
-        self._environ = environ
+        self.environ = environ
+        self.looked_for: set[str] = set()
         self._flags = flags
 
     def read(self, field: str, variable: str, parse: Callable[[str], T], default: T | Any) -> Any:
@@ -262,6 +280,7 @@ class _Source:
 
         A parser raises ``ValueError`` with the words that say what is expected.
         """
+        self.looked_for |= {variable, f"{variable}_FILE"} if field in _SECRETS else {variable}
         flag = self._flags.get(field)
         if flag is not None:
             origin, text = f"--{field.removesuffix('_s').replace('_', '-')}", str(flag)
@@ -277,9 +296,9 @@ class _Source:
             raise SettingsError(f"{origin}: {given} cannot be used; expected {expected}") from None
 
     def _variable(self, field: str, variable: str) -> tuple[str, str]:
-        text = self._environ.get(variable, "").strip()
+        text = self.environ.get(variable, "").strip()
         file_variable = f"{variable}_FILE"
-        file = self._environ.get(file_variable, "") if field in _SECRETS else ""
+        file = self.environ.get(file_variable, "") if field in _SECRETS else ""
         if not file:
             return variable, text
         if text:
@@ -347,6 +366,14 @@ def _url(*schemes: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def _database_url(text: str) -> str:
+    """A URL whose hosts have numbers for ports; the driver's own complaint would show a part of a password."""
+    hosts = urlsplit(_url(*_POSTGRES_SCHEMES)(text)).netloc.rpartition("@")[2].split(",")
+    if not all(_HOST.fullmatch(host) for host in hosts):
+        raise ValueError("a URL whose ports are numbers; in a password, / ? # and @ are written %2F %3F %23 and %40")
+    return text
 
 
 def _service_url(text: str) -> str:

@@ -24,6 +24,7 @@ from holdfast.http_server import Server
 from holdfast.logs import configure_logs
 from holdfast.settings import SETTINGS_VARIABLE as SETTINGS_VARIABLE
 from holdfast.settings import Settings, decode_settings
+from holdfast.unreachable import unreachable_in_words
 
 LISTENER_VARIABLE = "HOLDFAST_LISTENER"  # descriptors, with commas between
 GRACE_S = 8  # requests under way may take a confirm's time limit and a little more
@@ -87,7 +88,8 @@ async def _serve(settings: Settings, listeners: list[socket.socket], stop: StopR
             spare_the_collector()
             await server.serve(sockets=listeners)
     except Exception as error:
-        logger.error("worker cannot serve", error=type(error).__name__, reason=str(error))
+        reason = unreachable_in_words(error) or str(error)
+        logger.error("worker cannot serve", error=type(error).__name__, reason=reason)
         return 1
     return 0
 

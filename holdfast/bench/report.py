@@ -8,6 +8,7 @@ from rich.table import Table
 
 from holdfast.bench.machine import Machine
 from holdfast.bench.phases import Outcome
+from holdfast.counted import counted
 from holdfast.demo.report import (
     CROWD_BUSY,
     AuditReport,
@@ -82,8 +83,8 @@ def print_report(console: Console, report: BenchReport) -> None:
     for line in _circumstances(report):
         grid.add_row("", f"[dim]{line}[/]")
     found = [*report.findings, *(f"{count:,} x {what}" for what, count in report.unexpected.items())]
-    fine = f"{report.bookings.count:,} bookings acknowledged, 0 places sold twice, all in the ledger"
-    grid.add_row(*verdict_row("Client", found, f"{fine}; {report.left.held:,} holds, all there"))
+    fine = f"{counted(report.bookings.count, 'booking')} acknowledged, 0 places sold twice, all in the ledger"
+    grid.add_row(*verdict_row("Client", found, f"{fine}; {counted(report.left.held, 'hold')}, all there"))
     grid.add_row(*audit_row(report.audit))
     console.print(grid)
     print_server_output(console, report.server_output)
@@ -103,14 +104,15 @@ def _table(report: BenchReport) -> Table:
 
 
 def _circumstances(report: BenchReport) -> list[str]:
-    machine, worker = report.machine, "worker" if report.workers == 1 else "workers"
+    machine = report.machine
     lines = [
         "A booking is a hold and its confirmation, durable in Postgres, and its latency that of both.",
-        f"{report.connections} connections, {report.workers} {worker}; {machine.cores} x {machine.cpu}, shared with the"
-        f" client; load {machine.load_average} before; {machine.system}, Python {machine.python}.",
+        f"{counted(report.connections, 'connection')}, {counted(report.workers, 'worker')};"
+        f" {machine.cores} x {machine.cpu}, shared with the client;"
+        f" load {machine.load_average} before; {machine.system}, Python {machine.python}.",
     ]
     if overloaded := report.holds.overloaded + report.bookings.overloaded:
-        lines.append(f"{overloaded:,} requests were refused because of too much at once, and sent again.")
+        lines.append(f"{counted(overloaded, 'request')} refused because of too much at once, and sent again.")
     if max(report.holds.client_cores, report.bookings.client_cores) >= CROWD_BUSY:
         lines.append("The client used its core up: the pace was its own, not the server's.")
     return lines

@@ -14,6 +14,7 @@ from holdfast.bench.phases import BOOKING, HOLD, Kind, Outcome, Phase
 from holdfast.bench.report import BenchReport, Left, Pace, pace, print_report
 from holdfast.bench.venue import BOOKINGS_MAX, CUSTOMERS, HOLDS_MAX, SEATS_PER_ROW, draft_hall, draft_meadow
 from holdfast.compose import jwt_secret
+from holdfast.counted import counted
 from holdfast.demo.aftermath import audit, inspect_event, settle
 from holdfast.demo.box_office import BoxOffice, OnSale
 from holdfast.demo.checks import differences_from_availability, differences_from_ledger, shorten
@@ -156,5 +157,7 @@ async def _inspect_holds(books: EventTally, office: BoxOffice, *, expected: int)
         *shorten(differences_from_availability(event, listed, legs)),
     ]
     if held != expected:
-        findings.append(f"{event.title}: {expected} holds of a place were acknowledged, and {held} places are held")
+        findings.append(
+            f"{event.title}: {counted(expected, 'hold')} of a place acknowledged, and {counted(held, 'place')} held"
+        )
     return held, findings

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from holdfast.cli import run_async
 from holdfast.commands.installation import console, open_installation, print_json
+from holdfast.counted import counted
 from persistence.audit import Audit, audit_events
 
 SHOWN_MAX = 100  # differences in the table; JSON has them all
@@ -23,7 +24,7 @@ async def command(context: click.Context, event_ids: tuple[str, ...], as_json: b
 
     Exit code 0 when all agree, 2 when something differs.
     """
-    async with open_installation(context, reads_only=True) as (_, parts):
+    async with open_installation(context) as (_, parts):
         audit = await audit_events(parts.kernel, parts.bookings, parts.catalog, event_ids or None)
     if as_json:
         print_json(audit)
@@ -52,11 +53,11 @@ def _print(out: Console, audit: Audit) -> None:
         out.print(table)
     if audit.differences:
         out.print("\n", _differences(audit), sep="")
-    waiting = f"{audit.journal.entries:,} bookings wait in the journal"
+    waiting = f"{counted(audit.journal.entries, 'booking')} waiting in the journal"
     if audit.journal.oldest_age is not None:
         waiting += f", the oldest for {audit.journal.oldest_age:.1f} s"
-    verdict = f"{audit.drift:,} differences" if audit.drift else "Redis and ledger agree"
-    out.print(f"\n{audit.events:,} events: {verdict}. {waiting}.")
+    verdict = counted(audit.drift, "difference") if audit.drift else "Redis and ledger agree"
+    out.print(f"\n{counted(audit.events, 'event')}: {verdict}. {waiting}.")
 
 
 def _differences(audit: Audit) -> Table:

@@ -15,6 +15,7 @@ from engine.mending import Discarded, Retried, give_up, retry
 from holdfast.cli import run_async
 from holdfast.commands.installation import console, open_installation, print_json
 from holdfast.compose import Parts
+from holdfast.counted import counted
 from holdfast.inspection import describe_places
 
 EXIT_UNSOLVED = 2  # something still needs a person
@@ -62,7 +63,7 @@ async def list_letters(context: click.Context, as_json: bool) -> None:
         table.add_row(letter.id, moment, letter.event_id, booking, letter.customer_id, letter.places, letter.reason)
     if shown:
         console().print(table)
-    console().print(f"{len(shown):,} dead letters")
+    console().print(counted(len(shown), "dead letter"))
 
 
 @command.command("show")
@@ -194,7 +195,8 @@ async def _places(parts: Parts, dead: DeadLetter) -> str:
 def _readable_fields(dead: DeadLetter) -> dict[str, str]:
     def value(name: str, text: str | None, raw: bytes | None) -> str:
         if name == SEALED or text is None:
-            return f"({len(raw if text is None and raw else (text or '').encode())} bytes, sealed)"
+            length = len(raw if text is None and raw else (text or "").encode())
+            return f"({counted(length, 'byte')}, sealed)"
         return text
 
     return {field.name: value(field.name, field.text, field.base64) for field in dead.letter.fields}

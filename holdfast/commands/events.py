@@ -21,6 +21,7 @@ from holdfast.cli import in_words, run_async
 from holdfast.commands.installation import console, open_installation, print_json
 from holdfast.commands.option_types import car, date, moment, price
 from holdfast.compose import Parts
+from holdfast.counted import counted
 from holdfast.event_files import EventFileError, ImportOptions, read_event_files
 
 LIST_PAGE = 200
@@ -132,7 +133,7 @@ async def list_(context: click.Context, status: str | None, limit: int, as_json:
     """List events by the time they start, drafts among them."""
     events: list[Event] = []
     cursor: str | None = None
-    async with open_installation(context, reads_only=True) as (_, parts):
+    async with open_installation(context) as (_, parts):
         while len(events) < limit:
             wanted = min(LIST_PAGE, limit - len(events))
             page = await parts.events.list_events(status=status, all_drafts=True, limit=wanted, cursor=cursor)
@@ -152,7 +153,7 @@ async def list_(context: click.Context, status: str | None, limit: int, as_json:
 @run_async
 async def show(context: click.Context, event_id: str, as_json: bool) -> None:
     """Show an event; `holdfast inspect` shows what is held and sold of it."""
-    async with open_installation(context, reads_only=True) as (_, parts):
+    async with open_installation(context) as (_, parts):
         event = await parts.events.find_event(event_id)
     if as_json:
         print_json(view_event(event))
@@ -170,7 +171,7 @@ async def _create(
     as_json: bool,
 ) -> None:
     definitions = read_event_files(paths, options=options)
-    async with open_installation(context) as (_, parts):
+    async with open_installation(context, may_make=True) as (_, parts):
         if and_open:  # what cannot be put on sale is not made either
             for definition in definitions:
                 _require_services(parts, definition)
@@ -299,7 +300,7 @@ def _print_event(event: Event) -> None:
             {seat.price for seat in layout.seats[section.first_seat :][: section.capacity]} if section.seated else set()
         )
         shown = sorted(prices - {None}, key=int) or section.leg_prices or [section.price]  # type: ignore[arg-type]
-        kind = f"seated, {section.block_count} blocks" if section.seated else "counted"
+        kind = f"seated, {counted(section.block_count, 'block')}" if section.seated else "counted"
         sections.add_row(
             section.id, given.name or "", kind, f"{section.capacity:,}", " ".join(f"{price}" for price in shown)
         )
@@ -322,7 +323,8 @@ def _facts(event: Event, definition: EventDefinition) -> Iterator[tuple[str, str
     if definition.stops is not None:
         yield "stops", " → ".join(definition.stops)
     if definition.slots is not None:
-        yield "slots", f"{definition.slots.count} of {definition.slots.minutes} minutes from {definition.slots.start}"
+        minutes = counted(definition.slots.minutes, "minute")
+        yield "slots", f"{definition.slots.count} of {minutes} from {definition.slots.start}"
     yield "sale", sale_in_words(definition)
     yield "currency", f"{definition.currency}, amounts in minor units"
 

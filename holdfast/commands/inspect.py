@@ -9,12 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.definition import EventDefinition
+from engine.errors import InvalidRequest
 from engine.layout import Layout
 from holdfast.cli import run_async
 from holdfast.commands.events import sale_in_words
 from holdfast.commands.installation import console, open_installation, print_json
 from holdfast.commands.option_types import moment
 from holdfast.commands.past_seats import show_past
+from holdfast.counted import counted
 from holdfast.inspection import OFF_SALE, Inspection, inspect_event
 from holdfast.redis_cli import inspection_lines
 from persistence.seat_history import who_held
@@ -44,13 +46,16 @@ async def command(
     """
     if at is not None and seat is None:
         raise click.UsageError("--at needs --seat")
-    async with open_installation(context, reads_only=True) as (settings, parts):
+    async with open_installation(context) as (settings, parts):
         event = await parts.catalog.get(event_id)
         seats = _find_seats(event.layout, seat, section)
         if at is not None:
             kept_for = dt.timedelta(days=settings.hold_history_days)
-            told = [await who_held(parts.kernel, parts.database, event, one, at, kept_for=kept_for) for one in seats]
-            show_past(told, event.layout, as_json=as_json)
+            try:
+                told = [await who_held(parts.kernel, parts.database, event, s, at, kept_for=kept_for) for s in seats]
+            except InvalidRequest as error:  # that it is still to come is all that can be wrong with it
+                raise click.ClickException(f"--at {error.reason}") from error
+            show_past(told, event.layout, made_at=event.event.created_at, as_json=as_json)
             return
         found = await inspect_event(parts.kernel, event, limit=limit, section=section, seats=seats)
         assert settings.redis_url is not None  # open_installation has filled it in
@@ -129,7 +134,7 @@ def _seats(found: Inspection, layout: Layout) -> Table:
 def _holds(found: Inspection) -> Table:
     shown = "" if found.hold_count == len(found.holds) else f", the next {len(found.holds)} to lapse"
     table = _table("hold", "customer", "places", "deadline", numbers=("seconds left",))
-    table.title = f"{_counted(found.hold_count - found.lapsed_count, 'live hold')}{shown}"
+    table.title = f"{counted(found.hold_count - found.lapsed_count, 'live hold')}{shown}"
     if found.lapsed_count:
         table.title += f"; {found.lapsed_count:,} lapsed, not yet ended: held until the next call for this event"
     for hold in found.holds:
@@ -140,7 +145,7 @@ def _holds(found: Inspection) -> Table:
 def _bookings(found: Inspection) -> Table:
     shown = "" if found.booking_count == len(found.latest_bookings) else f", the latest {len(found.latest_bookings)}"
     table = _table("booking", "customer", "places", "confirmed", "journal entry")
-    table.title = f"{_counted(found.booking_count, 'booking')}{shown}"
+    table.title = f"{counted(found.booking_count, 'booking')}{shown}"
     for booking in found.latest_bookings:
         journal = booking.journal_id or "(loaded)"
         customer = OFF_SALE if booking.is_block else booking.customer_id
@@ -152,14 +157,11 @@ def _seconds_left(seconds: float) -> str:
     return "lapsed" if seconds <= 0 else f"{seconds:.0f}"
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
-
-
 def _keys(found: Inspection) -> Table:
     table = _table("key", "type", numbers=("size",))
     for key in found.keys:
-        table.add_row(key.key, key.type, f"{key.size:,} {key.unit}")
+        one = "entry" if key.unit == "entries" else key.unit.removesuffix("s")
+        table.add_row(key.key, key.type, counted(key.size, one, key.unit))
     return table
 
 

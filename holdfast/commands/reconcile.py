@@ -9,8 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from holdfast.cli import run_async_failing_with, settings_from
-from holdfast.commands.installation import console, open_installation, print_json
+from holdfast.commands.installation import console, open_installation, print_json, require_installation
 from holdfast.compose import make_equipment
+from holdfast.counted import counted
 from holdfast.logs import configure_logs
 from holdfast.reconciler import reconcile_until_told_to_stop
 from holdfast.servers import any_servers
@@ -62,6 +63,7 @@ async def command(
 
 
 async def _daemon(settings: Settings, metrics_port: int | None) -> None:
+    require_installation(settings)
     configure_logs(settings.log_level)  # a daemon tells what it does, as serve does
     async with any_servers(settings) as filled:
         await reconcile_until_told_to_stop(filled, metrics_port=metrics_port)
@@ -149,7 +151,7 @@ def _repairs(found: Round) -> int:
 def _events(found: Round) -> Table:
     table = Table("event", "found", "done", "left", box=None, pad_edge=False)
     if len(found.events) > EVENTS_SHOWN_MAX:
-        table.title = f"{len(found.events):,} events, the first {EVENTS_SHOWN_MAX}"
+        table.title = f"{counted(len(found.events), 'event')}, the first {EVENTS_SHOWN_MAX}"
     for event in found.events[:EVENTS_SHOWN_MAX]:
         table.add_row(event.event_id, _found(event), _done(event, dry_run=found.dry_run), _left(event))
     return table
@@ -157,8 +159,8 @@ def _events(found: Round) -> Table:
 
 def _found(event: EventRound) -> str:
     missing = ["not in Redis"] if event.missing or event.rebuilt else []
-    lapsed = [f"{event.reaped:,} lapsed holds"] if event.reaped else []
-    over = [f"{event.ended:,} bookings to end"] if event.ended else []
+    lapsed = [counted(event.reaped, "lapsed hold")] if event.reaped else []
+    over = [counted(event.ended, "booking") + " to end"] if event.ended else []
     return ", ".join([*missing, *lapsed, *over, *_kinds(event.found)])
 
 

@@ -10,7 +10,9 @@ from rich.table import Table
 from engine.ids import parse_claim_id
 from holdfast.cli import run_async
 from holdfast.commands.installation import console, open_installation, print_json
+from holdfast.commands.option_types import moment_or_date
 from holdfast.compose import Parts
+from holdfast.counted import counted
 from holdfast.settings import Settings
 from persistence.publishing.attempt import Attempt
 from persistence.publishing.envelope import OutboxRow, envelope, message_id
@@ -97,7 +99,7 @@ async def add(
     context: click.Context, name: str, url: str, types: tuple[str, ...], secret: str | None, as_json: bool
 ) -> None:
     """Add a webhook and print its secret. It is told what happens from now on."""
-    async with open_installation(context) as (settings, parts):
+    async with open_installation(context, may_make=True) as (settings, parts):
         check_url(url, allow_private=settings.webhooks_allow_private)
         sink = await parts.sinks.add(name, url, types=types or ALL_OF_BOOKINGS, secret=secret)
     _print_secret(sink, as_json=as_json)
@@ -126,7 +128,7 @@ async def list_sinks(context: click.Context, as_json: bool) -> None:
         )
     if shown:
         console().print(table)
-    console().print(f"{len(shown):,} sinks")
+    console().print(counted(len(shown), "sink"))
 
 
 @command.command("remove")
@@ -200,8 +202,8 @@ async def test(context: click.Context, target: str, secret: str | None, as_json:
 
 @command.command("replay")
 @click.argument("name", required=False)
-@click.option("--from", "since", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"]), help="With a zone.")
-@click.option("--to", "until", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"]), help="With a zone.")
+@click.option("--from", "since", type=moment_or_date, metavar="MOMENT", help="What happened then and later.")
+@click.option("--to", "until", type=moment_or_date, metavar="MOMENT", help="What happened before then.")
 @click.option("--type", "type_", help="booking.confirmed, booking.*; those that the sink wants, when not said.")
 @click.option("--booking", help="Of one booking.")
 @as_json_option
@@ -216,7 +218,11 @@ async def replay_events(
     booking: str | None,
     as_json: bool,
 ) -> None:
-    """Have a sink, or all that are at work, told again what happened; the outbox is kept HOLDFAST_OUTBOX_DAYS days."""
+    """Have a sink, or all that are at work, told again what happened; the outbox is kept HOLDFAST_OUTBOX_DAYS days.
+
+    A MOMENT is a time with its zone, as 2027-05-01T19:00:00Z or 2027-05-01T21:00:00+02:00, or a date alone, as
+    2027-05-01: its midnight in UTC.
+    """
     which = _range(since, until, type_, booking)
     async with open_installation(context) as (_, parts):
         counts = {sink.name: await replay(parts.database, sink.id, which) for sink in await _named(parts, name)}
@@ -255,7 +261,7 @@ async def list_dead(context: click.Context, name: str | None, as_json: bool) -> 
         table.add_row(*row, letter.error or "")
     if shown:
         console().print(table)
-    console().print(f"{len(shown):,} dead letters")
+    console().print(counted(len(shown), "dead letter"))
 
 
 @command.command("retry")
@@ -317,12 +323,7 @@ def _range(since: dt.datetime | None, until: dt.datetime | None, type_: str | No
     claim = None if booking is None else parse_claim_id(booking)
     if booking is not None and claim is None:
         raise click.UsageError(f"{booking!r} is no booking's id")
-    return Range(since=_zoned(since), until=_zoned(until), type=type_, booking=None if claim is None else claim.uuid)
-
-
-def _zoned(moment: dt.datetime | None) -> dt.datetime | None:
-    """A date alone begins at midnight UTC."""
-    return moment.replace(tzinfo=dt.UTC) if moment is not None and moment.tzinfo is None else moment
+    return Range(since=since, until=until, type=type_, booking=None if claim is None else claim.uuid)
 
 
 def _show(sink: Sink, state: QueueState | None) -> ShownSink:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from holdfast.compose import open_parts
+from holdfast.counted import counted
 from holdfast.demo.box_office import Availability, Booked, BoxOffice, decode_booking
 from holdfast.demo.buyers import LAPSE_TTL_S, Latecomer
 from holdfast.demo.checks import (
@@ -64,7 +65,7 @@ async def inspect_event(books: EventTally, office: BoxOffice) -> tuple[EventRepo
         *shorten(differences_from_availability(event, listed, legs)),
     ]
     if held:
-        findings.append(f"{event.title}: {held} places are held though every hold has ended")
+        findings.append(f"{event.title}: {counted(held, 'place')} still held though every hold has ended")
     return _report(books, legs, held), findings
 
 
@@ -77,7 +78,7 @@ async def audit(settings: Settings, tally: Tally) -> AuditReport:
     differences = [msgspec.json.encode(difference).decode() for difference in found.differences]
     differences += [f"Redis has nothing of {event.event_id}" for event in found.audited if not event.loaded]
     if found.journal.entries:
-        differences.append(f"{found.journal.entries} bookings wait in the journal")
+        differences.append(f"{counted(found.journal.entries, 'booking')} waiting in the journal")
     return AuditReport(events=found.events, drift=len(differences), differences=shorten(differences))
 
 

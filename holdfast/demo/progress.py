@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from holdfast.counted import counted
 from holdfast.demo.tally import Tally
 
 BAR_EVERY_S = 0.2
@@ -70,6 +71,7 @@ async def _show_lines(console: Console, tally: Tally, buyers: int) -> None:
 def _print_line(console: Console, tally: Tally, buyers: int, began_s: float) -> None:
     sold = ", ".join(f"{books.event.title} {books.places_sold:,} of {books.event.places:,}" for books in tally.events)
     console.print(
-        f"{time.monotonic() - began_s:4.1f} s: {tally.buyers_done:,} of {buyers:,} buyers through; sold: {sold}",
+        f"{time.monotonic() - began_s:4.1f} s: {tally.buyers_done:,} of {counted(buyers, 'buyer')} through;"
+        f" sold: {sold}",
         soft_wrap=True,
     )

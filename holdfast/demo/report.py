@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.counted import counted
+
 CROWD_BUSY = 0.9  # of the one core that a process of Python can use
 
 
@@ -144,7 +146,9 @@ def _figures(report: Report) -> Table:
     )
     for title, purpose in (("Hold", "hold"), ("Booking", "booking")):
         seen = latency.get(purpose, NOTHING_SEEN)
-        grid.add_row(title, f"p50 {seen.p50_ms:.0f} ms, p99 {seen.p99_ms:.0f} ms [dim]({seen.count:,} answers)[/]")
+        grid.add_row(
+            title, f"p50 {seen.p50_ms:.0f} ms, p99 {seen.p99_ms:.0f} ms [dim]({counted(seen.count, 'answer')})[/]"
+        )
     grid.add_row("", f"[dim]{_circumstances(rates)}[/]")
     grid.add_row(*verdict_row("Crowd", _crowd_findings(report), _crowd_verdict(report)))
     grid.add_row(*audit_row(report.audit))
@@ -154,8 +158,8 @@ def _figures(report: Report) -> Table:
 def _circumstances(rates: Rates) -> str:
     """Who measured, and with what the servers had to share the machine."""
     text = (
-        f"Seen by the crowd, over {rates.connections} connections. It used {rates.crowd_cores:.1f} of the"
-        f" {rates.cores} cores that it shares with the servers."
+        f"Seen by the crowd, over {counted(rates.connections, 'connection')}. It used {rates.crowd_cores:.1f} of the"
+        f" {counted(rates.cores, 'core')} that it shares with the servers."
     )
     return f"{text} The pace was the crowd's, not theirs." if rates.crowd_cores >= CROWD_BUSY else text
 
@@ -163,7 +167,7 @@ def _circumstances(rates: Rates) -> str:
 def _crowd_verdict(report: Report) -> str:
     late = report.late_bookings_refused
     return (
-        f"{report.bookings:,} bookings acknowledged, 0 places sold twice, all in the ledger;"
+        f"{counted(report.bookings, 'booking')} acknowledged, 0 places sold twice, all in the ledger;"
         f" {late:,} tried to book after their hold's deadline, and {'was' if late == 1 else 'were'} refused"
     )
 
@@ -174,8 +178,8 @@ def _crowd_findings(report: Report) -> list[str]:
 
 def audit_row(audit: AuditReport) -> tuple[Text, Text]:
     """The audit's line in a grid of two columns."""
-    found = [*audit.differences] if audit.differences else [f"{audit.drift} differences"] if audit.drift else []
-    return verdict_row("Audit", found, f"{audit.events} events: nothing oversold, Redis equals the ledger")
+    found = [*audit.differences] if audit.differences else [counted(audit.drift, "difference")] if audit.drift else []
+    return verdict_row("Audit", found, f"{counted(audit.events, 'event')}: nothing oversold, Redis equals the ledger")
 
 
 def verdict_row(title: str, findings: Sequence[str], fine: str) -> tuple[Text, Text]:

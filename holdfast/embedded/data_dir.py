@@ -70,6 +70,21 @@ def own_data_dir(data_dir: Path) -> Iterator[Home]:
         yield _furnish(root, lock, cleanup)
 
 
+def has_servers(data_dir: Path) -> bool:
+    """Whether servers have ever been started in *data_dir*; other files there, such as secrets, say nothing of them.
+
+    One that cannot be looked into counts: who goes on to use it is told what is in the way.
+    """
+    root = data_dir.expanduser().absolute()
+    try:
+        found = {entry.name for entry in root.iterdir()}
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return not found.isdisjoint(("valkey", "postgres"))
+
+
 def _locked(lock: int) -> bool:
     """Try a few times: ``find_owner`` of another process holds the lock for an instant."""
     for _ in range(5):

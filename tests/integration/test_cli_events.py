@@ -195,7 +195,7 @@ def test_database_that_is_not_migrated_is_told_so(cli: WarmCommandLine, servers:
     ("variables", "words"),
     [
         ({"REDIS_URL": "redis://:secret@localhost:port"}, "REDIS_URL: Redis URL: the port"),
-        ({"REDIS_URL": "redis://:secret@127.0.0.1:1"}, "cannot connect"),
+        ({"REDIS_URL": "redis://:secret@127.0.0.1:1"}, "Redis (REDIS_URL) cannot be used: cannot connect"),
         ({"HOLDFAST_PORT": "many"}, "HOLDFAST_PORT: 'many' cannot be used"),
         ({"HOLDFAST_LOG_LEVEL": "loud"}, "HOLDFAST_LOG_LEVEL: 'loud' cannot be used"),
         ({"HOLDFAST_PARTITIONS": "3"}, "was made with 64 partitions"),

@@ -273,6 +273,7 @@ def test_port_in_use_is_said_before_any_server_is_started(tmp_path: Path) -> Non
 def test_short_commands_start_the_servers_for_the_moment_when_none_run(data_dir: Path) -> None:
     cli = CommandLine(HOLDFAST_DATA_DIR=data_dir)
     before = set(psutil.pids())
+    cli.ok("migrate")  # which makes the installation, if this test is the first of its process
     assert isinstance(cli.json("events", "list"), list)
     assert cli.json("doctor")["healthy"] is True
     left = [psutil.Process(pid) for pid in set(psutil.pids()) - before if psutil.pid_exists(pid)]

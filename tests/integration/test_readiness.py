@@ -89,7 +89,7 @@ async def test_installation_with_dead_letters_is_degraded(installed: Doctored) -
     installed.store.hset(partition_key(2, "dead"), "1-0", "an entry")
     status_code, status, failed = await installed.readiness()
     assert (status_code, status, set(failed)) == (200, "degraded", {"dead_letters"})
-    assert failed["dead_letters"]["reason"].startswith("1 journal entries")
+    assert failed["dead_letters"]["reason"].startswith("1 journal entry that cannot")
 
 
 async def test_installation_whose_journal_is_older_than_a_minute_is_degraded(installed: Doctored) -> None:
@@ -99,7 +99,7 @@ async def test_installation_whose_journal_is_older_than_a_minute_is_degraded(ins
     installed.store.xadd(journal, {"event": "x"}, id=f"{seconds * 1000 - 2 * MINUTE_MS}-0")
     status_code, status, failed = await installed.readiness()
     assert (status_code, status, set(failed)) == (200, "degraded", {"journal"})
-    assert failed["journal"]["reason"].startswith("1 bookings wait for Postgres, the oldest for 12")
+    assert failed["journal"]["reason"].startswith("1 booking waiting for Postgres, the oldest for 12")
     installed.store.delete(journal)
     installed.store.xadd(journal, {"event": "x"}, id=f"{seconds * 1000 - MINUTE_MS // 2}-0")
     assert (await installed.readiness())[1] == "ready"

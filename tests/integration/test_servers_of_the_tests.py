@@ -43,7 +43,7 @@ async def test_database_of_the_module_is_not_the_one_of_a_test(
 )
 def test_warm_command_answers_as_a_cold_one(tmp_path: Path, arguments: list[str]) -> None:
     nobody_answers = {"REDIS_URL": "redis://127.0.0.1:1", "DATABASE_URL": "postgresql://127.0.0.1:1/nothing"}
-    settings = nobody_answers | {"HOLDFAST_DATA_DIR": str(tmp_path)}
+    settings = nobody_answers | {"HOLDFAST_DATA_DIR": str(tmp_path), "HOLDFAST_JWT_SECRET": "k" * 40}
     warm, cold = (kind(**settings).run(*arguments) for kind in (WarmCommandLine, CommandLine))
     assert (warm.returncode, warm.stderr) == (cold.returncode, cold.stderr)
     if "token" not in arguments:  # each has a moment of its own

@@ -68,7 +68,7 @@ class Installation:
         commands = "".join(re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE))
         path = f"{Path(sys.executable).parent}:{self.command.environment['PATH']}"
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", commands],
+            ["sh", "-eu", "-c", commands],  # they are said to be for any shell
             env=self.command.environment | {"HOLDFAST_URL": self.url, "PATH": path},
             cwd=ROOT,
             capture_output=True,

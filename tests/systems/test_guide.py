@@ -37,6 +37,13 @@ def test_picture_of_the_state_machine_is_made_from_the_table() -> None:
     assert f"```mermaid\n{state_diagram()}\n```" in page
 
 
+def test_each_page_says_where_its_commands_run() -> None:
+    index = (ROOT / "docs" / "guide" / "README.md").read_text()
+    assert "\n## The commands\n" in index
+    pages = {page.name: page.read_text() for page in PAGES if page.name != "README.md"}
+    assert [name for name, text in pages.items() if "(README.md#the-commands)" not in text] == []
+
+
 def test_guide_lists_all_of_its_pages() -> None:
     index = (ROOT / "docs" / "guide" / "README.md").read_text()
     assert all(f"({page.name})" in index for page in PAGES if page.name != "README.md")

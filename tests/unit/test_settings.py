@@ -188,6 +188,8 @@ def test_settings_say_what_was_given_and_what_is_expected(variable: str, value: 
         ("REDIS_URL", "http://:hunter2@cache", "redis://"),
         ("DATABASE_URL", "mysql://u:hunter2@db", "postgresql://"),
         ("HOLDFAST_PRICING_URL", "https://u:hunter2@prices", "without a user or password"),
+        ("DATABASE_URL", "postgresql://u:hunter2@db:port/holdfast", "a URL whose ports are numbers"),
+        ("DATABASE_URL", "postgresql://u:pa/hunter2@db/holdfast", "are written %2F"),
         ("HOLDFAST_DATA_KEY", "hunter2", "32 random bytes in base64url"),
         ("HOLDFAST_DATA_KEY", "hunter2\N{SNOWMAN}", "32 random bytes in base64url"),
     ],

@@ -1,0 +1,142 @@
+"""The directory, the servers and the settings that a command is given: what it says of those that are not right."""
+
+import json
+from pathlib import Path
+
+import jwt
+import pytest
+from command_line import CommandLine
+from warm_commands import WarmCommandLine
+
+from holdfast.embedded.data_dir import has_servers
+
+READERS = (
+    "events list",
+    "events show x",
+    "events open x",
+    "inspect x",
+    "audit",
+    "doctor",
+    "dead-letters list",
+    "webhooks list",
+    "webhooks replay",
+    "reconcile --once",
+    "reconcile",
+)
+NOBODY_ANSWERS = {
+    "REDIS_URL": "redis://app:hunter2@127.0.0.1:1",
+    "DATABASE_URL": "postgresql://app:hunter2@127.0.0.1:1/holdfast",
+}
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_command_that_looks_at_an_installation_makes_none(tmp_path: Path, command: str) -> None:
+    mistyped = tmp_path / "mistyped"
+    done = WarmCommandLine(HOLDFAST_DATA_DIR=mistyped).run(*command.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"there is no installation in {mistyped}" in done.stderr
+    assert "--data-dir" in done.stderr
+    assert not mistyped.exists()
+
+
+def test_directory_with_a_secret_alone_is_no_installation(tmp_path: Path) -> None:
+    cli = WarmCommandLine(HOLDFAST_DATA_DIR=tmp_path)
+    assert cli.run("token", "--sub", "ana").returncode == 0
+    done = cli.run("audit")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"there is no installation in {tmp_path}" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["jwt-secret"]
+
+
+@pytest.mark.parametrize("server", ["valkey", "postgres"])
+def test_directory_where_a_server_has_been_started_is_an_installation(tmp_path: Path, server: str) -> None:
+    assert not has_servers(tmp_path / "nothing")
+    assert not has_servers(tmp_path)
+    (tmp_path / server).mkdir()
+    assert has_servers(tmp_path)
+
+
+def test_token_says_that_it_has_made_the_secret_and_only_then(tmp_path: Path) -> None:
+    cli = WarmCommandLine(HOLDFAST_DATA_DIR=tmp_path / "data")
+    first = cli.run("token", "--sub", "ana")
+    assert first.returncode == 0
+    assert f"no secret in {tmp_path / 'data'}, so one was made" in first.stderr
+    assert first.stderr.count("\n") == 1
+    kept = (tmp_path / "data" / "jwt-secret").read_text().strip()
+    for token in (first.stdout, cli.ok("token", "--sub", "ana")):
+        claims = jwt.decode(token.strip(), kept, ["HS256"], audience="holdfast", issuer="holdfast")
+        assert (claims["sub"], claims["roles"]) == ("ana", ["customer"])
+
+
+def test_token_with_a_configured_secret_touches_no_directory(tmp_path: Path) -> None:
+    WarmCommandLine(HOLDFAST_DATA_DIR=tmp_path / "data", HOLDFAST_JWT_SECRET="k" * 40).ok("token", "--sub", "ana")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("subject", ["", " ", "a\nb", "x" * 256])
+def test_token_for_a_subject_that_the_api_refuses_is_a_usage_error(tmp_path: Path, subject: str) -> None:
+    done = WarmCommandLine(HOLDFAST_DATA_DIR=tmp_path / "data").run("token", "--sub", subject)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'--sub'" in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_token_names_a_setting_that_cannot_be_used_in_one_line(tmp_path: Path) -> None:
+    done = WarmCommandLine(HOLDFAST_DATA_DIR=tmp_path, HOLDFAST_JWKS_URL="nowhere").run("token", "--sub", "ana")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("Error: HOLDFAST_JWKS_URL: 'nowhere'")
+
+
+@pytest.mark.parametrize(
+    ("command", "status"), [("events list", 1), ("migrate", 1), ("serve --port 0", 1), ("reconcile --once", 2)]
+)
+def test_postgres_that_cannot_be_reached_is_named_by_its_setting(tmp_path: Path, command: str, status: int) -> None:
+    done = WarmCommandLine(HOLDFAST_DATA_DIR=tmp_path, **NOBODY_ANSWERS).run(*command.split())
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1)
+    assert done.stderr.startswith("Error: Postgres (DATABASE_URL) cannot be used: ")
+    assert "hunter2" not in done.stderr
+
+
+def test_redis_that_serve_cannot_reach_is_named_by_its_setting(tmp_path: Path, database_url: str) -> None:
+    servers = {"REDIS_URL": NOBODY_ANSWERS["REDIS_URL"], "DATABASE_URL": database_url}
+    done = CommandLine(HOLDFAST_DATA_DIR=tmp_path, HOLDFAST_WORKERS="1", **servers).run("serve", "--port", "0")
+    assert (done.returncode, done.stdout) == (1, "")
+    logged = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    reasons = {line["reason"].partition(":")[0] for line in logged if line["event"].endswith((" serve", " work"))}
+    assert reasons == {"Redis (REDIS_URL) cannot be used"}
+    assert "hunter2" not in done.stderr
+
+
+def test_setting_whose_url_is_in_a_file_is_named_by_that_variable(tmp_path: Path) -> None:
+    url = tmp_path / "url"
+    url.write_text(NOBODY_ANSWERS["DATABASE_URL"])
+    done = WarmCommandLine(
+        HOLDFAST_DATA_DIR=tmp_path, REDIS_URL=NOBODY_ANSWERS["REDIS_URL"], DATABASE_URL_FILE=url
+    ).run("migrate")
+    assert done.stderr.startswith("Error: Postgres (DATABASE_URL_FILE) cannot be used: ")
+
+
+def test_variable_that_no_setting_is_called_is_warned_of_with_the_likely_one(tmp_path: Path) -> None:
+    variables = {
+        "HOLDFAST_JWT_SECRT": "hunter2",
+        "HOLDFAST_REDIS_URL": "redis://:hunter2@db",
+        "HOLDFAST_COLOUR": "blue",
+    }
+    cli = WarmCommandLine(HOLDFAST_DATA_DIR=tmp_path, HOLDFAST_JWT_SECRET="k" * 40)
+    done = cli.run("token", "--sub", "ana", **variables)
+    assert (done.returncode, done.stdout.count(".")) == (0, 2)
+    assert done.stderr.splitlines() == [
+        "Warning: HOLDFAST_COLOUR is set, and no setting is called so",
+        "Warning: HOLDFAST_JWT_SECRT is set, and no setting is called so; did you mean HOLDFAST_JWT_SECRET?",
+        "Warning: HOLDFAST_REDIS_URL is set, and no setting is called so; did you mean REDIS_URL?",
+    ]
+    # A command that goes on to complain of a setting has said so before: one may be because of the other.
+    serve = cli.run("serve", HOLDFAST_PORT="many", HOLDFAST_PROT="8080")
+    assert [line.partition(":")[0] for line in serve.stderr.splitlines()] == ["Warning", "Error"]
+
+
+def test_own_variables_are_no_mistakes(tmp_path: Path) -> None:
+    cli = WarmCommandLine(HOLDFAST_DATA_DIR=tmp_path, HOLDFAST_JWT_SECRET="k" * 40, HOLDFAST_URL="http://127.0.0.1:1")
+    key = tmp_path / "key"
+    key.write_text("A" * 43)
+    cli.ok("token", "--sub", "ana", HOLDFAST_WEBHOOK_SECRET="whsec_x", HOLDFAST_DATA_KEY_FILE=str(key))
