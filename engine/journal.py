@@ -1,5 +1,6 @@
 """The journal: bookings accepted in Redis that are not yet known to be in Postgres, one stream per partition."""
 
+from collections.abc import Awaitable
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -52,8 +53,13 @@ async def read_entry(kernel: Kernel, partition: int, journal_id: str) -> list[by
 
 async def journal_tail(kernel: Kernel, partition: int) -> tuple[str, int]:
     """The id of the last entry ever made, whether or not it is still there, and how many there are now."""
+    return await stream_tail(kernel.partition_subcommand(partition, "XINFO", "STREAM", "journal"))
+
+
+async def stream_tail(asked: Awaitable[Any]) -> tuple[str, int]:
+    """The same of any stream, whose ``XINFO STREAM`` was *asked*."""
     try:
-        reply = await kernel.partition_subcommand(partition, "XINFO", "STREAM", "journal")
+        reply = await asked
     except ResponseError as error:
         if "no such key" not in str(error):
             raise

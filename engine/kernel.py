@@ -142,6 +142,10 @@ class Kernel:
         name = event_key(self.partition_of(event), event.event.id, key)
         return await self.command(verb, name, *args)
 
+    async def event_subcommand(self, event: SellableEvent, verb: str, about: str, key: str) -> Any:
+        """A plain command of two words (``XINFO STREAM``) on one key of an event."""
+        return await self._subcommand(verb, about, event_key(self.partition_of(event), event.event.id, key))
+
     async def event_command_in(
         self, partition: int, event_id: str, verb: str, key: str, *args: bytes | str | int
     ) -> Any:
@@ -154,7 +158,9 @@ class Kernel:
 
     async def partition_subcommand(self, partition: int, verb: str, about: str, key: str) -> Any:
         """A plain command of two words (``XINFO STREAM``) on one key of a partition."""
-        name = partition_key(partition, key)
+        return await self._subcommand(verb, about, partition_key(partition, key))
+
+    async def _subcommand(self, verb: str, about: str, name: bytes) -> Any:
         slot = pack_keys([name]).slot
         return await self._send(lambda: self.transport.command(verb, about, name, slot=slot))
 

@@ -13,7 +13,7 @@ import msgspec
 
 from engine.errors import StoreUnavailable
 from engine.events import SellableEvent
-from engine.journal import journal_tail
+from engine.journal import journal_tail, stream_tail
 from engine.kernel import Kernel
 from engine.records import pairs
 
@@ -46,7 +46,7 @@ class Picture(msgspec.Struct, frozen=True):
     """An event's state but for its bookings; ``holds`` and ``deadlines`` are ``None`` where they are too many.
 
     The live holds are kept in memory, a few hundred bytes each. ``journal_id`` is that of the partition's last entry,
-    ``journal_length`` how many entries there are.
+    ``journal_length`` how many entries there are; ``removed_id`` is the last entry's of the list of removed bookings.
     """
 
     mark: Mark
@@ -60,6 +60,7 @@ class Picture(msgspec.Struct, frozen=True):
     booking_count: int
     journal_id: str
     journal_length: int
+    removed_id: str
 
     @property
     def loaded(self) -> bool:
@@ -104,7 +105,7 @@ async def take_picture(kernel: Kernel, event: SellableEvent) -> Picture:
             break
     else:
         raise StoreUnavailable(f"event {event.event.id} changes too fast to be read")
-    state, held, sold, wakeup, hold_count, booking_count, tail, holds, deadlines = parts
+    state, held, sold, wakeup, hold_count, booking_count, tail, removed, holds, deadlines = parts
     return Picture(
         mark=after,
         state={name.decode(): value.decode() for name, value in pairs(state)},
@@ -117,6 +118,7 @@ async def take_picture(kernel: Kernel, event: SellableEvent) -> Picture:
         booking_count=booking_count,
         journal_id=tail[0],
         journal_length=tail[1],
+        removed_id=removed[0],
     )
 
 
@@ -131,6 +133,7 @@ async def _read(kernel: Kernel, event: SellableEvent, *, at_once: bool) -> tuple
         kernel.event_command(event, "HLEN", "holds"),
         kernel.event_command(event, "HLEN", "bookings"),
         journal_tail(kernel, partition),
+        stream_tail(kernel.event_subcommand(event, "XINFO", "STREAM", "removed")),
         _holds_at_once(kernel, event) if at_once else _too_many(),
         _deadlines_at_once(kernel, event) if at_once else _too_many(),
         read_mark(kernel, event),

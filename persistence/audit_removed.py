@@ -27,6 +27,7 @@ class RemovedBookings:
         self._event = event
         self._come_to = picture.undone  # the last number read, as long as none was missing
         self._is_complete = True
+        self._position = picture.removed_id
         self._journal_mark = entry_order(picture.journal_id)
         self._gone: dict[str, Places] = {}
         self._read = array("q")  # hashes of keys
@@ -37,12 +38,12 @@ class RemovedBookings:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        entries = await self._kernel.event_command(self._event, "XRANGE", "removed", f"{self._come_to + 1}-0", "+")
+        entries = await self._kernel.event_command(self._event, "XRANGE", "removed", f"({self._position}", "+")
         for entry_id, (key, line) in entries:
-            number, _ = entry_order(entry_id.decode())
-            self._is_complete = self._is_complete and number == self._come_to + 1
-            self._come_to = number
-            journal_id, places = line.decode().split("|", 1)
+            self._position = entry_id.decode()
+            number, journal_id, places = line.decode().split("|", 2)
+            self._is_complete = self._is_complete and int(number) == self._come_to + 1
+            self._come_to = int(number)
             if not journal_id or entry_order(journal_id) <= self._journal_mark:
                 self._gone.setdefault(key.decode(), parse_places(places))
 

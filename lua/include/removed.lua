@@ -4,10 +4,10 @@
 -- hundreds a second. Nobody asks for older ones than that.
 local REMOVED_MAX, REMOVED_S = 4096, 600
 
--- A booking is gone, or has other places from now on than `booking` says.
+-- A booking is gone, or has other places from now on than `booking` says. Numbered, so that a gap is seen.
 local function note_removed(keys, booking_id, booking)
-  local id = redis.call('HINCRBY', keys.state, 'undone', 1) .. '-0'
-  -- Where `undone` itself was damaged the stream may be beyond it and refuse: audits find a gap then, and wait.
-  redis.pcall('XADD', keys.removed, 'MAXLEN', REMOVED_MAX, id, booking_id, booking.journal_id .. '|' .. booking.places)
+  local number = redis.call('HINCRBY', keys.state, 'undone', 1)
+  local line = table.concat({ number, booking.journal_id, booking.places }, '|')
+  redis.call('XADD', keys.removed, 'MAXLEN', REMOVED_MAX, '*', booking_id, line)
   redis.call('EXPIRE', keys.removed, REMOVED_S)
 end

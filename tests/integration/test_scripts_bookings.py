@@ -163,9 +163,9 @@ def test_audits_can_read_which_bookings_have_gone(runner: Runner) -> None:
     venue.unbook(freed, entries[0])
     venue.unbook(kept, entries[1], keep="keep")
     venue.unbook(kept)  # it has gone already
-    assert venue.redis.xrange(venue.key("removed")) == [
-        (b"1-0", {freed.encode(): f"{entries[0]}|0:1;0*2;1#0,1".encode()}),
-        (b"2-0", {kept.encode(): f"{entries[1]}|0:1;1#5".encode()}),
+    assert [fields for _, fields in venue.redis.xrange(venue.key("removed"))] == [
+        {freed.encode(): f"1|{entries[0]}|0:1;0*2;1#0,1".encode()},
+        {kept.encode(): f"2|{entries[1]}|0:1;1#5".encode()},
     ]
     assert 0 < venue.redis.ttl(venue.key("removed")) <= 600  # nobody sweeps it
     assert venue.state("undone") == 2
@@ -324,7 +324,7 @@ def test_later_load_ends_an_earlier_one_that_is_under_way(runner: Runner) -> Non
     venue.load_places(3, LEDGER)
     assert venue.finish_load(3)[0] == "READY"
     consistent(venue)
-    assert venue.load_bookings(2, [(new_id(), "0:1;0*1", "zoe")]) == []
+    assert venue.load_bookings(2, [(new_id(), "0:1;0*1", "zoe")]) in ([], ["STALE"])  # who shares a bit is added to
     consistent(venue)
 
 

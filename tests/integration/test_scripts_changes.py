@@ -37,7 +37,7 @@ def test_change_moves_only_what_differs_and_the_trail_tells_of_it(runner: Runner
     assert lines[-2:] == [["c1.0", "active"], ["c1.0", "confirmed"]]
     assert venue.state("undone") == 1
     [(_, gone)] = venue.redis.xrange(venue.key("removed"))
-    assert gone[booking_id.encode()].split(b"|", 1)[1] == OLD.encode()
+    assert gone[booking_id.encode()].split(b"|", 2)[2] == OLD.encode()
 
 
 def test_everything_that_is_sent_twice_is_done_once(runner: Runner) -> None:
