@@ -11,6 +11,7 @@ The holds have deadlines like any other: of a change that nobody finishes nothin
 nothing by then.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,7 +51,10 @@ class Owned(msgspec.Struct, frozen=True):
 
 
 class Reserved(msgspec.Struct, frozen=True):
-    """A change whose new places are held; ``places`` are all that the booking is to have, wishes granted."""
+    """A change whose new places are held; ``places`` are all that the booking is to have, wishes granted.
+
+    Held they are ``until`` then, by our own clock, or a little longer.
+    """
 
     change_id: bytes
     owned: Owned
@@ -58,6 +62,7 @@ class Reserved(msgspec.Struct, frozen=True):
     places: Places
     held: tuple[tuple[bytes, Places], ...]
     given_up: tuple[Places, ...]
+    until: float
 
 
 class Transferred(msgspec.Struct, frozen=True):
@@ -89,6 +94,7 @@ class PlaceChanges:
         args = [owned.key, owned.customer_id.encode(), event.layout.digest.encode()]
         args += [format_places(owned.places).encode(), b"%d" % places.quantity, b"%d" % sale_only]
         args += [change_id, b"%d" % RESERVED_MS, *pieces]
+        until = time.monotonic() + RESERVED_MS / 1000
         reply = await self._run_audited("reserve_change", event, args)
         if reply[0] in (b"DIFFERS", b"BUSY"):
             raise Overtaken("the booking is being changed")
@@ -102,6 +108,7 @@ class PlaceChanges:
             places=grant_wishes(places, granted[-1] if difference.wishes is not None else None),
             held=tuple(zip(hold_ids, granted, strict=True)),
             given_up=difference.given_up,
+            until=until,
         )
 
     async def apply(self, event: SellableEvent, reserved: Reserved) -> None:
@@ -126,8 +133,13 @@ class PlaceChanges:
         args = [reserved.owned.key, reserved.change_id, *(hold_id for hold_id, _ in reserved.held)]
         await self._kernel.run("abandon_change", event, args)
 
-    def suspect(self, event: SellableEvent) -> None:
-        """Have *event* repaired: what was held for a change here is another's in the ledger. Returns at once."""
+    def suspect(self, event: SellableEvent, reserved: Reserved) -> None:
+        """Have *event* repaired: what is *reserved* is another's in the ledger. Returns at once.
+
+        It may have lapsed, and rightly be another's since: then there is nothing to repair.
+        """
+        if time.monotonic() >= reserved.until:
+            return
         logger.error("drift: Redis held for a change what the ledger had sold before", event_id=event.event.id)
         self._verification.suspect(event)
 

@@ -15,6 +15,7 @@ waits for that: the second guard holds.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 import structlog
@@ -39,7 +40,7 @@ class Verification:
         self._pauses_s = pauses_s
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._repairing: dict[str, asyncio.Task[None]] = {}
-        self._suspected: set[str] = set()
+        self._suspected: dict[str, asyncio.Event] = {}  # whose repair is under way: set by each suspicion
 
     async def verify(self, event: SellableEvent, *, epoch: bytes, server: bytes) -> None:
         """Have the state of *epoch* audited on *server*, as a script that answered ``UNAUDITED`` has named them.
@@ -62,22 +63,25 @@ class Verification:
     def suspect(self, event: SellableEvent) -> None:
         """Have *event* repaired from its present state on; returns at once."""
         event_id = event.event.id
-        self._suspected.add(event_id)
         if event_id not in self._repairing:
-            self._repairing[event_id] = asyncio.create_task(self._repair(event))
+            self._suspected[event_id] = asyncio.Event()
+            self._repairing[event_id] = asyncio.create_task(self._repair(event, self._suspected[event_id]))
+        self._suspected[event_id].set()
 
-    async def _repair(self, event: SellableEvent) -> None:
+    async def _repair(self, event: SellableEvent, suspected: asyncio.Event) -> None:
         event_id = event.event.id
         pauses = iter(self._pauses_s)
         try:
-            while event_id in self._suspected:  # again, when there was cause since the last one began
-                self._suspected.discard(event_id)
-                if not await self._is_repaired(event) and (pause := next(pauses, None)) is not None:
-                    await asyncio.sleep(pause)
-                    self._suspected.add(event_id)
+            while suspected.is_set():  # again, when there was cause since the last one began
+                suspected.clear()
+                if await self._is_repaired(event):
+                    pauses = iter(self._pauses_s)
+                elif (pause := next(pauses, None)) is not None:
+                    with contextlib.suppress(TimeoutError):  # a new cause does not wait
+                        await asyncio.wait_for(suspected.wait(), pause)
+                    suspected.set()
         finally:
-            self._suspected.discard(event_id)
-            del self._repairing[event_id]
+            del self._repairing[event_id], self._suspected[event_id]
 
     async def _is_repaired(self, event: SellableEvent) -> bool:
         try:

@@ -31,8 +31,9 @@ LIVE_BATCH = 500
 class EventAudit(msgspec.Struct, frozen=True):
     """What was found of one event; ``loaded`` says whether Redis has it.
 
-    Unless ``steady``, it changed meanwhile, and customers' totals were not compared. Unless ``exact``, bookings were
-    undone all the while (or there are more live holds than can be read at once): some sums were not compared either.
+    Unless ``steady``, it changed meanwhile, and customers' totals were not compared. Unless ``exact``, more bookings
+    went than are remembered, another repair came in between, or there are more live holds than can be read at once:
+    some sums were not compared either.
     """
 
     event_id: str
@@ -142,7 +143,7 @@ class EventReader:
         return self._audit(second, [one for one in second.differences if one.identity in before]), second
 
     async def read(self, *, again: bool = False) -> Reading:
-        """The first exact reading, or the last of a few."""
+        """The first reading that is complete, or the last of a few."""
         reading: Reading | None = None
         for attempt in range(EXACT_ATTEMPTS_MAX):
             try:
@@ -155,7 +156,7 @@ class EventReader:
                     raise
                 await asyncio.sleep(SETTLE_S)
                 continue
-            if reading.exact or len(reading.differences) >= DIFFERENCES_MAX:
+            if reading.complete or len(reading.differences) >= DIFFERENCES_MAX:
                 break
         assert reading is not None  # the last attempt raises or returns
         return reading

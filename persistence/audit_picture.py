@@ -24,7 +24,7 @@ HOLDS_AT_ONCE_MAX = 4_000
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """What changes with an event: ``seq`` with whatever changes, ``undone`` and ``repairs`` when a booking is gone.
+    """What changes with an event: ``seq`` with whatever changes, ``undone`` and ``repairs`` when a booking goes.
 
     Of an event whose state is not there, nothing.
     """

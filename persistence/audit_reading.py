@@ -10,9 +10,9 @@ What concerns a single booking is settled at once, by asking in an order that no
 What concerns sums is *exact*: records are counted as they were at the moment of the picture, and its bitmaps and
 counters must be what they add up to. Holds are in the picture themselves. Bookings are read after it, in steps, but
 each carries the id of its journal's entry, so that later ones are told from those that were there. What was removed or
-changed since is taken from a list that scripts keep of it (:mod:`persistence.audit_removed`). That none is missing or
-was seen twice is proved by two numbers: the list comes to ``undone``, which counts what was removed, and as many were
-counted as the picture says there were. Otherwise the reading is not exact, and is repeated.
+changed since is taken from a list that scripts keep of it (:mod:`persistence.audit_removed`). That none is missing is
+proved by two numbers: the list comes to ``undone``, which counts what was removed, and as many were counted as the
+picture says there were. Otherwise the reading is not exact, and is repeated.
 Customers' totals are compared when nothing at all changed meanwhile (``steady``).
 """
 
@@ -82,13 +82,15 @@ class Evidence(msgspec.Struct, frozen=True):
 class Reading(msgspec.Struct, frozen=True):
     """What one reading found; ``loaded`` when Redis has the event at all.
 
-    ``steady`` when nothing changed meanwhile. ``evidence`` is ``None`` where nothing is left to be repaired in place:
-    Redis does not have the event, or has another than the ledger's.
+    ``steady`` when nothing changed meanwhile. ``complete`` when another reading would hardly tell more: all sums are
+    exact, but for those of holds where these are too many. ``evidence`` is ``None`` where nothing is left to be
+    repaired in place: Redis does not have the event, or has another than the ledger's.
     """
 
     loaded: bool
     steady: bool
     exact: bool
+    complete: bool
     epoch: int | None
     seq: int | None
     hold_count: int
@@ -118,6 +120,7 @@ async def read_event(
         loaded=picture.loaded,
         steady=reader.steady,
         exact=reader.exact.held and reader.exact.sold,
+        complete=reader.exact.sold and (reader.exact.held or picture.holds is None),
         epoch=_number(picture.state.get("epoch")),
         seq=_number(picture.state.get("seq")),
         hold_count=picture.hold_count,
@@ -158,13 +161,14 @@ class _Reader:
     async def read(self, journals: JournalWatch, *, begun_after: float) -> Evidence | None:
         """Everything; returns what a repair may begin with."""
         is_readable = self._picture.loaded and self._note_state()
+        if is_readable:
+            self._removed = RemovedBookings(self._kernel, self._event, self._picture)
         ledger, guards = await read_ledger(
             self._engine, self._event, self._compare_ledger if is_readable else _no_comparison
         )
         self.found.update(guards)
         if not is_readable:
             return None
-        self._removed = RemovedBookings(self._kernel, self._event, self._picture)
         epoch = int(self._picture.state["epoch"])
         if epoch != ledger.epoch:
             self._note([Difference(self._event_id, "epoch_wrong", redis=epoch, ledger=ledger.epoch)])
@@ -258,6 +262,8 @@ class _Reader:
         await self._removed.catch_up()
         if now.repairs != self._picture.mark.repairs or not self._removed.reaches(int(now.undone or 0)):
             return False
+        if int(now.seq or 0) < int(self._picture.mark.seq or 0):  # a replica has taken over, without the last changes
+            return False
         for key, sides in self._disputed.items():
             if (places := self._removed.in_picture(key)) is not None and places not in sides:
                 return False  # neither side is what the picture had
@@ -345,6 +351,7 @@ class _Reader:
 
     async def _compare_ledger(self, page: Sequence[ActiveBooking]) -> None:
         """Remember those bookings of the ledger that Redis does not have."""
+        await self._removed.catch_up()  # a list that nobody asks for too long has a gap
         known = {claim.key: booking for booking in page if (claim := parse_claim_id(booking.booking_id)) is not None}
         there = await present(self._kernel, self._event, list(known))
         self._lacking.update((key, booking) for key, booking in known.items() if key not in there)

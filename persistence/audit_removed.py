@@ -25,6 +25,7 @@ class RemovedBookings:
     def __init__(self, kernel: Kernel, event: SellableEvent, picture: Picture) -> None:
         self._kernel = kernel
         self._event = event
+        self._begun_at = picture.undone
         self._come_to = picture.undone  # the last number read, as long as none was missing
         self._is_complete = True
         self._position = picture.removed_id
@@ -63,4 +64,4 @@ class RemovedBookings:
 
     def reaches(self, undone: int) -> bool:
         """Whether everything that has gone since the picture, up to the number *undone*, is known."""
-        return self._is_complete and self._come_to >= undone
+        return self._is_complete and self._begun_at <= undone <= self._come_to

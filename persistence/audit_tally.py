@@ -121,14 +121,14 @@ class Tally:
         self, section: LaidSection, leg: int, counter: Callable[[str], int], exact: Exact
     ) -> Iterator[Difference]:
         suffix = f"{section.index}:{leg}"
-        held = self.counts["held", section.index, leg] if exact.held else counter(f"held:{suffix}")
+        held = self.counts["held", section.index, leg]
         sold_min = self.counts["sold", section.index, leg]
         sold_max = sold_min + self.counts["disputed", section.index, leg]
         if exact.sold and not sold_min <= (said := counter(f"sold:{suffix}")) <= sold_max:
             yield self._counter(f"sold:{suffix}", section, leg, said, sold_min)
-        if (said := counter(f"held:{suffix}")) != held:
+        if exact.held and (said := counter(f"held:{suffix}")) != held:
             yield self._counter(f"held:{suffix}", section, leg, said, held)
-        if not exact.sold:
+        if not (exact.held and exact.sold):
             return
         free = section.capacity - held
         if not free - sold_max <= (said := counter(f"free:{suffix}")) <= free - sold_min:

@@ -22,7 +22,7 @@ Kind = Literal[
     "cell_not_owned",  # a seat is taken on a leg and nobody has it
     "cell_not_set",  # a seat looks free on a leg and somebody has it
     "claimed_twice",  # two holds, or a hold and a booking, have one seat on one leg
-    "counter_wrong",  # free, held or sold of a section's leg is not what the records add up to
+    "counter_wrong",  # free, held or sold of a section's leg is not what the records add up to; or some is kept
     "oversold",  # more is claimed of a section's leg than it has
     "customer_wrong",  # the places counted towards a customer's limit
     "mark_wrong",  # which of the sold places are told to be off sale, or how many blocks, is not what records say

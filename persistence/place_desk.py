@@ -212,7 +212,7 @@ class PlaceDesk:
                 booking_id, commit, undo, lambda row: row["places"] == format_places(reserved.places)
             )
         except PlacesUnavailable:
-            self._changes.suspect(seen.event)
+            self._changes.suspect(seen.event, reserved)
             raise
         await _quietly(lambda: self._changes.apply(seen.event, reserved), booking_id)
         return Stepped(await self._desk.follow_up(booking_id, row))

@@ -43,7 +43,8 @@ logger = structlog.get_logger("holdfast.persistence")
 class EventRepair(msgspec.Struct, frozen=True):
     """What was found of one event, and what has become of it.
 
-    ``audit`` is the last reading; what it still has is ``unresolved``. ``failed`` says why the event could not be read
+    ``audit`` is the last reading; what it still has is ``unresolved``. Unless it was ``complete``, more may be wrong.
+    ``failed`` says why the event could not be read
     at all.
     """
 
@@ -53,6 +54,7 @@ class EventRepair(msgspec.Struct, frozen=True):
     unresolved: tuple[Difference, ...]
     rebuilt: bool
     audit: EventAudit
+    complete: bool = True
     failed: str | None = None
 
 
@@ -91,6 +93,7 @@ async def repair_event(
         unresolved=audit.differences,
         rebuilt=repairer.rebuilt,
         audit=audit,
+        complete=reading.complete,
     )
     if not dry_run:
         _count(done)

@@ -206,18 +206,21 @@ class _Planner:
         for section in self._event.layout.sections:
             for leg in range(self._event.layout.legs):
                 place = f"{section.index}:{leg}"
-                # Holds that are too many to be judged keep what they have, and their counter what it says.
-                held = counts["held", section.index, leg] if exact.held else self._picture.counter(f"held:{place}")
-                wanted = {"held": held}
+                said = {kind: self._picture.counter(f"{kind}:{place}") for kind in ("free", "held", "sold")}
+                wanted = dict(said)
+                if exact.held:
+                    wanted["held"] = counts["held", section.index, leg]
                 if exact.sold and not counts["disputed", section.index, leg]:
-                    sold = counts["sold", section.index, leg]
-                    wanted |= {"sold": sold, "free": section.capacity - held - sold}
+                    wanted["sold"] = counts["sold", section.index, leg]
+                    # What holds have is perhaps not known: then no more is given back than was sold too much.
+                    wanted["free"] = said["free"] + said["sold"] - wanted["sold"]
+                    if exact.held:
+                        wanted["free"] = section.capacity - wanted["held"] - wanted["sold"]
                     if kept := self._picture.kept(section.index, leg):
                         yield f"kept:{place}", -kept
                 for kind, number in wanted.items():
-                    field = f"{kind}:{place}"
-                    if delta := number - self._picture.counter(field):
-                        yield field, delta
+                    if delta := number - said[kind]:
+                        yield f"{kind}:{place}", delta
 
 
 def _on_record(verb: bytes, seen: SeenRecord) -> Operation:

@@ -59,7 +59,7 @@ class LedgerAuditor:
         async with self._repair_turns, self._lock("repair", sellable):
             repair = await self._repair(sellable)
             _tell("audited after a refusal by the ledger", repair)
-            return repair.audit.exact
+            return repair.complete
 
     def _lock(self, what: str, sellable: SellableEvent) -> AbstractAsyncContextManager[object]:
         # One name for each: a confirm waits for the audit, and must not wait for a crowd of repairs as well.
@@ -75,5 +75,5 @@ def _tell(what: str, repair: EventRepair) -> None:
         event_id=repair.event_id,
         repaired=len(repair.repaired),
         unresolved=len(repair.unresolved),
-        exact=repair.audit.exact,
+        complete=repair.complete,
     )

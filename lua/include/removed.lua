@@ -1,7 +1,7 @@
 -- What an audit must know that adds up bookings while they go. Needs nothing.
 
--- Those that an audit can still account for, some 100 bytes each; of the longest reading, some ten seconds, that is
--- hundreds a second. Nobody asks for older ones than that.
+-- Those that an audit can still account for, some 60 bytes each. It asks after every page, every few milliseconds: of
+-- what goes between, not of what goes while it reads.
 local REMOVED_MAX, REMOVED_S = 4096, 600
 
 -- A booking is gone, or has other places from now on than `booking` says. Numbered, so that a gap is seen.

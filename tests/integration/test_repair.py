@@ -16,7 +16,7 @@ from engine.ids import new_claim_id
 from engine.journal_bound import JOURNAL_BYTES_MAX
 from engine.kernel import Kernel
 from engine.keys import partition_key
-from persistence import audit_picture, repair
+from persistence import audit, audit_picture, repair
 from persistence.audit_picture import Picture, take_picture
 from persistence.repair import repair_event, repair_events
 
@@ -430,22 +430,51 @@ async def test_holds_that_are_too_many_to_be_read_at_once_are_judged_in_steps(
     await scene.assert_whole()
 
 
-async def test_lost_booking_beside_too_many_holds_leaves_no_counter_wrong(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(audit_picture, "HOLDS_AT_ONCE_MAX", 0)
-    await scene.book_behind_redis("0:2;0*2;1#19")
+@pytest.fixture
+def too_many_holds(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """More than are read at once, which come and go all the while, until it is undone."""
 
     async def take_and_go_on(kernel: Kernel, event: SellableEvent) -> Picture:
         picture = await take_picture(kernel, event)
-        scene.redis.hincrby(scene.key("state"), "seq", 1)  # holds come and go all the while
+        scene.redis.hincrby(scene.key("state"), "seq", 1)
         return picture
 
+    monkeypatch.setattr(audit_picture, "HOLDS_AT_ONCE_MAX", 0)
     monkeypatch.setattr("persistence.audit_reading.take_picture", take_and_go_on)
+    return monkeypatch
+
+
+async def test_lost_booking_beside_too_many_holds_leaves_no_counter_wrong(
+    scene: Scene, too_many_holds: pytest.MonkeyPatch
+) -> None:
+    await scene.book_behind_redis("0:2;0*2;1#19")
     done = await scene.repair()
-    assert (done.audit.steady, done.audit.exact, done.unresolved) == (False, False, ())
-    monkeypatch.undo()
+    assert (done.audit.exact, done.complete, done.unresolved) == (False, True, ())
+    too_many_holds.undo()
     await scene.assert_whole()
+
+
+@pytest.mark.usefixtures("too_many_holds")
+async def test_nothing_is_given_back_because_of_holds_that_were_not_judged(scene: Scene) -> None:
+    await scene.book_behind_redis("0:2;0*2")
+    free = [int(scene.redis.hget(scene.key("state"), f"free:0:{leg}") or 0) for leg in (0, 1)]
+    scene.redis.hincrby(scene.key("state"), "held:0:0", -2)  # which says that fewer are held than there are
+    await scene.repair()
+    assert [int(scene.redis.hget(scene.key("state"), f"free:0:{leg}") or 0) for leg in (0, 1)] == [n - 2 for n in free]
+
+
+@pytest.mark.usefixtures("too_many_holds")
+async def test_reading_that_can_tell_no_more_is_not_repeated(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings: list[object] = []
+    read_event = audit.read_event
+
+    async def read(*args: Any, **options: Any) -> Any:
+        readings.append(args)
+        return await read_event(*args, **options)
+
+    monkeypatch.setattr(audit, "read_event", read)
+    assert (await scene.repair()).complete
+    assert len(readings) == 1
 
 
 async def test_two_repairs_at_once_apply_what_they_found_once(scene: Scene) -> None:

@@ -107,6 +107,18 @@ async def test_repair_that_succeeds_at_last_is_the_last(auditor: Auditor, verifi
     assert (auditor.begun, auditor.ended) == (["gig", "gig"], ["gig"])
 
 
+async def test_new_cause_does_not_wait_for_the_pause_after_an_older_one(auditor: Auditor) -> None:
+    verification = Verification(auditor, wait_s=1.0, pauses_s=(60.0,))
+    auditor.sees_all = False
+    verification.suspect(sellable())
+    await auditor.let(1)
+    auditor.sees_all = True
+    verification.suspect(sellable())
+    await auditor.let(1)
+    assert auditor.ended == ["gig", "gig"]
+    await verification.close()
+
+
 async def test_closing_gives_up_what_is_under_way(auditor: Auditor, verification: Verification) -> None:
     verification.suspect(sellable())
     await auditor.let(0)
