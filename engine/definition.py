@@ -5,7 +5,7 @@ another (a seat twice, a price list of the wrong length) is checked when ``engin
 """
 
 import datetime as dt
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import msgspec
 
@@ -142,6 +142,22 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     admission: AdmissionPolicy | None = None
 
 
+if TYPE_CHECKING:
+    PolicyPatch = Policy
+else:  # the same members with the same bounds, of which all may be left out
+    PolicyPatch = msgspec.defstruct(
+        "PolicyPatch",
+        [
+            (name, hint | msgspec.UnsetType, msgspec.UNSET)
+            for name, hint in get_type_hints(Policy, include_extras=True).items()
+        ],
+        namespace={"__doc__": "The members of an event's policy that a change names; the others stay as they are."},
+        module=__name__,
+        frozen=True,
+        forbid_unknown_fields=True,
+    )
+
+
 class EventDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything an organizer decides about an event; times carry a zone, money is in minor units of ``currency``."""
 
@@ -159,7 +175,10 @@ class EventDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EventPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The members of a definition that a ``PATCH`` may change; what is absent stays as it is."""
+    """The members of a definition that a `PATCH` may change; what is absent stays as it is.
+
+    So do members of `policy` that are absent there. All else is replaced whole, `metadata` among it.
+    """
 
     name: Name | msgspec.UnsetType = msgspec.UNSET
     starts_at: Moment | msgspec.UnsetType = msgspec.UNSET
@@ -172,15 +191,19 @@ class EventPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         msgspec.UNSET
     )
     slots: SlotsDefinition | None | msgspec.UnsetType = msgspec.UNSET
-    policy: Policy | msgspec.UnsetType = msgspec.UNSET
+    policy: PolicyPatch | msgspec.UnsetType = msgspec.UNSET
     metadata: Metadata | msgspec.UnsetType = msgspec.UNSET
     expected_version: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType = msgspec.UNSET
 
     def apply(self, definition: EventDefinition) -> EventDefinition:
         """The definition with every member of this patch put in place of the old one."""
-        changes = {
-            field: value
-            for field in self.__struct_fields__
-            if field != "expected_version" and (value := getattr(self, field)) is not msgspec.UNSET
-        }
+        changes = _said(self)
+        changes.pop("expected_version", None)
+        if self.policy is not msgspec.UNSET:
+            changes["policy"] = msgspec.structs.replace(definition.policy, **_said(self.policy))
         return msgspec.structs.replace(definition, **changes)
+
+
+def _said(patch: msgspec.Struct) -> dict[str, Any]:
+    """What a patch names, by field."""
+    return {name: value for name in patch.__struct_fields__ if (value := getattr(patch, name)) is not msgspec.UNSET}

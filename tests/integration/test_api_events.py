@@ -226,6 +226,20 @@ async def test_patch_is_made_when_if_match_is_the_version(olga: Person, tag: str
     assert (await olga.patch(f"/v1/events/{draft['id']}", {"name": "x"}, if_match=tag)).status_code == 200
 
 
+async def test_patch_of_the_policy_leaves_the_members_that_it_does_not_name(olga: Person) -> None:
+    policy = {"payment": "required", "approval": "manual", "hold_ttl_max": 600, "admission": {"rate": 5}}
+    draft = await draft_of(olga, policy=policy)
+    path = f"/v1/events/{draft['id']}"
+
+    changed = (await olga.patch(path, {"policy": {"hold_ttl": 300, "admission": None}})).json()
+
+    assert changed["policy"] == draft["policy"] | {"hold_ttl": 300, "admission": None}
+    wrong = await olga.patch(path, {"policy": {"hold_ttl": 0}})
+    assert (wrong.status_code, wrong.json()["path"]) == (422, "$.policy.hold_ttl")
+    wrong = await olga.patch(path, {"policy": {"hold_ttl": 601}})  # which is more than the other member allows
+    assert (wrong.status_code, wrong.json()["path"]) == (422, "$.policy.hold_ttl")
+
+
 async def test_patch_is_refused_when_the_version_in_its_body_is_not_the_version(olga: Person) -> None:
     path = f"/v1/events/{(await draft_of(olga))['id']}"
     refused = await olga.patch(path, {"name": "x", "expected_version": 2})
