@@ -257,12 +257,12 @@ class _Reader:
 
     async def _count_removed(self, now: Mark) -> bool:
         """Count in what was gone before it was read; returns whether all that is gone by *now* is accounted for."""
+        if int(now.seq or 0) < int(self._picture.mark.seq or 0):  # a replica has taken over, without the last changes
+            return False
         if (now.undone, now.repairs) == (self._picture.mark.undone, self._picture.mark.repairs):
             return True
         await self._removed.catch_up()
         if now.repairs != self._picture.mark.repairs or not self._removed.reaches(int(now.undone or 0)):
-            return False
-        if int(now.seq or 0) < int(self._picture.mark.seq or 0):  # a replica has taken over, without the last changes
             return False
         for key, sides in self._disputed.items():
             if (places := self._removed.in_picture(key)) is not None and places not in sides:
