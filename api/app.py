@@ -210,9 +210,7 @@ async def _handle(route: Route, call: Call) -> Answer:
 
 def _problem(call: Call, error: Exception) -> Answer:
     log_refused(call, error)
-    return answer_problem(
-        error, base_url=call.base_url, request_id=call.request_id.decode("ascii"), route=call.route_path
-    )
+    return answer_problem(error, base_url=call.base_url, request_id=call.request_id, route=call.route_path)
 
 
 def _require_json(content_type: bytes | None) -> None:

@@ -22,6 +22,8 @@ _UNTOLD_TAG = "Holds"
 
 def log_refused(call: Call, error: Exception) -> None:
     """Tell of *error*, if somebody was kept from what is not theirs by it."""
+    if type(error) is engine.PlacesUnavailable:
+        return  # what most of a rush hear
     if (reason := _reason(error)) is not None:
         logger.warning("access_refused", reason=reason, **_who_and_what(call))
 

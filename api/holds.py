@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -14,7 +14,7 @@ from api.decoding import decode_body
 from api.errors import Forbidden
 from api.idempotency import REPLAYED, part_of
 from api.payments import is_sold_against_payment
-from api.problems import problem_document
+from api.problems import problem_body
 from engine.claims import ItemRequest
 from engine.definition import EventId, PlaceName
 from engine.errors import HoldfastError
@@ -24,7 +24,7 @@ from engine.reservations import GROUP_MAX, ITEMS_MAX, ClaimRequest, Held, TtlSec
 
 BATCH_MAX = 100
 # As api.problems makes it; its schema is that of api.problem_shapes.Problem, which every route's errors refer to.
-ProblemDocument = Annotated[dict[str, Any], msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/Problem"})]
+ProblemDocument = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/Problem"})]
 Items = Annotated[list[ItemRequest], msgspec.Meta(min_length=1, max_length=ITEMS_MAX)]
 
 
@@ -192,5 +192,5 @@ def _result(call: Call, outcome: Held | HoldfastError | Forbidden) -> BatchResul
     if isinstance(outcome, Held):
         return BatchResult(201, hold=outcome.hold)
     log_refused(call, outcome)
-    kind, document = problem_document(outcome, base_url=call.base_url, request_id=call.request_id.decode("ascii"))
-    return BatchResult(kind.status, problem=document)
+    kind, body = problem_body(outcome, base_url=call.base_url, request_id=call.request_id)
+    return BatchResult(kind.status, problem=msgspec.Raw(body))

@@ -1,6 +1,7 @@
 """What goes wrong, as RFC 9457 problems: one table, one way from an exception to an answer."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -34,36 +35,50 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     headers: Callable[[Any], tuple[Header, ...]] = lambda _: ()
 
 
-def problem_document(error: Exception, *, base_url: str, request_id: str) -> tuple[Kind, dict[str, Any]]:
-    """The kind of *error*, and the body that tells of it."""
+def problem_body(error: Exception, *, base_url: str, request_id: bytes) -> tuple[Kind, bytes]:
+    """The kind of *error*, and the JSON that tells of it; *request_id* is one that needs no escaping."""
     kind = kind_of_class(type(error))
-    return kind, {
+    detail = kind.meaning if kind.detail is None else kind.detail(error)
+    # Most of what is said is said to everybody: of a rush, one refusal is like the other.
+    head = _usual_head(kind.code, base_url) if detail is kind.meaning else _head(kind, base_url, detail)
+    members = kind.members(error)
+    return kind, b'%b"%b"%b' % (head, request_id, b",%b" % encode_json(members)[1:] if members else b"}")
+
+
+@lru_cache(maxsize=256)  # a few hosts, and the codes that there are
+def _usual_head(code: str, base_url: str) -> bytes:
+    kind = KIND_BY_CODE[code]
+    return _head(kind, base_url, kind.meaning)
+
+
+def _head(kind: Kind, base_url: str, detail: str) -> bytes:
+    """What all problems have, up to the request's id."""
+    head = {
         "type": f"{base_url}/problems/{kind.code}",
         "title": kind.title,
         "status": kind.status,
-        "detail": kind.detail(error) if kind.detail is not None else kind.meaning,
+        "detail": detail,
         "code": kind.code,
-        "request_id": request_id,
-        **kind.members(error),
     }
+    return encode_json(head)[:-1] + b',"request_id":'
 
 
-def answer_problem(error: Exception, *, base_url: str, request_id: str, route: str) -> Answer:
+def answer_problem(error: Exception, *, base_url: str, request_id: bytes, route: str) -> Answer:
     """*error* as an answer; what is our own fault is logged, and nothing of it told."""
-    kind, document = problem_document(error, base_url=base_url, request_id=request_id)
-    if kind is INTERNAL_ERROR:
-        logger.error("request_failed", request_id=request_id, route=route, exc_info=error)
-    elif isinstance(error, _DEPENDENCIES):
-        logger.warning("dependency_unavailable", request_id=request_id, route=route, code=kind.code)
-    return Answer(kind.status, encode_json(document), PROBLEM_JSON, kind.headers(error))
+    kind, body = problem_body(error, base_url=base_url, request_id=request_id)
+    if kind.status >= 500:
+        if kind is INTERNAL_ERROR:
+            logger.error("request_failed", request_id=request_id.decode(), route=route, exc_info=error)
+        elif isinstance(error, _DEPENDENCIES):
+            logger.warning("dependency_unavailable", request_id=request_id.decode(), route=route, code=kind.code)
+    return Answer(kind.status, body, PROBLEM_JSON, kind.headers(error))
 
 
 def kind_of_class(error_type: type[Exception]) -> Kind:
     """The kind that the table has for a class of exceptions, or for the nearest class above it."""
-    for ancestor in error_type.__mro__:
-        if (kind := KINDS.get(ancestor)) is not None:
-            return kind
-    return INTERNAL_ERROR
+    if (kind := KINDS.get(error_type)) is not None:
+        return kind
+    return next((KINDS[ancestor] for ancestor in error_type.__mro__ if ancestor in KINDS), INTERNAL_ERROR)
 
 
 def _retry_after(error: Any) -> tuple[Header, ...]:

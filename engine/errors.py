@@ -167,12 +167,15 @@ class PlacesUnavailable(Refusal):
         next_release_at: dt.datetime | None,
         reason: str | None = None,
     ) -> None:
-        super().__init__(f"{len(unavailable)} unavailable")
+        super().__init__(unavailable)
         self.unavailable = unavailable
         self.held = held
         self.sold = sold
         self.next_release_at = next_release_at
         self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{len(self.unavailable)} unavailable"
 
 
 class LimitExceeded(Refusal):

@@ -50,10 +50,12 @@ def hold_refusal(status: bytes, hold_id: str) -> HoldRefusal | BookingRefused | 
 def claim_refusal(reply: list[Any], events: Sequence[SellableEvent]) -> Exception:
     """Why ``hold_places`` claimed nothing."""
     if reply[0] == b"UNAVAILABLE":  # before all others: it is what most of a rush hear
-        _, held, sold, next_release_ms, *missing = reply
-        several = len(events) > 1
-        places = [_missing(text, events[number - 1], several=several) for number, *texts in missing for text in texts]
-        return _unavailable(places, held, sold, next_release_ms)
+        several, places = len(events) > 1, []
+        for of_event in reply[4:]:
+            event = events[of_event[0] - 1]
+            for text in of_event[1:]:
+                places.append(_missing(text, event, several=several))  # noqa: PERF401 - most often it is one
+        return _unavailable(places, reply[1], reply[2], reply[3])
     match reply:
         case [b"NOT_OPEN", number, status]:
             return not_open(events[number - 1], status)
@@ -103,14 +105,10 @@ def _unavailable(places: list[UnavailablePlace], held: int, sold: int, next_rele
 def _missing(text: bytes, event: SellableEvent, *, several: bool) -> UnavailablePlace:
     """``1#100`` is a taken seat; ``0*5:2`` five places wanted of which two are free."""
     event_id = event.event.id if several else None  # a single event is known from the URL
+    layout = event.layout
     section, _, seat = text.partition(b"#")
     if seat:
-        return UnavailablePlace(_section_id(event, section), event.layout.seats[int(seat)].label, event_id=event_id)
+        return UnavailablePlace(layout.sections[int(section)].id, layout.seats[int(seat)].label, None, None, event_id)
     section, _, numbers = text.partition(b"*")
     requested, _, free = numbers.partition(b":")
-    section_id = _section_id(event, section)
-    return UnavailablePlace(section_id, requested=int(requested), free=int(free), event_id=event_id)
-
-
-def _section_id(event: SellableEvent, number: bytes) -> str:
-    return event.layout.sections[int(number)].id
+    return UnavailablePlace(layout.sections[int(section)].id, None, int(requested), int(free), event_id)

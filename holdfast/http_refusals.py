@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
-from api.answers import PROBLEM_JSON, Answer, Header, encode_json, send_answer
+from api.answers import PROBLEM_JSON, Answer, Header, send_answer
 from api.call import base_url_of, request_id
 from api.clients import Proxies
-from api.problems import problem_document
+from api.problems import problem_body
 from engine.errors import Overloaded
 
 LENGTH_DIGITS_MAX = 9
@@ -122,7 +122,7 @@ def _body(asker: Asker, name: bytes) -> bytes:
 @functools.lru_cache(maxsize=64)
 def _halves(host: bytes, scheme: str, server: Server) -> tuple[bytes, bytes]:
     """The document before and after the request's id."""
-    mark = "request-id-goes-here"
-    _, document = problem_document(Overloaded(), base_url=base_url_of(host, scheme, server), request_id=mark)
-    before, _, after = encode_json(document).rpartition(mark.encode())
+    mark = b"request-id-goes-here"
+    _, body = problem_body(Overloaded(), base_url=base_url_of(host, scheme, server), request_id=mark)
+    before, _, after = body.rpartition(mark)
     return before, after

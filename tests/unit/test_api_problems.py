@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from api import errors as http
-from api.problems import INTERNAL_ERROR, KIND_BY_CODE, KINDS, answer_problem, kind_of_class, problem_document
+from api.problems import INTERNAL_ERROR, KIND_BY_CODE, KINDS, answer_problem, kind_of_class, problem_body
 from engine import errors as engine
 
 
@@ -66,8 +66,8 @@ EXAMPLES: list[Exception] = [
 
 
 def document_of(error: Exception) -> dict[str, object]:
-    _, document = problem_document(error, base_url="https://tickets.example", request_id="r1")
-    return msgspec.json.decode(msgspec.json.encode(document), type=dict[str, object])
+    _, body = problem_body(error, base_url="https://tickets.example", request_id=b"r1")
+    return msgspec.json.decode(body, type=dict[str, object])
 
 
 @pytest.mark.parametrize("root", [engine.HoldfastError, http.ApiError])
@@ -119,7 +119,7 @@ def test_problem_of_a_subclass_is_that_of_the_nearest_class_in_the_table() -> No
     ids=lambda error: type(error).__name__,
 )
 def test_problem_leaks_nothing_of_a_failure_that_is_ours(error: Exception) -> None:
-    answer = answer_problem(error, base_url="http://h", request_id="r1", route="/v1/holds")
+    answer = answer_problem(error, base_url="http://h", request_id=b"r1", route="/v1/holds")
     assert answer.status >= 500
     assert b"hunter2" not in answer.body
 
@@ -130,7 +130,7 @@ def test_problem_of_an_unknown_exception_is_an_internal_error() -> None:
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
 def test_every_answer_that_means_later_says_when(error: Exception) -> None:
-    answer = answer_problem(error, base_url="http://h", request_id="r1", route="")
+    answer = answer_problem(error, base_url="http://h", request_id=b"r1", route="")
     says_when = b"retry-after" in dict(answer.headers)
     later = engine.IdempotencyInFlight | engine.AdmissionPending
     assert says_when == (answer.status in (429, 503) or isinstance(error, later))
