@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from command_line import CommandLine
+from life_world import until_so
 from publishing import until
 from receiver import OK, Receiver, receiving
 from reconciling import Installation, reconciling
@@ -196,6 +197,29 @@ async def test_command_names_a_sink_whose_key_is_lost_and_gives_it_another_secre
     rotated = await asyncio.to_thread(cli.json, "webhooks", "rotate", "shop")
     await asyncio.to_thread(cli.ok, "webhooks", "test", "shop")
     assert receiver.taken[0].is_signed_with(rotated["secret"])
+
+
+async def test_command_says_of_a_private_target_who_needs_the_setting_and_why_nothing_comes(
+    shop: Installation, settings: Settings, cli: CommandLine, receiver: Receiver
+) -> None:
+    added = await asyncio.to_thread(cli.run, "webhooks", "add", "shop", receiver.url)
+    assert (added.returncode, added.stdout.startswith("whsec_")) == (0, True)
+    assert "`serve` and `reconcile`, which deliver, need that setting too" in added.stderr
+    tried = await asyncio.to_thread(cli.run, "webhooks", "test", "shop", "--json")
+    assert (tried.returncode, "which deliver, need" in tried.stderr) == (0, True)
+
+    await shop.open_event("gig")
+    await shop.book("gig")
+    async with reconciling(msgspec.structs.replace(settings, webhooks_allow_private=False)):
+        failed = "SELECT FROM deliveries WHERE error IS NOT NULL"
+        await until_so(lambda: shop.postgres(failed), within_s=10)
+
+    listed = await asyncio.to_thread(cli.json, "webhooks", "list")
+    sink = next(sink for sink in listed if sink["name"] == "shop")
+    assert (sink["waiting"], sink["attempts"]) == (2, 1)
+    assert "HOLDFAST_WEBHOOKS_ALLOW_PRIVATE=on" in sink["last_error"]
+    in_words = " ".join((await asyncio.to_thread(cli.ok, "webhooks", "list")).split())
+    assert "at work; failing: target refused" in in_words
 
 
 async def test_command_refuses_a_private_target_unless_allowed(shop: Installation, cli: CommandLine) -> None:
