@@ -25,14 +25,18 @@ from persistence.publishing.webhooks import WebhookSender
 
 EXIT_NOT_DELIVERED = 2
 SAMPLE_EVENT = "sample-event"
-SAMPLE_PAYLOAD = {
+SAMPLE_PAYLOAD = {  # a test holds its members to those of what is really sent
     "customer_id": "sample-customer",
     "status": "confirmed",
     "payment_status": "none",
     "version": 1,
-    "items": [],
-    "amount": 0,
+    "items": [{"section": "floor", "quantity": 2, "seats": None, "price": 4500, "amount": 9000}],
+    "from": None,
+    "to": None,
+    "amount": 9000,
     "currency": "EUR",
+    "created_at": "2027-04-01T09:30:00Z",
+    "confirmed_at": "2027-04-01T09:30:00Z",
 }
 
 
