@@ -2,26 +2,29 @@
 
 import contextlib
 import datetime as dt
+import json
 import re
-from collections.abc import Iterator
-from typing import Annotated, Any, Never, TypeVar
+from collections.abc import Collection, Iterator
+from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
 
-from api.expectations import allowed_values, hint
+from api.expectations import HINT, allowed_values, hint
 from api.patterns import WORDS
-from engine.definition import Moment
+from engine.definition import MOMENT_SAMPLE, Moment
 from engine.errors import InvalidRequest
 
 T = TypeVar("T")
 
+_DATE_OR_MOMENT = f"a date, such as {MOMENT_SAMPLE[:10]}, or a moment with a zone, such as {MOMENT_SAMPLE}"
 DateOrMoment = Annotated[
     str,
     msgspec.Meta(
         min_length=10,
         max_length=40,
         description="A date, or a moment with a zone (RFC 3339).",
+        extra={HINT: _DATE_OR_MOMENT},
         extra_json_schema={"anyOf": [{"format": "date"}, {"format": "date-time"}]},
     ),
 ]
@@ -33,13 +36,17 @@ _QUERY_FIELDS_MAX = 32
 _AT = re.compile(r"(.*) - at (?:`key` in )?`(.*)`", re.DOTALL)
 _PATTERN = re.compile(r"Expected `str` matching regex (.*)", re.DOTALL)
 _WORDS_BY_REPR = {repr(pattern): words for pattern, words in WORDS.items()}  # msgspec quotes patterns as Python does
-_TYPES = re.compile(r"`((?:int|float|str|bool|null|object|array)(?: \| (?:int|float|str|bool|null|object|array))*)`")
-_JSON_TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean"}
-_FIELD = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`", re.DOTALL)
+_TYPE = "(?:int|float|str|bool|null|object|array|datetime)"
+_TYPES = re.compile(rf"`({_TYPE}(?: \| {_TYPE})*)`")
+_NO_MOMENT = frozenset(("Invalid RFC3339 encoded datetime", "Expected `datetime` with a timezone component"))
+_JSON_TYPES = {"datetime": "string", "int": "integer", "float": "number", "str": "string", "bool": "boolean"}
+_FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """The value of a JSON body.
+def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, fixed: Collection[str] = ()) -> T:
+    """The value of a JSON body; *fixed* are members that are known, and that this request cannot change.
 
     Raises:
         InvalidRequest: It is not JSON, or not what the decoder wants.
@@ -49,9 +56,12 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         value = decoder.decode(body)
     except msgspec.ValidationError as error:
-        _refuse(error, "$", decoder.type)
+        invalid = invalid_value(error, decoder.type)
+        if invalid.path.removeprefix("$.") in fixed:
+            raise InvalidRequest(invalid.path, "cannot be changed") from None
+        raise invalid from None
     except msgspec.DecodeError as error:
-        raise InvalidRequest("$", str(error)) from None
+        raise half_a_pair(body) or InvalidRequest("$", why_no_json(error)) from None
     except UnicodeDecodeError:
         raise InvalidRequest("$", "the body is not valid UTF-8") from None
     except RecursionError:
@@ -81,7 +91,14 @@ def decode_query(query_string: bytes, type_: type[T]) -> T:
     try:
         return msgspec.convert(parameters, type_, strict=False)
     except msgspec.ValidationError as error:
-        _refuse(error, "", type_)
+        invalid = invalid_value(error, type_)
+        name, reason = invalid.path.removeprefix("$."), invalid.reason
+        if (field := _FIELD.fullmatch(reason)) is not None and field[1] == "contains unknown":
+            known = ", ".join(sorted(map(str, type_.__struct_encode_fields__)))  # type: ignore[attr-defined]
+            reason = f"unknown parameter: there are {known}"
+        elif field is not None:
+            reason = "a parameter that is required"
+        raise InvalidRequest(name, reason) from None
 
 
 @contextlib.contextmanager
@@ -95,6 +112,58 @@ def of_query() -> Iterator[None]:
         yield
     except InvalidRequest as error:
         raise InvalidRequest(error.path.removeprefix("$."), error.reason) from None
+
+
+def invalid_value(error: msgspec.ValidationError, type_: Any) -> InvalidRequest:
+    """The refusal of JSON that is not of *type_*, in words for whoever wrote it: what would be right is in it."""
+    reason, path = str(error), "$"
+    if (match := _AT.fullmatch(reason)) is not None:
+        reason, path = match[1], match[2]
+    if (field := _FIELD.fullmatch(reason)) is not None:
+        path = f"{path}.{field[2]}"
+    told = hint(type_, path)
+    if (pattern := _PATTERN.fullmatch(reason)) is not None and (words := _WORDS_BY_REPR.get(pattern[1])) is not None:
+        reason = f"Expected {words}"
+    elif reason in _NO_MOMENT:
+        reason = f"Expected {told or 'a moment with a zone'}"
+    elif reason.startswith("Expected"):  # anything else may quote names of the client's
+        reason = _TYPES.sub(_as_json_calls_it, reason)
+        if told is not None:
+            reason = f"{reason}: {told}"
+    elif reason.startswith("Invalid enum value"):
+        reason = f"{reason}: must be one of {', '.join(allowed_values(type_, path))}"
+    return InvalidRequest(path, reason)
+
+
+def why_no_json(error: msgspec.DecodeError) -> str:
+    """What the decoder could not read, for whoever wrote it."""
+    reason = str(error)
+    return "JSON is malformed: it ends too early" if reason == "Input data was truncated" else reason
+
+
+def half_a_pair(text: bytes) -> InvalidRequest | None:
+    """The refusal of JSON with an escape such as ``\\ud83d`` alone, where the other half of a character belongs.
+
+    JSON can spell it, and UTF-8 cannot: the decoder stops there, and may say no more than that the text is cut off.
+    ``None`` where that is not what is wrong.
+    """
+    if _SURROGATE_ESCAPE.search(text) is None:
+        return None
+    try:
+        pending = [(json.loads(text), "$")]
+    except (ValueError, RecursionError):
+        return None
+    while pending:
+        member, at = pending.pop()
+        if isinstance(member, str) and (half := _SURROGATE.search(member)) is not None:
+            return InvalidRequest(at, f"contains \\u{ord(half[0]):04x} alone, which is half of a surrogate pair")
+        if isinstance(member, dict):
+            named = [(f"{at}.{name.encode(errors='backslashreplace').decode()}", name) for name in member]
+            pending += [(name, place) for place, name in named]
+            pending += [(member[name], place) for place, name in named]
+        elif isinstance(member, list):
+            pending += [(inner, f"{at}[{number}]") for number, inner in enumerate(member)]
+    return None
 
 
 def check_free_form(value: Any, path: str, *, depth_max: int | None = FREE_FORM_DEPTH_MAX) -> None:
@@ -134,8 +203,8 @@ def decode_moment(text: str | None, name: str) -> dt.datetime | None:
             moment = dt.datetime.combine(msgspec.convert(text, dt.date), dt.time(), dt.UTC)
         else:
             moment = msgspec.convert(text, Moment)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(name, str(error)) from None
+    except msgspec.ValidationError:
+        raise InvalidRequest(name, f"Expected {_DATE_OR_MOMENT}") from None
     check_moment(moment, name)
     return moment
 
@@ -148,23 +217,6 @@ def check_moment(moment: dt.datetime, path: str) -> None:
     """
     if moment.year not in _YEARS:
         raise InvalidRequest(path, f"the year must be one of {_YEARS[0]} to {_YEARS[-1]}")
-
-
-def _refuse(error: msgspec.ValidationError, root: str, type_: Any) -> Never:
-    reason, path = str(error), "$"
-    if (match := _AT.fullmatch(reason)) is not None:
-        reason, path = match[1], match[2]
-    if (field := _FIELD.fullmatch(reason)) is not None:
-        path = f"{path}.{field[1]}"
-    if (pattern := _PATTERN.fullmatch(reason)) is not None and (words := _WORDS_BY_REPR.get(pattern[1])) is not None:
-        reason = f"Expected {words}"
-    elif reason.startswith("Expected"):  # anything else may quote names of the client's
-        reason = _TYPES.sub(_as_json_calls_it, reason)
-        if (told := hint(type_, path)) is not None:
-            reason = f"{reason}: {told}"
-    elif reason.startswith("Invalid enum value"):
-        reason = f"{reason}: must be one of {', '.join(allowed_values(type_, path))}"
-    raise InvalidRequest(path if root else path.removeprefix("$."), reason) from None
 
 
 def _as_json_calls_it(match: re.Match[str]) -> str:

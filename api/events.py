@@ -81,6 +81,7 @@ class _PlanForm(msgspec.Struct, frozen=True):
 
 _definition = msgspec.json.Decoder(EventDefinition)
 _patch = msgspec.json.Decoder(EventPatch)
+_FIXED = frozenset(EventDefinition.__struct_fields__) - frozenset(EventPatch.__struct_fields__)  # its id, its group
 _transition_request = msgspec.json.Decoder(TransitionRequest)
 _plan_form = msgspec.json.Decoder(_PlanForm)
 _priced_plan = msgspec.json.Decoder(PricedPlan)
@@ -123,7 +124,7 @@ async def show_event(call: Call) -> Answer:
 
 async def patch_event(call: Call) -> Answer:
     """``PATCH /v1/events/{event_id}`` → 200; its definition can be changed while it is a draft."""
-    patch = decode_body(_patch, call.body)
+    patch = decode_body(_patch, call.body, fixed=_FIXED)
     _check_storable(patch)
     return await _patch_event(call, patch)
 

@@ -16,8 +16,8 @@ _REF = "#/components/schemas/{name}"
 _DESCRIPTION = """\
 Holds places atomically and sells each of them once. A hold is a claim with a deadline; a booking is durable before it
 is acknowledged, unless its event's policy says otherwise (`durability: redis`). Errors are `application/problem+json`
-(RFC 9457) with a stable `code`. Every change takes an `Idempotency-Key`: the same key and body get the first answer
-again, for 24 hours.
+(RFC 9457) with a stable `code`. Every change takes an `Idempotency-Key`: for 24 hours the same key and body do
+nothing a second time, and get the first answer again; where that is a booking, the booking as it is now.
 """
 
 _PATH_PARAMS: dict[str, dict[str, Any]] = {

@@ -10,6 +10,8 @@ from engine.errors import InvalidRequest
 from engine.layout import LaidSection, Layout
 from engine.places import BestPlaces, CountedPlaces, NumberedPlaces, Places
 
+SECTIONS_TOLD_MAX = 20  # of a refusal; a stadium has hundreds
+
 Quantity = Annotated[int, msgspec.Meta(ge=1, le=PLACES_PER_HOLD_MAX)]
 
 
@@ -45,6 +47,12 @@ def resolve_places(layout: Layout, items: Sequence[ItemRequest], from_stop: str 
     )
 
 
+def unknown_section(layout: Layout, name: str) -> str:
+    """Why *name* is refused: with the sections that there are, where they are few enough to be read."""
+    told = f"unknown section: {name!r}"
+    return told if len(layout.sections) > SECTIONS_TOLD_MAX else f"{told}; there are {', '.join(layout.section_index)}"
+
+
 def describe_places(layout: Layout, places: Places) -> tuple[tuple[ClaimedItem, ...], int]:
     """The lines and the amount of *places*; seats of different prices get lines of their own."""
     lines: list[ClaimedItem] = []
@@ -74,7 +82,7 @@ def _resolve_item(
 ) -> CountedPlaces | NumberedPlaces | BestPlaces:
     number = layout.section_index.get(item.section)
     if number is None:
-        raise InvalidRequest(f"{path}.section", f"unknown section: {item.section!r}")
+        raise InvalidRequest(f"{path}.section", unknown_section(layout, item.section))
     if (item.quantity is not None) + (item.seats is not None) + (item.best is not None) != 1:
         raise InvalidRequest(path, "exactly one of quantity, seats and best is needed")
     section = layout.sections[number]

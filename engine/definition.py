@@ -36,7 +36,8 @@ Price = Annotated[
         extra={"hint": "prices are integers in minor units of the currency, 4550 for 45.50 EUR"},
     ),
 ]
-Moment = Annotated[dt.datetime, msgspec.Meta(tz=True)]
+MOMENT_SAMPLE = "2027-05-01T19:00:00Z"
+Moment = Annotated[dt.datetime, msgspec.Meta(tz=True, extra={"hint": f"a moment with a zone, such as {MOMENT_SAMPLE}"})]
 ClockTime = Annotated[str, msgspec.Meta(pattern=CLOCK_PATTERN)]
 Metadata = Annotated[dict[Annotated[str, msgspec.Meta(max_length=64)], Any], msgspec.Meta(max_length=METADATA_MAX)]
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import msgspec
 
-from api.decoding import check_free_form
+from api.decoding import check_free_form, half_a_pair, invalid_value, why_no_json
 from engine.currencies import check_currency
 from engine.definition import EventDefinition, Policy
 from engine.errors import InvalidRequest
 from engine.importing.cars import Car
 from engine.importing.gtfs_tables import TimetableError
-from engine.importing.json_errors import invalid_json
 from engine.importing.seating_plan import read_plan, sections_from_plan
 from engine.importing.timetable import read_timetable
 from engine.importing.timetable_events import events_from_timetable
@@ -159,12 +158,13 @@ def _json_events(path: Path, data: bytes, options: ImportOptions, used: dict[str
         raise EventFileError(path, "required: a seating plan has zones", json_path="$.zones")
     if document == []:
         raise EventFileError(path, "there is no event in it")
+    decoder: msgspec.json.Decoder[Any] = _DEFINITIONS if isinstance(document, list) else _DEFINITION
     try:
-        if not isinstance(document, list):
-            return [_checked(_DEFINITION.decode(data), "$")]
-        definitions = _DEFINITIONS.decode(data)
+        definitions = decoder.decode(data)
     except msgspec.ValidationError as error:
-        raise invalid_json(error) from error
+        raise invalid_value(error, decoder.type) from error
+    if not isinstance(document, list):
+        return [_checked(definitions, "$")]
     return [_checked(definition, f"$[{number}]") for number, definition in enumerate(definitions)]
 
 
@@ -184,13 +184,15 @@ def _syntax_error(
     path: Path, data: bytes, error: msgspec.DecodeError | UnicodeDecodeError | RecursionError
 ) -> EventFileError:
     """The error with its line and column; what ends too early is wrong at its end."""
+    if (half := half_a_pair(data)) is not None:
+        return EventFileError(path, half.reason, json_path=half.path)
     if isinstance(error, RecursionError):
         return EventFileError(path, "is nested too deeply")
     if isinstance(error, UnicodeDecodeError):
         reason, byte = "is not UTF-8", error.start
     else:
         match = _AT_BYTE.fullmatch(str(error))
-        reason, byte = (match["reason"], int(match["byte"])) if match else (str(error), len(data))
+        reason, byte = (match["reason"], int(match["byte"])) if match else (why_no_json(error), len(data))
     before = data[:byte]
     column = len(before[before.rfind(b"\n") + 1 :].decode(errors="replace")) + 1
     return EventFileError(path, reason, line=before.count(b"\n") + 1, column=column)
@@ -214,7 +216,7 @@ def _plan_event(path: Path, data: bytes, options: ImportOptions) -> EventDefinit
     try:
         return _checked(msgspec.convert(msgspec.to_builtins(definition), EventDefinition), "$")
     except msgspec.ValidationError as error:
-        raise invalid_json(error) from error
+        raise invalid_value(error, EventDefinition) from error
 
 
 def _timetable_events(path: Path, options: ImportOptions) -> list[EventDefinition]:

@@ -12,6 +12,7 @@ only then has it voided. So a change either chooses a payment that nobody will v
 """
 
 import asyncio
+import datetime as dt
 import time
 import uuid
 from collections.abc import Sequence
@@ -41,8 +42,8 @@ from persistence.checkout import Checkout
 from persistence.database import Row, in_transaction
 from persistence.payment_beginning import ATTEMPTS_MAX, new_payment_id
 from persistence.payments import CHECK_FIRST, charge_of
-from persistence.schema import payments
-from persistence.steps import lock_booking
+from persistence.schema import history, payments
+from persistence.steps import TRANSFERRED, lock_booking
 
 _SET_ASIDE = ("authorized", "captured")  # a provider that knows no setting aside takes it at once
 _USABLE = ("initiated", "pending", *_SET_ASIDE)
@@ -148,7 +149,7 @@ async def _begin(
     ours = (await connection.execute(query)).mappings().all()
     if once is not None:
         _require_new_or_same(booking, ours, once)
-    means = means or _means_of(ours)
+    means = means or _means_of(ours, await _transferred_at(connection, row))
     for one in ours:
         is_same = (one["amount"], one["provider"], one["method"]) == (amount, means.provider, means.method)
         is_waiting = one["for_change"] and not one["chosen"] and not one["given_up"] and one["state"] in _USABLE
@@ -193,9 +194,24 @@ def _require_new_or_same(booking: Booking, ours: Sequence[Row], once: Once) -> N
             raise PaymentDeclined(booking.id, one["reason"])
 
 
-def _means_of(ours: Sequence[Row]) -> Means:
-    """What the booking was paid with last."""
+async def _transferred_at(connection: AsyncConnection, row: Row) -> dt.datetime | None:
+    """When the booking was given to whose it is now; ``None`` where it has always been theirs."""
+    query = sa.select(sa.func.max(history.c.at)).where(
+        history.c.booking_id == row["id"], history.c.reason == TRANSFERRED
+    )
+    moment: dt.datetime | None = (await connection.execute(query)).scalar_one()
+    return moment
+
+
+def _means_of(ours: Sequence[Row], transferred_at: dt.datetime | None) -> Means:
+    """What the booking was paid with last, by whose it is now.
+
+    Raises:
+        InvalidRequest: They have paid nothing for it; what somebody else has paid with is not theirs to use.
+    """
     chosen = [one for one in ours if one["chosen"]]
     if not chosen:
         raise InvalidRequest("$.payment", "required: the places cost more, and no provider knows of the booking yet")
+    if transferred_at is not None and chosen[-1]["created_at"] <= transferred_at:
+        raise InvalidRequest("$.payment", "required: the places cost more, and it was another customer who paid")
     return Means(chosen[-1]["provider"], chosen[-1]["method"])

@@ -11,11 +11,11 @@ import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from api.decoding import invalid_value
 from api.events import view_event
 from engine.definition import EventDefinition, Policy
 from engine.errors import EventExists, InvalidRequest, InvalidTransition, Refusal
 from engine.events import EVENT_STATUSES, Event, sales_end_at
-from engine.importing.json_errors import invalid_json
 from engine.layout import compile_layout
 from holdfast.cli import in_words, run_async
 from holdfast.commands.installation import console, open_installation, print_json
@@ -194,7 +194,7 @@ def _read_policy(path: Path) -> Policy:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Policy)
     except msgspec.ValidationError as error:
-        invalid = invalid_json(error)
+        invalid = invalid_value(error, Policy)
         raise EventFileError(path, invalid.reason, json_path=invalid.path) from error
     except (msgspec.DecodeError, OSError) as error:
         raise EventFileError(path, str(error)) from error

@@ -20,24 +20,31 @@ from persistence.publishing.event_types import ALL_OF_BOOKINGS, UnknownType, req
 from persistence.publishing.letters import QueueState, Range, dead_deliveries, queue_states, replay, revive
 from persistence.publishing.signing import new_secret, secret_key
 from persistence.publishing.sinks import Sink
-from persistence.publishing.targets import check_url
+from persistence.publishing.targets import check_url, why_private
 from persistence.publishing.webhooks import WebhookSender
 
 EXIT_NOT_DELIVERED = 2
 SAMPLE_EVENT = "sample-event"
-SAMPLE_PAYLOAD = {
+SAMPLE_PAYLOAD = {  # a test holds its members to those of what is really sent
     "customer_id": "sample-customer",
     "status": "confirmed",
     "payment_status": "none",
     "version": 1,
-    "items": [],
-    "amount": 0,
+    "items": [{"section": "floor", "quantity": 2, "seats": None, "price": 4500, "amount": 9000}],
+    "from": None,
+    "to": None,
+    "amount": 9000,
     "currency": "EUR",
+    "created_at": "2027-04-01T09:30:00Z",
+    "confirmed_at": "2027-04-01T09:30:00Z",
 }
 
 
 class ShownSink(msgspec.Struct, frozen=True, kw_only=True):
-    """A sink as it is listed, without its secrets; ``waiting`` is counted up to ten thousand."""
+    """A sink as it is listed, without its secrets; ``waiting`` is counted up to ten thousand.
+
+    Where something waits that was tried in vain, ``last_error`` is why the last of ``attempts`` to tell it failed.
+    """
 
     name: str
     kind: str
@@ -47,6 +54,8 @@ class ShownSink(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     dead: int
     oldest_s: float | None
+    last_error: str | None
+    attempts: int
     disabled_at: dt.datetime | None
     disabled_reason: str | None
     lost: str | None
@@ -103,6 +112,7 @@ async def add(
         check_url(url, allow_private=settings.webhooks_allow_private)
         sink = await parts.sinks.add(name, url, types=types or ALL_OF_BOOKINGS, secret=secret)
     _print_secret(sink, as_json=as_json)
+    await _note_private(url)
 
 
 @command.command("list")
@@ -110,7 +120,7 @@ async def add(
 @click.pass_context
 @run_async
 async def list_sinks(context: click.Context, as_json: bool) -> None:
-    """List all sinks with what waits for them."""
+    """List all sinks with what waits for them, and why what was tried in vain was not taken."""
     async with open_installation(context) as (_, parts):
         states = await queue_states(parts.database)
         shown = [_show(sink, states.get(sink.id)) for sink in await parts.sinks.all()]
@@ -120,11 +130,9 @@ async def list_sinks(context: click.Context, as_json: bool) -> None:
     table = Table("name", "target", "types", "waiting", "oldest", "dead", "state", box=None, pad_edge=False)
     for sink in shown:
         oldest = "" if sink.oldest_s is None else f"{sink.oldest_s:,.0f} s"
-        state = "at work" if sink.disabled_at is None else f"disabled: {sink.disabled_reason}"
-        state += ", two secrets" if sink.secrets > 1 else ""
-        state += f"; told nothing: {sink.lost}" if sink.lost is not None else ""
         table.add_row(
-            sink.name, sink.target, ", ".join(sink.types), f"{sink.waiting:,}", oldest, f"{sink.dead:,}", state
+            *(sink.name, sink.target, ", ".join(sink.types)),
+            *(f"{sink.waiting:,}", oldest, f"{sink.dead:,}", _state_in_words(sink)),
         )
     if shown:
         console().print(table)
@@ -197,6 +205,8 @@ async def test(context: click.Context, target: str, secret: str | None, as_json:
         click.echo(body)
         click.echo(_in_words(attempt))
         click.echo(attempt.answer, nl=bool(attempt.answer))
+    if settings.webhooks_allow_private and attempt.outcome == "delivered":
+        await _note_private(url)
     return 0 if attempt.outcome == "delivered" else EXIT_NOT_DELIVERED
 
 
@@ -336,10 +346,27 @@ def _show(sink: Sink, state: QueueState | None) -> ShownSink:
         waiting=0 if state is None else state.waiting,
         dead=0 if state is None else state.dead,
         oldest_s=None if state is None else state.oldest_s,
+        last_error=None if state is None else state.last_error,
+        attempts=0 if state is None else state.attempts,
         disabled_at=sink.disabled_at,
         disabled_reason=sink.disabled_reason,
         lost=sink.lost,
     )
+
+
+def _state_in_words(sink: ShownSink) -> str:
+    state = "at work" if sink.disabled_at is None else f"disabled: {sink.disabled_reason}"
+    state += ", two secrets" if sink.secrets > 1 else ""
+    state += f"; told nothing: {sink.lost}" if sink.lost is not None else ""
+    if sink.last_error is not None:
+        state += f"; failing: {sink.last_error}, after {counted(sink.attempts, 'attempt')}"
+    return state
+
+
+async def _note_private(url: str) -> None:
+    """Say on standard error what this command's own environment cannot show: that others deliver, with theirs."""
+    if (reason := await why_private(url)) is not None:
+        click.echo(f"{reason}: `serve` and `reconcile`, which deliver, need that setting too", err=True)
 
 
 def _in_words(attempt: Attempt) -> str:

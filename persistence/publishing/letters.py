@@ -12,6 +12,7 @@ from persistence.database import Row, driver_connection, ledger_errors
 from persistence.publishing.envelope import OutboxRow
 from persistence.publishing.queue import WAITING_COUNTED_MAX, outbox_row
 
+FAILURE_SOUGHT_MAX = 1_000  # deliveries of a sink: what waits longest was tried first
 LISTED_MAX = 1_000  # dead letters of one listing; the counts are of all
 REPLAYED_AT_ONCE = 5_000  # rows of one statement
 
@@ -22,9 +23,13 @@ _STATES = f"""
            (SELECT extract(epoch FROM clock_timestamp() - outbox.created_at)
               FROM deliveries JOIN outbox ON outbox.id = deliveries.outbox_id
              WHERE sink_id = sinks.id AND dead_at IS NULL ORDER BY outbox_id LIMIT 1)::float AS oldest_s,
-           disabled_at IS NOT NULL AS disabled
-      FROM sinks
-"""  # noqa: S608 - made of the constant above
+           disabled_at IS NOT NULL AS disabled, failure.error, failure.attempts
+      FROM sinks LEFT JOIN LATERAL (
+           SELECT error, attempts
+             FROM (SELECT outbox_id, error, attempts FROM deliveries WHERE sink_id = sinks.id AND dead_at IS NULL
+                    ORDER BY outbox_id LIMIT {FAILURE_SOUGHT_MAX}) AS oldest
+            WHERE attempts > 0 AND error IS NOT NULL ORDER BY outbox_id LIMIT 1) AS failure ON true
+"""  # noqa: S608 - made of the constants above
 _UNPUBLISHED = """
     SELECT extract(epoch FROM clock_timestamp() - created_at)::float AS oldest_s
       FROM outbox WHERE published_at IS NULL ORDER BY id LIMIT 1
@@ -60,13 +65,19 @@ _REPLAY = """
 
 
 class QueueState(msgspec.Struct, frozen=True):
-    """How a sink's queue stands; ``waiting`` is counted up to ten thousand."""
+    """How a sink's queue stands; ``waiting`` is counted up to ten thousand.
+
+    ``last_error`` is why the last of ``attempts`` failed to tell what waits longest of all that was tried in vain;
+    ``None`` where nothing was.
+    """
 
     sink_id: int
     waiting: int
     dead: int
     oldest_s: float | None
     disabled: bool
+    last_error: str | None = None
+    attempts: int = 0
 
 
 class OutboxState(msgspec.Struct, frozen=True):
@@ -106,9 +117,7 @@ async def queue_states(database: AsyncEngine) -> dict[int, QueueState]:
         LedgerUnavailable: Postgres does not answer.
     """
     rows = await _fetch(database, _STATES)
-    return {
-        row["id"]: QueueState(row["id"], row["waiting"], row["dead"], row["oldest_s"], row["disabled"]) for row in rows
-    }
+    return {row["id"]: _queue_state(row) for row in rows}
 
 
 async def outbox_state(database: AsyncEngine) -> OutboxState:
@@ -163,6 +172,18 @@ async def replay(database: AsyncEngine, sink_id: int, which: Range) -> int:
         if page["rows"] < REPLAYED_AT_ONCE:
             return total
         last = page["last"]
+
+
+def _queue_state(row: Row) -> QueueState:
+    return QueueState(
+        row["id"],
+        row["waiting"],
+        row["dead"],
+        row["oldest_s"],
+        row["disabled"],
+        last_error=row["error"],
+        attempts=row["attempts"] or 0,
+    )
 
 
 async def _fetch(database: AsyncEngine, statement: str, *arguments: Any) -> Sequence[Row]:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import httpcore2
 
 URL_MAX = 2_000  # characters; what browsers and proxies agree on
+NAME_WAIT_S = 2.0  # for a name to be resolved, where nothing but a note depends on it
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # the last 32 bits are an IPv4 address
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -56,6 +57,25 @@ def require_public(addresses: Iterable[Address]) -> None:
     for address in addresses:
         if not _is_public(address):
             raise TargetRefused(f"{address} is not a public address (HOLDFAST_WEBHOOKS_ALLOW_PRIVATE=on allows it)")
+
+
+async def why_private(url: str) -> str | None:
+    """Why webhooks to *url* need private targets to be allowed; ``None`` where they do not, or nobody knows.
+
+    Raises:
+        TargetRefused: None can be sent there, whatever is allowed.
+    """
+    check_url(url, allow_private=True)
+    parts = urlsplit(url)
+    try:
+        check_url(url, allow_private=False)
+        async with asyncio.timeout(NAME_WAIT_S):
+            require_public(await resolve(parts.hostname or "", parts.port or 443))
+    except TargetRefused as error:
+        return str(error)
+    except (OSError, TimeoutError):
+        return None  # what sends to it will say so
+    return None
 
 
 def _is_public(address: Address) -> bool:

@@ -112,6 +112,19 @@ async def test_booking_repeated_under_its_key_is_the_same_booking(ana: Person, o
         assert (other.status_code, other.json()["code"]) == (422, "idempotency-key-reused")
 
 
+async def test_booking_repeated_under_its_key_is_told_as_it_is_now(ana: Person, olga: Person) -> None:
+    event_id = await open_event(olga)
+    request = {"event_id": event_id} | claim("A-1")
+    booking = (await ana.post("/v1/bookings", request, idempotency_key="k")).json()
+    cancelled = (await ana.post(f"/v1/bookings/{booking['id']}/cancel", {})).json()
+
+    again = await ana.post("/v1/bookings", request, idempotency_key="k")
+
+    assert (again.status_code, again.headers["idempotent-replayed"]) == (201, "true")
+    assert (again.json()["status"], again.json()["version"]) == ("cancelled", 2)
+    assert again.json() == cancelled
+
+
 @pytest.mark.parametrize(
     ("members", "path"),
     [

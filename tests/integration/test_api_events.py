@@ -202,6 +202,13 @@ async def test_patch_changes_what_it_names_and_raises_the_version(olga: Person) 
     assert response.headers["etag"] == '"2"'
 
 
+@pytest.mark.parametrize("name", ["id", "group"])
+async def test_patch_of_what_stays_for_ever_is_refused_as_that(olga: Person, name: str) -> None:
+    refused = await olga.patch(f"/v1/events/{(await draft_of(olga))['id']}", {name: "other"})
+    assert refused.status_code == 422
+    assert (refused.json()["path"], refused.json()["detail"]) == (f"$.{name}", "cannot be changed")
+
+
 @pytest.mark.parametrize("tag", ['"7"', 'W/"1"', '"x"', "1", '"2", "3"'])
 async def test_patch_is_refused_when_if_match_is_not_the_version(olga: Person, tag: str) -> None:
     draft = await draft_of(olga)

@@ -215,6 +215,31 @@ async def test_hold_repeated_under_its_key_is_the_same_hold_and_takes_nothing_mo
     assert availability["sections"][0]["held"] == 2
 
 
+async def test_hold_repeated_under_its_key_is_told_as_it_was_whatever_became_of_it(ana: Person, olga: Person) -> None:
+    event_id = await open_event(olga)
+    path = f"/v1/events/{event_id}/holds"
+    first = await ana.post(path, claim(floor=1), idempotency_key="k1")
+    hold = f"/v1/holds/{first.json()['id']}"
+    extended = await ana.post(f"{hold}/extend", {"ttl": 600})
+    assert extended.json()["expires_at"] > first.json()["expires_at"]
+    assert (await ana.post(path, claim(floor=1), idempotency_key="k1")).json() == first.json()
+
+    assert (await ana.delete(hold)).status_code == 204
+
+    again = await ana.post(path, claim(floor=1), idempotency_key="k1")
+    assert (again.status_code, again.json()) == (201, first.json())
+    assert (await ana.get(hold)).json()["code"] == "hold-released"
+
+
+async def test_refusal_of_a_hold_is_not_remembered(ana: Person, olga: Person) -> None:
+    """Whatever it is: only what was done has a key."""
+    path = f"/v1/events/{await open_event(olga)}/holds"
+    for _ in range(2):
+        refused = await ana.post(path, claim("Z-9"), idempotency_key="k1")
+        assert (refused.status_code, "idempotent-replayed" in refused.headers) == (422, False)
+    assert (await ana.post(path, claim("A-1"), idempotency_key="k1")).status_code == 201
+
+
 async def test_key_reused_for_another_body_is_refused(ana: Person, olga: Person) -> None:
     event_id = await open_event(olga)
     path = f"/v1/events/{event_id}/holds"

@@ -128,7 +128,7 @@ def test_broken_timetable_is_refused_with_file_and_line_and_nothing_is_created(
         ('{\n "name": oops}', ":2:10: "),
         (definition("x", sections=[{"id": "a", "price": 1, "rows": [{"id": "A", "seats": ["1", "1"]}]}]),
          ": $.sections[0].rows[0].seats[1]: "),
-        (definition("x", colour="red"), ": $: "),
+        (definition("x", colour="red"), ": $.colour: "),
         (definition("x", metadata={"n": 10**40}), ": $.metadata.n: "),
     ],
 )  # fmt: skip
@@ -139,6 +139,14 @@ def test_wrong_definition_is_refused_with_its_place_in_the_file(
     done = cli.run("events", "create", path)
     assert (done.returncode, done.stdout) == (1, "")
     assert f"{path}{place}" in done.stderr
+
+
+def test_wrong_policy_is_refused_in_the_words_of_the_api(cli: WarmCommandLine, tmp_path: Path) -> None:
+    policy = write(tmp_path / "policy.json", '{"orphan_seats": "never"}')
+    plan = SAMPLES / "grand-theatre.json"
+    done = cli.run("events", "import", plan, "--policy", policy)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{policy}: $.orphan_seats: Invalid enum value 'never': must be one of allow, avoid" in done.stderr
     assert "Traceback" not in done.stderr
 
 

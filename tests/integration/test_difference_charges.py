@@ -127,6 +127,25 @@ async def test_dearer_places_are_charged_by_the_bookings_own_method_or_by_anothe
     await till.assert_whole(booking)
 
 
+async def test_receiver_of_a_booking_cannot_spend_what_its_giver_has_paid_with(till: Till) -> None:
+    booking = await till.paid("A-1")
+    path = f"/v1/bookings/{booking['id']}"
+    ok(await till.ana.post(f"{path}/transfer", {"customer_id": "ben"}))
+
+    refused = await till.ben.patch(path, claim("A-1", "A-2"))
+
+    assert (refused.status_code, refused.json()["path"]) == (422, "$.payment")
+    assert till.ledger(booking) == [("captured", 9000, 9000, 0)]
+    ok(await till.ben.patch(path, claim("A-1", "A-2") | {"payment": OWN}))
+    ok(await till.ben.patch(path, claim("A-1", "A-2", "A-3")))  # by what ben has paid with
+
+    async def all_taken() -> bool:
+        return till.ledger(booking) == [("captured", 9000, 9000, 0)] * 3
+
+    await until(all_taken)
+    await till.assert_whole(booking)
+
+
 async def test_declined_difference_answers_402_and_the_booking_keeps_its_places(till: Till) -> None:
     booking = await till.paid("A-1")
     for _ in range(2):  # the key is answered again as it was

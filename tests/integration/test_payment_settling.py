@@ -180,3 +180,21 @@ async def test_cancellation_gives_back_what_it_grants(
     assert (response.json()["status"], response.json()["payment_status"]) == ("cancelled", payment_status)
     assert simulator.of(booking["id"])[0]["refunded"] == given_back
     await check_money(services.bookings.engine, simulator)
+
+
+async def test_receiver_of_a_paid_booking_may_cancel_it_and_the_money_goes_back_to_who_paid(
+    client: httpx2.AsyncClient, services: Services, simulator: RunningSimulator
+) -> None:
+    booking = await paid_booking(client)
+    path = f"/v1/bookings/{booking['id']}"
+    ana, ben = Person(client, "ana", "customer"), Person(client, "ben", "customer")
+    assert (await ana.post(f"{path}/transfer", {"customer_id": "ben"})).status_code == 200
+    assert (await ana.post(f"{path}/cancel", {})).status_code == 404
+
+    cancelled = await ben.post(f"{path}/cancel", {})
+
+    assert cancelled.status_code == 200, cancelled.text
+    assert (cancelled.json()["refunded"], cancelled.json()["payment_status"]) == (9000, "refunded")
+    (payment,) = simulator.of(booking["id"])  # the one that ana made: there is no other
+    assert (payment["captured"], payment["refunded"]) == (9000, 9000)
+    await check_money(services.bookings.engine, simulator)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ledger_lab import Lab
+from life_world import until_so
 from publishing import IMPATIENT, WRITE, Publishing, new_booking, until
 from receiver import OK, Answer, Received, Receiver, receiving
 from script_runner import PARTITIONS
@@ -22,7 +23,7 @@ from engine.transport.wire import pack_keys
 from persistence.database import driver_connection
 from persistence.publishing.attempt import Patience
 from persistence.publishing.courier import Pace
-from persistence.publishing.letters import Range, dead_deliveries, outbox_state, replay, revive
+from persistence.publishing.letters import Range, dead_deliveries, outbox_state, queue_states, replay, revive
 from persistence.publishing.queue import Queue
 from persistence.publishing.relay import Relay, RelayOptions
 from persistence.publishing.sinks import Sinks
@@ -132,6 +133,49 @@ async def test_event_that_failed_holds_up_its_booking_and_no_other(publishing: P
     down = False
     await drained(publishing)
     assert list(receiver.taken_steps().values()) == [[1, 2, 3], [1, 2, 3]]
+
+
+async def test_queue_says_why_what_waits_was_not_taken_until_it_is(publishing: Publishing, receiver: Receiver) -> None:
+    sink = await publishing.sinks.add("shop", receiver.url)
+    await publishing.tell(new_booking(), new_booking())
+    receiver.answer = lambda _: BUSY
+    await publishing.relay()
+    await until_so(lambda: _failure_of(publishing, sink.id), within_s=10)
+    assert await _failure_of(publishing, sink.id) == "status 503"
+
+    receiver.answer = lambda _: OK
+    await drained(publishing)
+    assert await _failure_of(publishing, sink.id) is None
+
+
+async def test_queue_names_the_setting_that_those_who_deliver_lack(publishing: Publishing, receiver: Receiver) -> None:
+    sink = await publishing.sinks.add("shop", receiver.url)
+    await publishing.tell(new_booking())
+    await publishing.relay(allow_private=False)
+    await until_so(lambda: _failure_of(publishing, sink.id), within_s=10)
+    assert "HOLDFAST_WEBHOOKS_ALLOW_PRIVATE=on" in (await _failure_of(publishing, sink.id) or "")
+    assert receiver.received == []
+
+
+async def test_queue_says_nothing_of_failures_of_what_is_dead_or_was_not_tried_since(publishing: Publishing) -> None:
+    database = publishing.lab.engine
+    sink = await publishing.sinks.add("shop", "https://shop.example/")
+    await publishing.tell(new_booking(), new_booking())
+    await Queue(database).fan_out()
+    assert await _failure_of(publishing, sink.id) is None
+
+    await publishing.lab.fetch("UPDATE deliveries SET attempts = 3, error = 'status 503'")
+    state = (await queue_states(database))[sink.id]
+    assert (state.last_error, state.attempts, state.waiting) == ("status 503", 3, 2)
+
+    await publishing.lab.fetch("UPDATE deliveries SET dead_at = now()")
+    assert await _failure_of(publishing, sink.id) is None
+    await revive(database, sink.id)
+    assert await _failure_of(publishing, sink.id) is None
+
+
+async def _failure_of(publishing: Publishing, sink_id: int) -> str | None:
+    return (await queue_states(publishing.lab.engine))[sink_id].last_error
 
 
 def _key(booking: Any) -> str:

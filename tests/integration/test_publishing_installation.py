@@ -1,7 +1,9 @@
 """Publishing in a whole installation: the reconciler's duty, lapsed holds, health, figures, and the command."""
 
 import asyncio
+import datetime as dt
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,15 +11,21 @@ from typing import Any
 import msgspec
 import pytest
 from command_line import CommandLine
+from life_world import until_so
 from publishing import until
 from receiver import OK, Receiver, receiving
 from reconciling import Installation, reconciling
 
 from api.services import Impaired
 from engine.backlog import BacklogWatch
+from engine.bookings import BookingDetails
+from engine.claims import ItemRequest
+from engine.lifecycle import Actor
+from engine.reservations import ClaimRequest
 from holdfast.compose import open_parts
 from holdfast.readiness import readiness_checks
 from holdfast.settings import Settings, load_settings
+from persistence.booking_desk import Order
 from persistence.publishing.letters import outbox_state
 
 OLD = "UPDATE outbox SET created_at = now() - interval '1 hour'"
@@ -88,6 +96,39 @@ async def test_booking_is_told_to_webhook_and_stream_by_the_reconciler(
     assert entries == [created.id, confirmed.id]
 
 
+async def test_what_is_sent_has_the_members_that_the_document_shows(
+    shop: Installation, settings: Settings, receiver: Receiver, cli: CommandLine
+) -> None:
+    """And the sample that `webhooks test` sends: receivers are written after either."""
+    await shop.parts.sinks.add("shop", receiver.url)
+    event = await shop.open_event("concert-42")
+    claim = ClaimRequest([ItemRequest("floor", quantity=2)])
+    booked = await shop.parts.reservations.book("concert-42", claim, BookingDetails(), customer_id="ana")
+    order = Order(admit=lambda _: Actor("ana", "customer"))
+    now = dt.datetime.now(dt.UTC)
+    await shop.parts.desk.cancel(booked.booking.id, order, event=event.definition, reason="ill", now=now)
+    async with reconciling(settings):
+        await until(lambda: len(receiver.taken) == 3)
+    await _noted(cli, "test", "shop")
+
+    created, confirmed, cancelled, sample = (one.event for one in receiver.taken)
+    document = (Path(__file__).parents[2] / "docs/webhooks.md").read_text("utf-8")
+    shown = [json.loads(text) for text in re.findall(r"^```json\n(.*?)^```", document, re.MULTILINE | re.DOTALL)]
+    assert [_shape(event) for event in shown] == [_shape(confirmed), _shape(cancelled)]
+    assert [event["type"] for event in shown] == ["booking.confirmed", "booking.cancelled"]
+    assert _shape(created) == _shape(confirmed)
+    assert _shape(sample) == _shape(confirmed)
+
+
+def _shape(value: Any) -> Any:
+    """The members of JSON and their types, without what they say."""
+    if isinstance(value, dict):
+        return {name: _shape(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_shape(member) for member in value]
+    return type(value)
+
+
 async def test_lapsed_hold_is_told_once_and_only_to_who_asked(
     shop: Installation, settings: Settings, receiver: Receiver
 ) -> None:
@@ -150,12 +191,12 @@ async def test_health_degrades_when_a_sink_is_far_behind_or_something_was_given_
 async def test_command_adds_tests_lists_rotates_and_removes(
     shop: Installation, cli: CommandLine, receiver: Receiver
 ) -> None:
-    added = await asyncio.to_thread(cli.json, "webhooks", "add", "shop", receiver.url, "--type", "booking.*")
+    added = json.loads(await _noted(cli, "add", "shop", receiver.url, "--type", "booking.*", "--json"))
     assert added["name"] == "shop"
     taken_twice = await asyncio.to_thread(cli.run, "webhooks", "add", "shop", receiver.url)
     assert (taken_twice.returncode, "there is a webhook 'shop' already" in taken_twice.stderr) == (1, True)
 
-    answered = await asyncio.to_thread(cli.ok, "webhooks", "test", "shop")
+    answered = await _noted(cli, "test", "shop")
     assert "status 200, taken" in answered
     assert receiver.taken[0].is_signed_with(added["secret"])
     assert receiver.taken[0].event["type"] == "booking.confirmed"
@@ -194,8 +235,36 @@ async def test_command_names_a_sink_whose_key_is_lost_and_gives_it_another_secre
     assert (cron.returncode, list(json.loads(cron.stdout)["held_up"])) == (2, ["webhook shop"])
 
     rotated = await asyncio.to_thread(cli.json, "webhooks", "rotate", "shop")
-    await asyncio.to_thread(cli.ok, "webhooks", "test", "shop")
+    await _noted(cli, "test", "shop")
     assert receiver.taken[0].is_signed_with(rotated["secret"])
+
+
+async def test_command_says_of_a_private_target_who_needs_the_setting_and_why_nothing_comes(
+    shop: Installation, settings: Settings, cli: CommandLine, receiver: Receiver
+) -> None:
+    assert (await _noted(cli, "add", "shop", receiver.url)).startswith("whsec_")
+    assert json.loads(await _noted(cli, "test", "shop", "--json"))["outcome"] == "delivered"
+
+    await shop.open_event("gig")
+    await shop.book("gig")
+    async with reconciling(msgspec.structs.replace(settings, webhooks_allow_private=False)):
+        failed = "SELECT FROM deliveries WHERE error IS NOT NULL"
+        await until_so(lambda: shop.postgres(failed), within_s=10)
+
+    listed = await asyncio.to_thread(cli.json, "webhooks", "list")
+    sink = next(sink for sink in listed if sink["name"] == "shop")
+    assert (sink["waiting"], sink["attempts"]) == (2, 1)
+    assert "HOLDFAST_WEBHOOKS_ALLOW_PRIVATE=on" in sink["last_error"]
+    in_words = " ".join((await asyncio.to_thread(cli.ok, "webhooks", "list")).split())
+    assert "at work; failing: target refused" in in_words
+
+
+async def _noted(cli: CommandLine, *arguments: str) -> str:
+    """What a command prints that goes well, and notes that a private target needs more than its own environment."""
+    done = await asyncio.to_thread(cli.run, "webhooks", *arguments)
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1), done
+    assert "`serve` and `reconcile`, which deliver, need that setting too" in done.stderr
+    return done.stdout
 
 
 async def test_command_refuses_a_private_target_unless_allowed(shop: Installation, cli: CommandLine) -> None:

@@ -6,10 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from api.bookings import BookingQuery
 from api.decoding import check_free_form, decode_body, decode_moment, decode_query
 from api.events import EventQuery
 from api.paging import PageQuery
-from engine.definition import EventDefinition, EventPatch
+from api.seats import RangeQuery
+from engine.definition import MOMENT_SAMPLE, EventDefinition, EventPatch
 from engine.errors import InvalidRequest
 from engine.reservations import ClaimRequest
 
@@ -115,6 +117,60 @@ def test_refusal_of_another_number_says_nothing_of_prices() -> None:
     assert "minor units" not in refused.value.reason
 
 
+@pytest.mark.parametrize(
+    ("moment", "reason"),
+    [
+        (b'"2028-01-01"', "Expected a moment with a zone, such as 2027-05-01T19:00:00Z"),
+        (b'"tomorrow"', "Expected a moment with a zone, such as 2027-05-01T19:00:00Z"),
+        (b'"2028-01-01T19:00:00"', "Expected a moment with a zone, such as 2027-05-01T19:00:00Z"),
+        (b"5", "Expected `string | null`, got `integer`: a moment with a zone, such as 2027-05-01T19:00:00Z"),
+    ],
+)
+def test_refusal_of_a_moment_shows_one_with_a_zone(moment: bytes, reason: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        decode_body(PATCH, b'{"ends_at": %s}' % moment)
+    assert (refused.value.path, refused.value.reason) == ("$.ends_at", reason)
+
+
+def test_moment_that_is_shown_is_one() -> None:
+    assert decode_body(PATCH, b'{"starts_at": "%s"}' % MOMENT_SAMPLE.encode()).starts_at
+
+
+def test_member_that_is_known_and_fixed_is_refused_as_such() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        decode_body(PATCH, b'{"group": "spring"}', fixed={"id", "group"})
+    assert (refused.value.path, refused.value.reason) == ("$.group", "cannot be changed")
+    with pytest.raises(InvalidRequest, match="unknown field"):
+        decode_body(PATCH, b'{"policy": {"group": 1}}', fixed={"id", "group"})
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (rb'{"text": "\ud800"}', "$.text"),
+        (rb'{"text": "\ud83dabcdefghijk", "anything": 1}', "$.text"),
+        (rb'{"anything": [{"b": "\udc00"}]}', "$.anything[0].b"),
+        (rb'{"anything": {"a\ud800": 1}}', r"$.anything.a\ud800"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_as_what_it_is_where_it_is(body: bytes, path: str) -> None:
+    with pytest.raises(InvalidRequest, match="half of a surrogate pair") as refused:
+        decode_body(FREE_FORM, body)
+    assert refused.value.path == path
+    assert msgspec.json.encode((refused.value.path, refused.value.reason))  # can be told
+
+
+@pytest.mark.parametrize("body", [b'{"text": "ab', rb'{"text": "\ud83d\ude00'])
+def test_body_that_is_cut_off_is_told_that_it_ends_too_early(body: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="ends too early") as refused:
+        decode_body(FREE_FORM, body)
+    assert refused.value.path == "$"
+
+
+def test_text_with_both_halves_of_a_pair_is_taken() -> None:
+    assert decode_body(FREE_FORM, rb'{"text": "\ud83d\ude00"}').text == "\U0001f600"
+
+
 @pytest.mark.parametrize("name", ["float", "str", "null"])
 def test_refusal_leaves_names_of_the_client_s_alone(name: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
@@ -204,6 +260,17 @@ def test_query_refusal_names_the_parameter(query: bytes, path: str) -> None:
     assert refused.value.path == path
 
 
+def test_query_parameter_that_is_unknown_is_called_a_parameter_and_told_of_those_there_are() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        decode_query(b"page=2", PageQuery)
+    assert (refused.value.path, refused.value.reason) == ("page", "unknown parameter: there are cursor, limit")
+
+
+def test_query_refusal_names_parameters_by_their_names_outside() -> None:
+    with pytest.raises(InvalidRequest, match="there are from, to"):
+        decode_query(b"form=SJC", RangeQuery)
+
+
 def test_query_takes_numbers_and_defaults() -> None:
     assert decode_query(b"limit=200&cursor=abc", PageQuery) == PageQuery(limit=200, cursor="abc")
     assert decode_query(b"", PageQuery) == PageQuery(limit=50, cursor=None)
@@ -217,9 +284,15 @@ def test_moment_of_a_query_is_a_date_at_midnight_utc_or_a_moment_with_a_zone() -
 
 @pytest.mark.parametrize("text", ["2027-05-32", "2027-05-01T19:00:00", "yesterday!", "0001-01-01", "9999-12-31"])
 def test_moment_of_a_query_is_refused_when_it_is_none_or_out_of_range(text: str) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest, match=r"such as 2027-05-01T19:00:00Z|the year must be") as refused:
         decode_moment(text, "to_date")
     assert refused.value.path == "to_date"
+
+
+def test_query_parameter_that_is_too_short_for_a_moment_is_told_what_one_is() -> None:
+    with pytest.raises(InvalidRequest, match="such as 2027-05-01, or a moment") as refused:
+        decode_query(b"from_date=today", BookingQuery)
+    assert refused.value.path == "from_date"
 
 
 def test_event_definition_refusal_reaches_into_metadata_keys() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.claims import ClaimedItem, ItemRequest, describe_places, resolve_places
+from engine.claims import SECTIONS_TOLD_MAX, ClaimedItem, ItemRequest, describe_places, resolve_places
 from engine.definition import PLACES_PER_HOLD_MAX, EventDefinition
 from engine.errors import InvalidRequest
 from engine.importing.json_errors import invalid_json
@@ -75,6 +75,16 @@ def test_same_seat_label_in_two_sections_is_two_seats() -> None:
         venue(), items({"section": "stalls", "seats": ["A-1"]}, {"section": "circle", "seats": ["A-1"]}), None, None
     )
     assert places.items == (NumberedPlaces(1, (0,)), NumberedPlaces(2, (6,)))
+
+
+def test_section_that_is_unknown_is_refused_with_those_there_are_while_they_are_few() -> None:
+    wanted = items({"section": "flor", "quantity": 1})
+    with pytest.raises(InvalidRequest, match=r"unknown section: 'flor'; there are floor, stalls, circle$"):
+        resolve_places(venue(), wanted, None, None)
+
+    many = [{"id": f"s{number}", "price": 1, "capacity": 1} for number in range(SECTIONS_TOLD_MAX + 1)]
+    with pytest.raises(InvalidRequest, match=r"unknown section: 'flor'$"):
+        resolve_places(venue(sections=many), wanted, None, None)
 
 
 FLOOR_TWICE = [{"section": "floor", "quantity": 1}, {"section": "floor", "quantity": 1}]

@@ -10,6 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from api.decoding import decode_body
+from engine.definition import EventDefinition
+from engine.errors import InvalidRequest
 from engine.importing.cars import Car
 from holdfast.event_files import EventFileError, ImportOptions, read_event_files
 
@@ -106,7 +109,7 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     [
         (definition(currency="euro"), "$.currency"),
         ([definition(), definition(currency="XQZ")], "$[1].currency"),
-        (definition(seats=5), "$"),
+        (definition(seats=5), "$.seats"),
         ([definition(), definition(name="")], "$[1].name"),
         ([definition(), definition(ends_at="2027-05-01T19:00:00Z")], "$[1].ends_at"),
         (definition(sections=[{"id": "floor", "price": 1}]), "$.sections[0]"),
@@ -121,6 +124,33 @@ def test_wrong_definition_is_refused_with_its_path_in_the_file(tmp_path: Path, d
     error = refusal(write(tmp_path / "events.json", document))
     assert (error.file.name, error.json_path) == ("events.json", json_path)
     assert f"events.json: {json_path}: " in str(error)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        definition(sections=[{"id": "floor", "price": 1.5}]),
+        definition(currency="EURO"),
+        definition(starts_at="2027-05-01"),
+        definition(policy={"orphan_seats": "never"}),
+        definition(colour="red"),
+    ],
+    ids=["price", "currency", "moment", "word", "member"],
+)
+@pytest.mark.parametrize("listed", [False, True])
+def test_wrong_definition_is_refused_in_the_words_of_the_api(tmp_path: Path, wrong: Any, listed: bool) -> None:
+    with pytest.raises(InvalidRequest) as of_the_api:
+        decode_body(msgspec.json.Decoder(EventDefinition), json.dumps(wrong).encode())
+
+    error = refusal(write(tmp_path / "events.json", [definition(), wrong] if listed else wrong))
+
+    assert error.reason == of_the_api.value.reason
+    assert error.json_path == of_the_api.value.path.replace("$", "$[1]" if listed else "$", 1)
+
+
+def test_half_a_surrogate_pair_is_refused_with_its_path(tmp_path: Path) -> None:
+    error = refusal(write(tmp_path / "events.json", definition(name="\ud83d")))
+    assert (error.json_path, "half of a surrogate pair" in error.reason) == ("$.name", True)
 
 
 def test_wrong_feed_is_refused_with_its_file_and_line(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import httpcore2
 import pytest
 from receiver import receiving
 
-from persistence.publishing.targets import GuardedNetwork, TargetRefused, check_url
+from persistence.publishing.targets import GuardedNetwork, TargetRefused, check_url, why_private
 from persistence.publishing.webhooks import WebhookSender
 
 SECRET = "whsec_" + "A" * 43 + "="
@@ -63,6 +63,37 @@ def test_url_that_no_webhook_can_have_is_refused(url: str) -> None:
 def test_public_address_and_name_are_let_through() -> None:
     check_url("https://1.1.1.1/hooks", allow_private=False)
     check_url("https://example.org:8443/hooks?a=b", allow_private=False)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("https://10.1.2.3/hooks", "10.1.2.3 is not a public address"),
+        ("https://inside.example/", "10.0.0.7 is not a public address"),
+        ("http://inside.example/", "begins with https://"),
+    ],
+)
+async def test_target_that_must_be_allowed_is_told_from_others(
+    monkeypatch: pytest.MonkeyPatch, url: str, reason: str
+) -> None:
+    answer_names_with(monkeypatch, ["10.0.0.7"])
+    told = await why_private(url)
+    assert told is not None
+    assert reason in told
+    assert "HOLDFAST_WEBHOOKS_ALLOW_PRIVATE=on" in told
+
+
+async def test_public_target_needs_no_allowance_nor_does_a_name_that_nobody_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer_names_with(monkeypatch, ["1.1.1.1"])
+    assert await why_private("https://example.org/") is None
+
+    async def unknown(*_: Any, **__: Any) -> list[Any]:
+        raise socket.gaierror
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", unknown)
+    assert await why_private("https://nowhere.example/") is None
 
 
 def answer_names_with(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
