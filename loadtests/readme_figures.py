@@ -42,7 +42,7 @@ def figures(reports: Mapping[str, Report]) -> str:
         "|---|---:|---:|---:|---:|",
         *(_row(result) for report in reports.values() for result in report.results),
         "",
-        f"Ratios of two things measured in turns on one machine: {'; '.join(said)}."
+        f"Ratios of two things measured in turns on one machine, each goal on that of its day: {'; '.join(said)}."
         " *must* is the least that we ask of ourselves, *aim* what we would like to see; what is *missed* falls short"
         " of the first, and [docs/performance.md](docs/performance.md#what-is-missed) says what that means to you. Rows"
         " without either are told for comparison. `make bench` measures them anew;"
