@@ -12,6 +12,8 @@ from engine.places import BestPlaces, CountedPlaces, NumberedPlaces, Places
 
 SECTIONS_TOLD_MAX = 20  # of a refusal; a stadium has hundreds
 
+_ANY = -1  # in the place of a seat's number: some of the section's
+
 Quantity = Annotated[int, msgspec.Meta(ge=1, le=PLACES_PER_HOLD_MAX)]
 
 
@@ -41,10 +43,8 @@ def resolve_places(layout: Layout, items: Sequence[ItemRequest], from_stop: str 
         InvalidRequest: A section, seat or stop is unknown, a place is asked for twice, or an item is ambiguous.
     """
     first_leg, last_leg = layout.leg_range(from_stop, to_stop)
-    seen: set[tuple[int, int | None]] = set()
-    return Places(
-        first_leg, last_leg, tuple(_resolve_item(layout, item, f"$.items[{n}]", seen) for n, item in enumerate(items))
-    )
+    seen: set[tuple[int, int]] = set()
+    return Places(first_leg, last_leg, tuple([_resolve_item(layout, item, n, seen) for n, item in enumerate(items)]))
 
 
 def unknown_section(layout: Layout, name: str) -> str:
@@ -78,42 +78,49 @@ def describe_places(layout: Layout, places: Places) -> tuple[tuple[ClaimedItem, 
 
 
 def _resolve_item(
-    layout: Layout, item: ItemRequest, path: str, seen: set[tuple[int, int | None]]
+    layout: Layout, item: ItemRequest, n: int, seen: set[tuple[int, int]]
 ) -> CountedPlaces | NumberedPlaces | BestPlaces:
     number = layout.section_index.get(item.section)
     if number is None:
-        raise InvalidRequest(f"{path}.section", unknown_section(layout, item.section))
+        raise InvalidRequest(f"$.items[{n}].section", unknown_section(layout, item.section))
     if (item.quantity is not None) + (item.seats is not None) + (item.best is not None) != 1:
-        raise InvalidRequest(path, "exactly one of quantity, seats and best is needed")
+        raise InvalidRequest(f"$.items[{n}]", "exactly one of quantity, seats and best is needed")
     section = layout.sections[number]
     if item.quantity is not None:
         if section.seated:
-            raise InvalidRequest(f"{path}.quantity", f"section {section.id!r} is seated: ask for seats or best")
-        _claim_once(seen, (number, None), f"{path}.section", f"section {section.id!r}")
+            raise InvalidRequest(f"$.items[{n}].quantity", f"section {section.id!r} is seated: ask for seats or best")
+        if _is_claimed(seen, number, _ANY):
+            raise InvalidRequest(f"$.items[{n}].section", f"section {section.id!r} is asked for twice")
         return CountedPlaces(number, item.quantity)
     if not section.seated:
         field = "seats" if item.seats is not None else "best"
-        raise InvalidRequest(f"{path}.{field}", f"section {section.id!r} is counted: ask for a quantity")
-    if item.best is not None:
-        _claim_once(seen, (number, None), f"{path}.section", f"best of section {section.id!r}")
-        return BestPlaces(number, item.best)
-    return NumberedPlaces(number, _resolve_seats(layout, section, item.seats or [], path, seen))
+        raise InvalidRequest(f"$.items[{n}].{field}", f"section {section.id!r} is counted: ask for a quantity")
+    if item.seats is not None:
+        return NumberedPlaces(number, _resolve_seats(layout, section, item.seats, n, seen))
+    assert item.best is not None  # as one of the three is given
+    if _is_claimed(seen, number, _ANY):
+        raise InvalidRequest(f"$.items[{n}].section", f"best of section {section.id!r} is asked for twice")
+    return BestPlaces(number, item.best)
 
 
 def _resolve_seats(
-    layout: Layout, section: LaidSection, labels: Sequence[str], path: str, seen: set[tuple[int, int | None]]
+    layout: Layout, section: LaidSection, labels: Sequence[str], n: int, seen: set[tuple[int, int]]
 ) -> tuple[int, ...]:
-    seats = []
+    seats, index = [], layout.seat_index[section.index]
     for position, label in enumerate(labels):
-        seat = layout.seat_index[section.index].get(label)
+        seat = index.get(label)
         if seat is None:
-            raise InvalidRequest(f"{path}.seats[{position}]", f"section {section.id!r} has no seat {label!r}")
-        _claim_once(seen, (section.index, seat), f"{path}.seats[{position}]", f"seat {label!r}")
+            raise InvalidRequest(f"$.items[{n}].seats[{position}]", f"section {section.id!r} has no seat {label!r}")
+        if _is_claimed(seen, section.index, seat):
+            raise InvalidRequest(f"$.items[{n}].seats[{position}]", f"seat {label!r} is asked for twice")
         seats.append(seat)
     return tuple(seats)
 
 
-def _claim_once(seen: set[tuple[int, int | None]], place: tuple[int, int | None], path: str, what: str) -> None:
+def _is_claimed(seen: set[tuple[int, int]], section: int, seat: int) -> bool:
+    """Whether an item before has claimed the same; from here on one has."""
+    place = (section, seat)
     if place in seen:
-        raise InvalidRequest(path, f"{what} is asked for twice")
+        return True
     seen.add(place)
+    return False

@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
-import uuid_utils
 
 from engine.catalog import Catalog
 from engine.claim_requests import ClaimRequest, Held
@@ -13,7 +12,7 @@ from engine.claims import describe_places, resolve_places
 from engine.errors import HoldfastError
 from engine.events import SellableEvent
 from engine.holds import Hold
-from engine.ids import HoldId, claim_id_of, claim_keys
+from engine.ids import HoldId, claim_id_of, new_claim_key
 from engine.kernel import Kernel
 from engine.once import Once
 from engine.places import Places, format_places
@@ -60,8 +59,7 @@ class HoldBatches:
         A claim with an idempotency key is claimed by itself: its record is a key of its own, which only
         ``hold_places`` knows.
         """
-        keys = claim_keys([uuid_utils.uuid7().bytes for _ in claims])  # made together, they cost a fraction
-        entries = [_Entry(*entry) for entry in zip(claims, onces, keys, strict=True)]
+        entries = [_Entry(claim, once, new_claim_key()) for claim, once in zip(claims, onces, strict=True)]
         usual = [entry for entry in entries if entry.once is None]
         parts = [usual[start : start + CLAIMS_MAX] for start in range(0, len(usual), CLAIMS_MAX)]
         alone = [entry for entry in entries if entry.once is not None]

@@ -53,6 +53,8 @@ class Places(msgspec.Struct, frozen=True, gc=False):
 
 def format_places(places: Places) -> str:
     """The line of text for *places*."""
+    if len(places.items) == 1:  # as nearly all have
+        return f"{places.first_leg}:{places.last_leg};{_format_item(places.items[0])}"
     return ";".join([f"{places.first_leg}:{places.last_leg}", *map(_format_item, places.items)])
 
 
@@ -72,6 +74,8 @@ def _format_item(item: CountedPlaces | NumberedPlaces | BestPlaces) -> str:
         return f"{item.section}*{item.quantity}"
     if isinstance(item, BestPlaces):
         return f"{item.section}?{item.quantity}"
+    if len(item.seats) == 1:
+        return f"{item.section}#{item.seats[0]}"
     return f"{item.section}#{','.join(map(str, item.seats))}"
 
 

@@ -20,6 +20,7 @@ from engine import figures
 from holdfast.admission import Admission, class_of
 from holdfast.http_bounds import BoundedProtocol, Watch
 from holdfast.http_refusals import Refusing, asker_of, plain_asker, plain_target, refusal_bytes
+from holdfast.http_runners import Runners
 
 
 class Gate:
@@ -29,12 +30,19 @@ class Gate:
         self.admission = admission
         self.proxies = proxies
         self.watch = Watch(connections_max)
+        self._runners: Runners | None = None
 
     def protocol(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], **rest: Any
     ) -> asyncio.Protocol:
         """What uvicorn calls for every connection."""
         return GatedProtocol(self, config, server_state, app_state, **rest)
+
+    def runners_of(self, loop: asyncio.AbstractEventLoop, tasks: "set[asyncio.Task[None]]") -> Runners:
+        """Those of the server whose *tasks* these are; a gate has one."""
+        if self._runners is None:
+            self._runners = Runners(loop, tasks)
+        return self._runners
 
 
 class GatedProtocol(BoundedProtocol):
@@ -44,6 +52,7 @@ class GatedProtocol(BoundedProtocol):
         super().__init__(gate.watch, *args, **rest)
         self._admission = gate.admission
         self._proxies = gate.proxies
+        self._runners = gate.runners_of(self.loop, self.tasks)
         self._turn: _Turn | None = None  # of the request that was begun last
 
     def data_received(self, data: bytes) -> None:
@@ -80,13 +89,11 @@ class GatedProtocol(BoundedProtocol):
             figures.SHED.add(name)
             super()._start_asgi_task(cycle, Refusing(self._admission.retry_after_s(), self._proxies))  # type: ignore[arg-type]
             return
-        turn = self._turn = _Turn(self._admission, name, cycle, app, self.tasks)
+        turn = self._turn = _Turn(self._admission, name, cycle, app)
         # It has waited behind another one of the same connection, or waits for no body, even if one is announced.
         if not cycle.more_body or cycle.scope["method"] in ("GET", "HEAD"):
             turn.begin()
-        task = self.loop.create_task(cycle.run_asgi(turn))  # type: ignore[arg-type]
-        self.tasks.add(task)
-        task.add_done_callback(turn.forget)
+        self._runners.run(cycle.run_asgi(turn), turn.end)  # type: ignore[arg-type]
 
     @property
     def _is_between_requests(self) -> bool:
@@ -127,19 +134,11 @@ class GatedProtocol(BoundedProtocol):
 class _Turn:
     """One request that was let in: the application around it, which sees when its answer begins."""
 
-    __slots__ = ("_admission", "_app", "_tasks", "counts", "cycle", "is_over", "name")
+    __slots__ = ("_admission", "_app", "counts", "cycle", "is_over", "name")
 
-    def __init__(
-        self,
-        admission: Admission,
-        name: str,
-        cycle: RequestResponseCycle,
-        app: ASGI3Application,
-        tasks: "set[asyncio.Task[None]]",
-    ) -> None:
+    def __init__(self, admission: Admission, name: str, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._admission = admission
         self._app = app
-        self._tasks = tasks
         self.counts = False
         self.cycle = cycle
         self.name = name
@@ -150,11 +149,6 @@ class _Turn:
         assert not self.counts
         self.counts = True
         self._admission.begin(self.name)
-
-    def forget(self, task: "asyncio.Task[None]") -> None:
-        """Its task has ended, however its answer did."""
-        self._tasks.discard(task)
-        self.end()
 
     def end(self) -> None:
         """Count it no longer; may be called again."""

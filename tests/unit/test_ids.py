@@ -1,6 +1,8 @@
 """Ids of holds and bookings, and references that people type."""
 
 import itertools
+import subprocess
+import sys
 import time
 import uuid
 
@@ -51,6 +53,22 @@ def test_new_claim_ids_are_unique_uuids_of_version_7_and_of_now() -> None:
     assert len(set(uuids)) == 1_000
     assert {(u.version, u.variant) for u in uuids} == {(7, uuid.RFC_4122)}
     assert all(before_ms <= u.int >> 80 <= after_ms for u in uuids)
+
+
+FORKED = """
+import os
+from engine.ids import new_claim_key
+new_claim_key()  # from here on there are characters in store
+child = os.fork()
+os.write(1, "".join(f"{new_claim_key()[-16:]} " for _ in range(64)).encode())  # in one piece
+if child:
+    os.waitpid(child, 0)
+"""
+
+
+def test_process_forked_off_makes_ids_of_its_own() -> None:
+    printed = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True).stdout.split()
+    assert len(printed) == len(set(printed)) == 128
 
 
 VALID = "01jd2w3x4y5z6a7b8c9d0e1f2g"
