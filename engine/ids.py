@@ -76,7 +76,8 @@ def new_claim_key() -> str:
     """What the event's hashes will call a fresh hold: 48 bits of time, 74 of randomness from the operating system.
 
     Every hold needs one. The characters of the time are those of the last one as a rule, and the others, which no time
-    is in, are made many at once: a quarter of the cost of a UUID and its characters.
+    is in, are made many at once: a quarter of the cost of a UUID and its characters. Those of one millisecond are in no
+    order.
     """
     global _latest
     try:

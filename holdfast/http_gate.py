@@ -39,8 +39,8 @@ class Gate:
         return GatedProtocol(self, config, server_state, app_state, **rest)
 
     def runners_of(self, loop: asyncio.AbstractEventLoop, tasks: "set[asyncio.Task[None]]") -> Runners:
-        """Those of the server whose *tasks* these are; a gate has one."""
-        if self._runners is None:
+        """Those of the server whose *tasks* these are."""
+        if self._runners is None or self._runners.busy is not tasks or self._runners.loop is not loop:
             self._runners = Runners(loop, tasks)
         return self._runners
 

@@ -4,14 +4,15 @@ Before Python 3.14 asyncio keeps its tasks in a ``WeakSet``, whose code is Pytho
 than all else of a task that has little to do. A runner is in it once, and then waits for its next request. In the
 server's own set of tasks, which a stop waits for and in the end cancels, it stands only while it has one.
 
-A task has one context: what a request sets in a ``ContextVar`` and does not set back, the next one would find.
+A task has one context: what a request sets in a ``ContextVar`` and does not set back, the next one finds. So nothing
+here sets any; a test sees to it.
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-IDLE_MAX = 256  # runners kept: more than are busy together by default; a crowd of streams that has left leaves no more
+IDLE_MAX = 256  # runners kept: more than holds and reads are let in by default; beyond it new ones are made
 
 Work = Coroutine[Any, Any, None]
 Ended = Callable[[], None]
@@ -47,7 +48,8 @@ class _Runner:
         self._runners = runners
         self.given: tuple[Work, Ended] | None = (work, ended)
         self.turn: asyncio.Future[None]
-        self.task = runners.loop.create_task(self._run())
+        # Not by the loop's factory of tasks: an eager one would run it before there is a task to speak of.
+        self.task = asyncio.Task(self._run(), loop=runners.loop)
         self.task.add_done_callback(self._give_up)
 
     async def _run(self) -> None:
@@ -57,8 +59,11 @@ class _Runner:
             work, ended = self.given
             try:
                 await work
-            finally:
+            except BaseException:
                 self._end(ended)
+                del self, runners, task, work, ended  # the error refers to this frame: no cycle must keep the request
+                raise
+            self._end(ended)
             # A cancellation that came too late for this request must not reach the next.
             if task.cancelling() or len(runners.idle) >= IDLE_MAX:
                 return

@@ -4,13 +4,19 @@ import asyncio
 import gc
 import weakref
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from holdfast import http_runners
 from holdfast.http_runners import Runners
 
+ROOT = Path(__file__).parents[2]
 Task = asyncio.Task[None]
+
+
+class Thing:
+    """Something that a request refers to."""
 
 
 class Server:
@@ -114,7 +120,8 @@ async def test_request_whose_task_is_cancelled_before_it_begins_is_told_to_have_
     if is_used_again:
         server.run("before")
         await server.idle()
-        server.tasks.clear(), server.ended.clear()
+        server.tasks.clear()
+        server.ended.clear()
     server.run("cancelled")
     (task,) = server.busy
     task.cancel()
@@ -142,10 +149,35 @@ async def test_request_that_raises_is_told_to_have_ended_and_its_error_is_its_ta
     assert server.ended == ["bad", "next"]
 
 
-async def test_waiting_runner_keeps_nothing_of_the_last_request(server: Server) -> None:
-    class Thing:
-        pass
+async def test_error_of_a_request_keeps_nothing_of_it_alive(server: Server) -> None:
+    async def work(_: Thing) -> None:
+        raise RuntimeError("on purpose")
 
+    told: list[str] = []
+    server.runners.loop.set_exception_handler(lambda _, context: told.append(context["message"]))
+    thing = Thing()
+    gone = weakref.ref(thing)
+    gc.disable()  # else it might come by just now
+    try:
+        server.runners.run(work(thing), lambda: None)
+        del thing
+        await server.idle()
+        await asyncio.sleep(0)
+        assert gone() is None
+        assert told == ["Task exception was never retrieved"]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("package", ["api", "engine", "holdfast", "persistence"])
+def test_no_package_that_answers_requests_sets_what_the_next_one_would_find(package: str) -> None:
+    words = ("ContextVar(", "bind_contextvars", "bound_contextvars")
+    sources = {path: path.read_text("utf-8") for path in (ROOT / package).rglob("*.py")}
+    assert sources
+    assert [path for path, text in sources.items() if any(word in text for word in words)] == []
+
+
+async def test_waiting_runner_keeps_nothing_of_the_last_request(server: Server) -> None:
     async def work(_: Thing) -> None:
         pass
 
