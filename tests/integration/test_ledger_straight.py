@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
+import uuid_utils
 from ledger_lab import SOLD_AT_MS, Lab
 
 from engine.bookings import JournalEntry
 from engine.events import SellableEvent
+from engine.ids import claim_id
 from engine.ports import Committed, Refused
 from persistence import ledger_batch
 from persistence.database import driver_connection
@@ -171,6 +173,7 @@ def made_at_random(lab: Lab, event: SellableEvent, chance: random.Random) -> Jou
         epoch=event.event.epoch - (chance.random() < 0.05),
         customer_id=chance.choice(["ana", "ben"]),
         sold_at_ms=SOLD_AT_MS,
+        booking_id=claim_id(uuid_utils.uuid7().int, event.event.id),  # ascending, as a batch numbers by id
     )
 
 
