@@ -70,7 +70,13 @@ def answer_problem(error: Exception, *, base_url: str, request_id: bytes, route:
         if kind is INTERNAL_ERROR:
             logger.error("request_failed", request_id=request_id.decode(), route=route, exc_info=error)
         elif isinstance(error, _DEPENDENCIES):
-            logger.warning("dependency_unavailable", request_id=request_id.decode(), route=route, code=kind.code)
+            logger.warning(
+                "dependency_unavailable",
+                request_id=request_id.decode(),
+                route=route,
+                code=kind.code,
+                reason=str(error).partition("\n")[0],  # what a driver adds below may be somebody's data
+            )
     return Answer(kind.status, body, PROBLEM_JSON, kind.headers(error))
 
 

@@ -16,8 +16,8 @@ import structlog
 from holdfast.children import GRACEFUL, Child, Stage, describe_exit, start_child
 
 LISTEN_BACKLOG = 2048
-INSTANT_S = 3.0  # a worker that ends sooner than this after its start has failed to start
-INSTANT_FAILURES_MAX = 5  # in a row, of one worker, while none has ever worked; then the fault is not passing
+FAILED_STARTS_MAX = 5  # of one worker, while none is ready yet; then the fault is not passing
+LASTED_S = 3.0  # a worker that ran for so long is started again without much delay
 RESTART_DELAY_MIN_S = 0.1
 RESTART_DELAY_MAX_S = 2.0
 COMPANION_DELAY_MAX_S = 10.0  # of one that keeps failing: the workers serve without it meanwhile
@@ -33,13 +33,13 @@ class ListenFailed(Exception):
 
 
 class WorkersFailed(Exception):
-    """A worker keeps ending as soon as it is started, and none has ever worked; carries its last exit status."""
+    """A worker keeps ending and none has ever been ready; carries its last exit status."""
 
     def __init__(self, index: int, exit_code: int) -> None:
         self.index = index
         self.exit_code = exit_code
         super().__init__(
-            f"worker {index} ended {INSTANT_FAILURES_MAX} times in a row within {INSTANT_S:g} s of its start"
+            f"worker {index} ended {FAILED_STARTS_MAX} times before the server was ready"
             f" ({describe_exit(exit_code)}); its own messages are above"
         )
 
@@ -110,30 +110,28 @@ async def supervise(
     count: int,
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
-    ready: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ready: Callable[[], Coroutine[Any, Any, None]],
     companion: Sequence[str] | None = None,
     beside: Sequence[Sequence[str]] = (),
     stages: Sequence[Stage] = GRACEFUL,
 ) -> None:
     """Run *count* workers until SIGTERM or SIGINT; start again those that die.
 
-    A worker finds its number, from 0, in ``HOLDFAST_WORKER``. *ready* runs beside them from the start: it may
-    wait for them to answer, and then tell the world. *companion* is one process more, started when *ready* has
+    A worker finds its number, from 0, in ``HOLDFAST_WORKER``. *ready* runs beside them from the start: it waits for
+    one of them to answer, and may then tell the world. *companion* is one process more, started when *ready* has
     returned so that it costs the workers no time, and again and again if need be: its failing ends nothing. What runs
     *beside* is kept running the same way. The first signal stops the workers in *stages*, a second
     kills them. They end with this process, whatever ends it. Must run in the main thread, which receives the signals.
 
     Raises:
-        WorkersFailed: One keeps failing as it starts, and none has ever worked; all have been stopped.
+        WorkersFailed: One keeps ending while *ready* has not returned; all have been stopped.
         Exception: Whatever *ready* raised; the workers have been stopped.
     """
     crew = _Crew(argv, env=os.environ if env is None else env, pass_fds=pass_fds, stages=stages)
     with _stop_signals(on_second=crew.kill) as stop:
         stopped = asyncio.create_task(stop.wait())
-        tasks = [asyncio.create_task(crew.keep_running(index)) for index in range(count)]
-        is_ready = asyncio.create_task(ready()) if ready is not None else None
-        if is_ready is not None:
-            tasks.append(is_ready)
+        is_ready = asyncio.create_task(ready())
+        tasks = [is_ready, *(asyncio.create_task(crew.keep_running(index, ready=is_ready)) for index in range(count))]
         others = (*beside, companion) if companion is not None else beside
         tasks += [asyncio.create_task(crew.keep_beside(each, after=is_ready)) for each in others]
         try:
@@ -153,41 +151,38 @@ class _Crew:
         self._pass_fds = pass_fds
         self._stages = stages
         self._running: dict[int | str, Child] = {}
-        self._began: dict[int | str, float] = {}  # when those that run were started, on the monotonic clock
-        self._has_worked = False
 
-    async def keep_running(self, index: int) -> None:
+    async def keep_running(self, index: int, *, ready: "asyncio.Task[None]") -> None:
         """Run one worker, again and again, until cancelled; then stop it.
 
-        Once any worker has worked, the program and its settings are sound: what fails then is a server that is away
-        for a while, and giving up would take down the workers that are well.
+        Once any worker was *ready*, the program and its settings are sound: what fails then is a server that is away
+        for a while, and giving up would take down the workers that are well. How long a worker has lived tells nothing
+        of that: a slow machine takes seconds to find out that it cannot start.
         """
-        failures = 0
+        failed_starts = 0
         delay_s = RESTART_DELAY_MIN_S
         while True:
             began = time.monotonic()
             code = await self._run_once(index)
-            if time.monotonic() - began < INSTANT_S:
-                failures += 1
-            else:
-                failures, delay_s, self._has_worked = 0, RESTART_DELAY_MIN_S, True
-            if failures >= INSTANT_FAILURES_MAX and not self._any_has_worked():
+            failed_starts += 1
+            if failed_starts >= FAILED_STARTS_MAX and not ready.done():
                 raise WorkersFailed(index, code)
+            if time.monotonic() - began > LASTED_S:
+                delay_s = RESTART_DELAY_MIN_S
             log.error("worker died", worker=index, how=describe_exit(code), restart_in_s=delay_s)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, RESTART_DELAY_MAX_S)
 
-    async def keep_beside(self, argv: Sequence[str], *, after: "asyncio.Task[None] | None") -> None:
+    async def keep_beside(self, argv: Sequence[str], *, after: "asyncio.Task[None]") -> None:
         """Run the companion when *after* is done, again and again, until cancelled; then stop it."""
-        if after is not None:
-            await asyncio.wait([after])
-            if after.cancelled() or after.exception() is not None:
-                return  # whoever waits for *after* has heard of it
+        await asyncio.wait([after])
+        if after.cancelled() or after.exception() is not None:
+            return  # whoever waits for *after* has heard of it
         delay_s = RESTART_DELAY_MIN_S
         while True:
             began = time.monotonic()
             code = await self._run(argv[-1], argv, self._env)
-            if time.monotonic() - began > INSTANT_S:
+            if time.monotonic() - began > LASTED_S:
                 delay_s = RESTART_DELAY_MIN_S
             log.error("companion died", what=argv[-1], how=describe_exit(code), restart_in_s=delay_s)
             await asyncio.sleep(delay_s)
@@ -199,17 +194,11 @@ class _Crew:
     async def _run(self, name: int | str, argv: Sequence[str], env: Mapping[str, str]) -> int:
         child = await start_child(argv, stages=self._stages, env=env, pass_fds=self._pass_fds)
         self._running[name] = child
-        self._began[name] = time.monotonic()
         try:
             return await child.wait()
         finally:
             await child.stop()
-            del self._running[name], self._began[name]
-
-    def _any_has_worked(self) -> bool:
-        now = time.monotonic()
-        self._has_worked = self._has_worked or any(now - began >= INSTANT_S for began in self._began.values())
-        return self._has_worked
+            del self._running[name]
 
     def kill(self) -> None:
         for child in self._running.values():

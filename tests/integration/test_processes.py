@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from holdfast import processes
 from holdfast.processes import (
-    INSTANT_FAILURES_MAX,
+    FAILED_STARTS_MAX,
     ListenFailed,
     WorkersFailed,
     bind_listener,
@@ -158,37 +158,45 @@ def test_workers_end_when_their_supervisor_is_killed() -> None:
         seconds_until(lambda: are_gone(processes), within_s=10)
 
 
-async def test_supervisor_gives_up_on_a_worker_that_keeps_failing_as_it_starts() -> None:
-    failing = ["sh", "-c", "test $HOLDFAST_WORKER = 0 && exec sleep 60; exit 3"]
+@pytest.mark.parametrize("lasting_s", [0.0, 0.2])
+async def test_supervisor_gives_up_on_a_worker_that_keeps_ending_before_any_was_ready(
+    monkeypatch: pytest.MonkeyPatch, lasting_s: float
+) -> None:
+    """However long it takes to find out that it cannot start, and whatever its sibling does meanwhile."""
+    monkeypatch.setattr(processes, "LASTED_S", 0.1)
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    failing = ["sh", "-c", f"test $HOLDFAST_WORKER = 0 && exec sleep 60; sleep {lasting_s}; exit 3"]
 
     before = psutil.Process().children()
-    with pytest.raises(WorkersFailed, match=r"worker 1 ended 5 times in a row .*exit status 3"):
-        await supervise(failing, count=2)
+    with pytest.raises(WorkersFailed, match=r"worker 1 ended 5 times before the server was ready .*exit status 3"):
+        await supervise(failing, count=2, ready=never)
     seconds_until(lambda: set(psutil.Process().children()) <= set(before), within_s=10)
 
 
-async def test_supervisor_keeps_trying_when_workers_have_worked_before(
+async def test_supervisor_keeps_trying_when_a_worker_was_ready_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Postgres goes away while a worker starts again: its sibling, which needs nothing just now, must go on."""
-    monkeypatch.setattr(processes, "INSTANT_S", 0.3)
     monkeypatch.setattr(processes, "RESTART_DELAY_MAX_S", 0.1)
     starts = tmp_path / "starts"
     starts.touch()
-    lasting_once = f"echo >>{starts}; test $(wc -l <{starts}) = 1 && sleep 0.5; exit 3"
-    workers = ["sh", "-c", f"test $HOLDFAST_WORKER = 0 && exec sleep 60; {lasting_once}"]
+    workers = ["sh", "-c", f"test $HOLDFAST_WORKER = 0 && exec sleep 60; echo >>{starts}; exit 3"]
 
-    class SeenEnough(Exception):
+    async def ready() -> None:
         pass
 
-    async def until_it_was_started_often() -> None:
+    async def stop_when_it_was_started_often() -> None:
         async with asyncio.timeout(15):
-            while len(starts.read_text()) < INSTANT_FAILURES_MAX + 4:  # noqa: ASYNC110 - other processes write it
+            while len(starts.read_text()) < FAILED_STARTS_MAX + 4:  # noqa: ASYNC110 - other processes write it
                 await asyncio.sleep(0.02)
-        raise SeenEnough
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(SeenEnough):
-        await supervise(workers, count=2, ready=until_it_was_started_often)
+    async with asyncio.TaskGroup() as both:
+        both.create_task(stop_when_it_was_started_often())
+        both.create_task(supervise(workers, count=2, ready=ready))
 
 
 async def test_supervisor_stops_its_workers_when_they_do_not_get_ready() -> None:

@@ -4,6 +4,7 @@ import datetime as dt
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from api import errors as http
 from api.problems import INTERNAL_ERROR, KIND_BY_CODE, KINDS, answer_problem, kind_of_class, problem_body
@@ -122,6 +123,15 @@ def test_problem_leaks_nothing_of_a_failure_that_is_ours(error: Exception) -> No
     answer = answer_problem(error, base_url="http://h", request_id=b"r1", route="/v1/holds")
     assert answer.status >= 500
     assert b"hunter2" not in answer.body
+
+
+def test_log_says_why_a_dependency_is_unavailable_and_leaves_out_what_may_be_personal() -> None:
+    error = engine.LedgerUnavailable("QueryCanceledError: statement timeout\n[parameters: ana@example.com]")
+    with capture_logs() as logs:
+        answer_problem(error, base_url="http://h", request_id=b"r1", route="/v1/bookings")
+    assert [(log["event"], log["code"], log["reason"]) for log in logs] == [
+        ("dependency_unavailable", "ledger-unavailable", "QueryCanceledError: statement timeout")
+    ]
 
 
 def test_problem_of_an_unknown_exception_is_an_internal_error() -> None:

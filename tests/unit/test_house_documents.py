@@ -189,6 +189,17 @@ def test_the_table_of_metrics_has_exactly_those_that_are_told_with_their_labels(
     assert documented == metric_labels()
 
 
+def test_what_the_table_of_alarms_takes_from_the_log_is_logged() -> None:
+    packages = ("engine", "persistence", "api", "holdfast")
+    sources = "".join(read(path) for package in packages for path in (ROOT / package).rglob("*.py"))
+
+    signs = [sign for sign, where, _ in rows(section("docs/operations.md", "What to watch")) if where.startswith("log")]
+    documented = [text for sign in signs for text in words(sign.partition(" with ")[0])]
+
+    assert len(documented) > 20
+    assert [text for text in documented if f'"{text.partition(": ")[0]}' not in sources] == []
+
+
 def test_the_table_of_checks_says_what_readiness_makes_of_them() -> None:
     nothing: Any = None  # a check touches its parts only when it is run
 
