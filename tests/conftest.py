@@ -8,8 +8,20 @@ from pathlib import Path
 
 import pytest
 from cluster_fixture import Cluster, running_cluster
+from in_memory import roomy_memory
 from servers import LocalServers, local_servers
 from stores import CLUSTER, SINGLE
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep in memory what tests and their servers write, where there is room and nobody has said otherwise.
+
+    Hundreds of databases come and go in a run: on a disk that is a fifth of its time, and a disk that stands still for
+    two seconds fails a test. The whole of the fault tests is measured, and stays on the disk.
+    """
+    measured = config.getoption("--faults", default="short") == "keep"
+    if "TMPDIR" not in os.environ and not measured and (memory := roomy_memory()) is not None:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(memory)
 
 
 @pytest.fixture(scope="session")

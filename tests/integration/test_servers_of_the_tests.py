@@ -6,6 +6,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from command_line import CommandLine
+from in_memory import roomy_memory
 from redis.asyncio import Redis
 from warm_commands import WarmCommandLine
 
@@ -56,3 +57,11 @@ def test_warm_command_has_the_environment_it_is_given_and_no_other(tmp_path: Pat
     assert warm.run("events", "list", DATABASE_URL="no url").returncode == 1
     assert "HOLDFAST_WORKERS" in warm.run("events", "list", HOLDFAST_WORKERS="many").stderr
     assert "HOLDFAST_WORKERS" not in warm.run("events", "list", DATABASE_URL="no url").stderr
+
+
+def test_memory_is_used_only_where_it_is_there_and_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert roomy_memory(tmp_path / "missing") is None
+    monkeypatch.setattr("in_memory.NEEDED_BYTES", 0)
+    assert roomy_memory(tmp_path) == tmp_path
+    monkeypatch.setattr("in_memory.NEEDED_BYTES", 1 << 60)
+    assert roomy_memory(tmp_path) is None
