@@ -51,18 +51,23 @@ def json_answer(value: Any, *, status: int = 200, headers: tuple[Header, ...] = 
     return Answer(status, encode_json(value), JSON, headers)
 
 
+def write_answer(answer: Answer, send: Send, *, request_id: bytes, more: tuple[Header, ...] = ()) -> bool:
+    """Have a server that can do so write the answer, with *more* headers, at once; ``False`` where it has not.
+
+    It is asked through *send* itself, so that nobody who wraps that is left out.
+    """
+    write_whole: WriteWhole | None = getattr(getattr(send, "__self__", None), "write_whole", None)
+    if write_whole is None or answer.stream is not None:
+        return False
+    lines = _lines(answer, answer.headers + more, request_id)
+    return lines is not None and write_whole(answer.status, lines, answer.body)
+
+
 async def send_answer(
     answer: Answer, send: Send, *, request_id: bytes, with_body: bool, more: tuple[Header, ...] = ()
 ) -> None:
     """Send the answer, with *more* headers; a ``HEAD`` request gets the headers of the body it does not get."""
-    headers = answer.headers + more
-    # A server may take an answer whole. It is asked through *send* itself, so that nobody who wraps that is left out.
-    write_whole: WriteWhole | None = getattr(getattr(send, "__self__", None), "write_whole", None)
-    if write_whole is not None and answer.stream is None and with_body:
-        lines = _lines(answer, headers, request_id)
-        if lines is not None and write_whole(answer.status, lines, answer.body):
-            return
-    all_headers = [_NOSNIFF, (b"x-request-id", request_id), *headers]
+    all_headers = [_NOSNIFF, (b"x-request-id", request_id), *answer.headers, *more]
     if answer.status not in _BODILESS:
         all_headers.append((b"content-type", answer.content_type))
         if answer.content_type != EVENT_STREAM:

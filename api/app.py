@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.answers import Answer, send_answer
+from api.answers import Answer, send_answer, write_answer
 from api.audit_log import log_change, log_refused
 from api.call import Call, read_body, whole_body
 from api.dispatch import RouteTable
@@ -104,20 +104,16 @@ class Application:
         except Exception as error:
             answer = _problem(call, error)
         try:
-            await self._send(call, answer, began, receive, send)
+            told = () if self._rates is None else self._rates.telling(call.left_of_caller, call.left_of_address)
+            if not write_answer(answer, send, request_id=call.request_id, more=told):
+                with_body = scope["method"] != "HEAD"
+                await send_answer(answer, send, request_id=call.request_id, with_body=with_body, more=told)
+            _observe(call, answer, time.perf_counter() - began)
+            if answer.stream is not None:
+                await answer.stream.run(scope, receive, send)
         finally:
             if answer.stream is not None:
                 answer.stream.close()
-
-    async def _send(self, call: Call, answer: Answer, began: float, receive: Receive, send: Send) -> None:
-        scope = call.scope
-        told = () if self._rates is None else self._rates.telling(call.left_of_caller, call.left_of_address)
-        await send_answer(answer, send, request_id=call.request_id, with_body=scope["method"] != "HEAD", more=told)
-        # What is not in the table of routes must not make labels of its own: anybody could make any number of them.
-        method = scope["method"] if call.route_path else UNKNOWN
-        figures.REQUESTS.observe(time.perf_counter() - began, method, call.route_path or UNKNOWN, answer.status)
-        if answer.stream is not None:
-            await answer.stream.run(scope, receive, send)
 
     async def _answer(self, call: Call, receive: Receive) -> Answer:
         scope = call.scope
@@ -165,8 +161,12 @@ class Application:
             await self._count(call, where=where)
             caller, where = await verifier.verify(authorization), None
         call.caller = caller
-        if self._services.limiter is not None:
-            await self._count(call, where=where, who=None if caller.is_trusted else caller.sub)
+        if (limiter := self._services.limiter) is not None:
+            who = None if caller.is_trusted else caller.sub
+            if (left := limiter.spend(caller=who, address=where)) is not None:
+                call.tell_left(*left)
+            else:
+                await self._count(call, where=where, who=who)
         if route.roles.isdisjoint(caller.roles):
             raise Forbidden
         if caller.scope is not None:
@@ -189,6 +189,12 @@ class Application:
             call.tell_left(refused.left_of_caller, refused.left_of_address)
             raise
         call.tell_left(of_caller, of_address)
+
+
+def _observe(call: Call, answer: Answer, seconds: float) -> None:
+    # What is not in the table of routes must not make labels of its own: anybody could make any number of them.
+    method = call.scope["method"] if call.route_path else UNKNOWN
+    figures.REQUESTS.observe(seconds, method, call.route_path or UNKNOWN, answer.status)
 
 
 def _confine(caller: Caller, params: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from engine.transport.wire import PackedKeys, add_key, pack_keys
+from engine.transport.wire import PackedKeys, pack_keys
 from lua import Script
 
 EVENT_KEYS = frozenset(
@@ -66,7 +66,7 @@ class KeyRing:
     """Keys of scripts' calls, packed for the wire once and kept."""
 
     def __init__(self) -> None:
-        self._packed: OrderedDict[tuple[str, str], PackedKeys] = OrderedDict()
+        self._packed: OrderedDict[tuple[str, str, int], PackedKeys] = OrderedDict()
         self._of_partitions: dict[tuple[str, int], PackedKeys] = {}
 
     def for_event(
@@ -83,12 +83,17 @@ class KeyRing:
         """
         if epoch is not None:  # called once or twice in a load: not worth keeping
             return self.for_events(script, [event_id], partition, once, epoch)
-        packed = self._packed.get((script.name, event_id))
+        # Calls with an idempotency key differ in nothing but that: all up to it is kept.
+        size = 0 if once is None else len(once)
+        packed = self._packed.get((script.name, event_id, size))
         if packed is None:
-            packed = self._packed[script.name, event_id] = self.for_events(script, [event_id], partition)
+            packed = self.for_events(script, [event_id], partition)
+            if size:
+                packed = packed.begin_key(once_key(partition, b""), size)
+            self._packed[script.name, event_id, size] = packed
             if len(self._packed) > PACKED_MAX:
                 self._packed.popitem(last=False)
-        return packed if once is None else add_key(packed, once_key(partition, once))
+        return packed if once is None else packed.end_key(once)
 
     def for_partition(self, script: Script, partition: int) -> PackedKeys:
         """The keys of a call that concerns no single event."""

@@ -78,6 +78,23 @@ class RateLimiter:
         self._asking: set[asyncio.Task[None]] = set()
         self._pause_until = 0.0
 
+    def spend(self, *, caller: str | None = None, address: str | None = None) -> Left | None:
+        """As :meth:`take`, at once, where all of it was taken in advance; else ``None``, and nothing was counted."""
+        now = time.monotonic()
+        if now < self._pause_until:
+            return UNKNOWN
+        who = None if caller is None or self.by_caller is None else self._caller(caller)
+        of_caller = None if who is None else self._leases.spend(who, now)
+        if who is not None and of_caller is None:
+            return None
+        where = None if address is None or self.by_address is None else self._address(address)
+        of_address = None if where is None else self._leases.spend(where, now)
+        if where is not None and of_address is None:
+            if who is not None:
+                self._leases.give_back(who)
+            return None
+        return of_caller, of_address
+
     async def take(self, *, caller: str | None = None, address: str | None = None) -> Left:
         """Count one request of *caller* from *address*, by the limits that there are; returns what they leave.
 

@@ -7,6 +7,7 @@ them do not count.
 """
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -157,9 +158,9 @@ class _Turn:
             self.counts = False
             self._admission.end(self.name)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ours is given on
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # noqa: ARG002 - ours is given on
         """Run the application."""
-        await self._app(scope, receive, self.send)  # type: ignore[arg-type]
+        return self._app(scope, receive, self.send)  # type: ignore[arg-type]
 
     async def send(self, message: Any) -> None:
         """Whatever is sent, the work is done: how long it takes to leave is the client's doing."""

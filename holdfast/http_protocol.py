@@ -8,10 +8,12 @@ with a plain path are taken apart without a URL parser. What is rare is left to 
 """
 
 import asyncio
+import logging
 import re
 from typing import Any
 
-from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent
+from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent, ASGIVersions, HTTPScope
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 _BODILESS = (204, 304)
@@ -23,6 +25,14 @@ class LeanProtocol(HttpToolsProtocol):
 
     _is_idle = False
     _idle_since = 0.0
+    _asgi: ASGIVersions
+    _extensions: dict[str, Any]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Offer the ASGI extension ``holdfast.abort``: a reader that reads nothing can only be left, not seen off."""
+        super().connection_made(transport)
+        self._asgi = {"version": self.asgi_version, "spec_version": "2.3"}
+        self._extensions = {"holdfast.abort": {"abort": transport.abort}}
 
     # Idle connections. uvicorn's names, its calls: it asks for the timer to go, and for a new one, at every request.
 
@@ -68,10 +78,23 @@ class LeanProtocol(HttpToolsProtocol):
     # Requests.
 
     def on_message_begin(self) -> None:
-        """Offer the ASGI extension ``holdfast.abort``: a reader that reads nothing can only be left, not seen off."""
-        super().on_message_begin()
+        """As uvicorn does, and say what is offered besides."""
         self._is_idle = False
-        self.scope["extensions"] = {"holdfast.abort": {"abort": self.transport.abort}}
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+        self.scope = {  # type: ignore[typeddict-item]
+            "type": "http",
+            "asgi": self._asgi,
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,  # type: ignore[typeddict-item]
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+            "extensions": self._extensions,
+        }
 
     def on_headers_complete(self) -> None:
         """Begin to answer, before the body is there."""
@@ -91,31 +114,86 @@ class LeanProtocol(HttpToolsProtocol):
         path, _, query = url.partition(b"?")
         scope["raw_path"], scope["query_string"], scope["path"] = path, query, path.decode("ascii")
         previous = self.cycle
-        self.cycle = _Cycle(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=_Bell(),  # type: ignore[arg-type]  # as much of an asyncio.Event as is used
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and parser.should_keep_alive(),
-            on_response=self.on_response_complete,
-        )
+        self.cycle = _Cycle(self, scope, keep_alive=version != "1.0" and parser.should_keep_alive())
         if previous is None or previous.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
 
+    def on_body(self, body: bytes) -> None:
+        """Keep it: nearly always it comes in one piece, and as that it is handed on."""
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body = cycle.body + body if cycle.body else body  # type: ignore[assignment]
+            if len(cycle.body) > HIGH_WATER_LIMIT:  # which bounds what is put together here
+                self.flow.pause_reading()
+            cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """All of it is there."""
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
+
 
 class _Cycle(RequestResponseCycle):
     """One request and its answer; holds the head of an answer back until its body comes."""
 
+    # How a request begins; what never changes in most of them costs none of them anything.
+    logger = logging.getLogger("uvicorn.error")
+    access_logger = logging.getLogger("uvicorn.access")
+    disconnected = False
+    more_body = True
+    body = b""  # type: ignore[assignment]  # joined, not added to
+    response_started = False
+    response_complete = False
+    chunked_encoding = None
+    expected_content_length = 0
     _head: bytes | None = None
     _is_read = False
+    _is_set = False
+    _waiter: asyncio.Future[None] | None = None
+
+    def __init__(self, protocol: LeanProtocol, scope: HTTPScope, *, keep_alive: bool) -> None:
+        """All that uvicorn's own sets, and is not set above."""
+        self.scope = scope
+        self.transport = protocol.transport
+        self.flow = protocol.flow
+        self.access_log = protocol.access_log
+        self.default_headers = protocol.server_state.default_headers
+        self.waiting_for_100_continue = protocol.expect_100_continue
+        self.keep_alive = keep_alive
+        self.on_response = protocol.on_response_complete
+
+    # As much of an asyncio.Event as uvicorn uses, at no cost until somebody waits: one may at a time, as in ASGI.
+
+    @property
+    def message_event(self) -> "_Cycle":  # type: ignore[override]
+        """Is set when there is something to receive."""
+        return self
+
+    def set(self) -> None:
+        """There is."""
+        self._is_set = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def clear(self) -> None:
+        """It was received."""
+        self._is_set = False
+
+    async def wait(self) -> None:
+        """Until there is."""
+        while not self._is_set:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    # ASGI.
 
     async def receive(self) -> ASGIReceiveEvent:
         """The body, usually there already; waiting for it, and the end of the connection, are uvicorn's."""
@@ -131,8 +209,8 @@ class _Cycle(RequestResponseCycle):
         self._is_read = True
         self.waiting_for_100_continue = False
         self.flow.resume_reading()
-        body, self.body = bytes(self.body), bytearray()
-        self.message_event.clear()
+        body, self.body = bytes(self.body), b""
+        self._is_set = False
         return body
 
     async def send(self, message: ASGISendEvent) -> None:
@@ -216,7 +294,7 @@ class _Cycle(RequestResponseCycle):
         self.transport.write(answer)
         self.expected_content_length = 0
         self.response_complete = True
-        self.message_event.set()
+        self.set()
         if not self.keep_alive:  # shutdown began meanwhile: the head did not say so, the end does
             self.transport.close()
         self.on_response()
@@ -242,29 +320,3 @@ def _having_said(said: object) -> ASGI3Application:
 
 def _done_already() -> None:
     """Nothing is left to be done when an answer has ended."""
-
-
-class _Bell:
-    """An ``asyncio.Event`` that costs nothing until somebody waits for it; one may wait at a time, as in ASGI."""
-
-    __slots__ = ("_is_set", "_waiter")
-
-    def __init__(self) -> None:
-        self._is_set = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def set(self) -> None:
-        self._is_set = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def clear(self) -> None:
-        self._is_set = False
-
-    async def wait(self) -> None:
-        while not self._is_set:
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None

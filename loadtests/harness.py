@@ -88,6 +88,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """*operations* of a full run, scaled."""
         return max(1, round(operations * self.scale))
 
+    def in_short_turns(self) -> "Plan":
+        """As long in all, in runs of one second: what else a shared machine does comes and goes within seconds."""
+        times = max(1, self.http_s)
+        return msgspec.structs.replace(self, pairs=times * self.pairs, null_pairs=times * self.null_pairs, http_s=1)
+
 
 FULL = Plan(pairs=7, null_pairs=2, scale=1.0, http_s=2)
 QUICK = Plan(pairs=3, null_pairs=1, scale=0.2, http_s=1)

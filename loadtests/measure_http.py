@@ -48,6 +48,7 @@ class Worker(msgspec.Struct, frozen=True):
 
 async def measure(bench: Bench) -> list[Result]:
     """One place of a counted section, and one numbered seat, by many customers in turn."""
+    bench = msgspec.structs.replace(bench, plan=bench.plan.in_short_turns())
     tokens_file = bench.scratch / "tokens"
     tokens = [make_token(bench.settings, f"customer-{number}", ["customer"]) for number in range(CUSTOMERS)]
     tokens_file.write_text("\n".join(tokens))

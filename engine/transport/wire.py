@@ -13,12 +13,31 @@ from redis.crc import key_slot
 class PackedKeys(msgspec.Struct, frozen=True):
     """The keys of one script call: made once per event and script, then appended as they are."""
 
-    keys: tuple[bytes, ...]
+    count: int
     slot: int
     """The cluster slot of all of them, 0..16383."""
     wire: bytes
     """RESP of ``<numkeys> <key> …``, every part with a line end *before* it rather than behind: one piece less to join
     for every argument that follows."""
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """The keys by themselves, none of which has a line end in it, for whoever sends them another way."""
+        return tuple(self.wire.split(b"\r\n")[4::2])
+
+    def begin_key(self, head: bytes, size: int) -> "PackedKeys":
+        """These and the *head* of one more key of the same slot, for :meth:`end_key` with the *size* bytes it lacks."""
+        wire = b"%b%b\r\n$%d\r\n%b" % (
+            _count(self.count + 1),
+            self.wire[len(_count(self.count)) :],
+            len(head) + size,
+            head,
+        )
+        return PackedKeys(self.count + 1, self.slot, wire)
+
+    def end_key(self, rest: bytes) -> "PackedKeys":
+        """The last key made whole: nothing but a copy, for every call has another one."""
+        return PackedKeys(self.count, self.slot, self.wire + rest)
 
 
 def pack_keys(keys: Sequence[bytes]) -> PackedKeys:
@@ -31,19 +50,12 @@ def pack_keys(keys: Sequence[bytes]) -> PackedKeys:
     if len(slots) != 1:
         raise ValueError(f"keys of one script call must share one slot, these are of {sorted(slots)}: {list(keys)!r}")
     wire = b"".join(map(_next, (b"%d" % len(keys), *keys)))
-    return PackedKeys(keys=tuple(keys), slot=slots.pop(), wire=wire)
-
-
-def add_key(packed: PackedKeys, key: bytes) -> PackedKeys:
-    """The same keys and one more behind them, which the caller knows to be of the same slot."""
-    count = len(packed.keys)
-    wire = b"%b%b\r\n$%d\r\n%b" % (_count(count + 1), packed.wire[len(_count(count)) :], len(key), key)
-    return PackedKeys(keys=(*packed.keys, key), slot=packed.slot, wire=wire)
+    return PackedKeys(len(keys), slots.pop(), wire)
 
 
 def pack_evalsha(sha: bytes, keys: PackedKeys, args: Sequence[bytes]) -> bytes:
     """``EVALSHA sha numkeys key… arg…``; *sha* is 40 hexadecimal digits."""
-    pieces = [b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n" % (3 + len(keys.keys) + len(args)), sha, keys.wire]
+    pieces = [b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n" % (3 + keys.count + len(args)), sha, keys.wire]
     for arg in args:
         size = len(arg)
         pieces.append(_NEXT_HEADS[size] if size < _NEXT_HEADS_SIZE else b"\r\n$%d\r\n" % size)

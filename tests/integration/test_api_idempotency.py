@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from api.answers import Answer
-from api.idempotency import REPLAYED, answer_once, once_for, part_of
+from api.idempotency import REPLAYED, SHORT, answer_once, once_for, part_of
 from engine.errors import IdempotencyInFlight, IdempotencyKeyReused, InvalidRequest
 from engine.kernel import Kernel
 from engine.once import Once, OnceStore
@@ -144,6 +144,21 @@ def test_scope_cannot_be_made_to_look_like_another_by_choosing_a_key() -> None:
 def test_parts_of_a_request_have_scopes_of_their_own() -> None:
     assert len({part_of(ONCE, number).scope for number in range(100)} | {ONCE.scope}) == 101
     assert len(part_of(ONCE, 7).scope) == 32
+
+
+@pytest.mark.parametrize("key", [b"x", b"x" * 255, b"a b", b"~!"], ids=repr)
+def test_every_printable_key_will_do(key: bytes) -> None:
+    once = once_for(key, caller="ana", route="POST /v1/x", params={}, body=b"{}")
+    assert once == once_for(key, caller="ana", route="POST /v1/x", params={}, body=b"{}")
+
+
+@pytest.mark.parametrize("size", [2, SHORT, SHORT + 1])
+def test_bodies_are_told_apart_whether_or_not_their_digests_are_remembered(size: int) -> None:
+    def body_of(content: bytes) -> bytes:
+        return once_for(b"k", caller="ana", route="POST /v1/x", params={}, body=content).body
+
+    first, second = b"a" * size, b"a" * (size - 1) + b"b"
+    assert body_of(first) == body_of(b"" + first) != body_of(second)
 
 
 @pytest.mark.parametrize("key", [b"", b" ", b" a", b"a ", b"x" * 256, b"\xc3\xbc", b"a\tb", b"a\0b"], ids=repr)

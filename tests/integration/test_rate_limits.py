@@ -316,6 +316,17 @@ async def test_a_request_taken_in_advance_is_given_back_where_the_address_refuse
     assert (await limiter.take(caller="ana"))[0] == 996
 
 
+async def test_what_was_taken_in_advance_is_spent_at_once_and_nothing_else_is(kernel: Kernel) -> None:
+    limiter = limiter_of(kernel, RateLimit(requests=1, window_s=3600, burst=1_000), SLOW_BY_ADDRESS)
+    assert limiter.spend(caller="ana") is None
+    left = [(await limiter.take(caller="ana"))[0] for _ in range(3)]
+
+    assert limiter.spend(caller="ana", address=HOME) is None  # of the address nothing is taken in advance
+    assert limiter.spend(caller="ana") == (left[-1] - 1, None)
+    assert limiter.spend() == (None, None)
+    assert await left_of(limiter, caller="ana", address=HOME) == {"address": ADDRESS_BURST - 1, "caller": left[-1] - 2}
+
+
 @contextlib.asynccontextmanager
 async def serving(
     redis_url: str, database_url: str, limit: RateLimit | None, by_address: RateLimit | None

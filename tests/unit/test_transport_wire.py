@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from engine.transport.wire import add_key, pack_command, pack_evalsha, pack_keys, pack_shared_command
+from engine.transport.wire import pack_command, pack_evalsha, pack_keys, pack_shared_command
 
 SHA = b"0123456789abcdef0123456789abcdef01234567"
 
@@ -38,9 +38,12 @@ def test_command_reads_back_as_it_was_packed(parts: list[bytes | str | int]) -> 
 
 
 @pytest.mark.parametrize("count", [1, 2, 9, 10, 99])
-def test_key_added_to_packed_keys_is_packed_as_if_it_had_been_there(count: int) -> None:
+def test_key_begun_and_ended_is_packed_as_if_it_had_been_there_at_once(count: int) -> None:
     keys = [b"hf:{1}:%d" % number for number in range(count + 1)]
-    assert add_key(pack_keys(keys[:-1]), keys[-1]) == pack_keys(keys)
+    begun = pack_keys(keys[:-1]).begin_key(keys[-1][:4], len(keys[-1]) - 4)
+    whole = begun.end_key(keys[-1][4:])
+    assert whole == pack_keys(keys)
+    assert whole.keys == tuple(keys)
 
 
 def test_keys_know_their_slot() -> None:
