@@ -146,7 +146,12 @@ class Application:
             return await route.handler(call)
         asked = b"%s?%s" % (call.body, call.query_string) if call.query_string else call.body
         call.once = once_for(
-            key, caller=call.caller.sub, route=f"{route.method} {route.path}", params=call.params, body=asked
+            key,
+            caller=call.caller.sub,
+            route=f"{route.method} {route.path}",
+            params=call.params,
+            body=asked,
+            body_repeats=route.bodies_repeat,
         )
         if not route.keeps_answers:
             return await route.handler(call)

@@ -5,10 +5,9 @@ Holds and bookings keep their keys in the scripts and in the ledger: the engine 
 small store of opaque answers.
 """
 
-from binascii import hexlify
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
-from hashlib import blake2b
 from typing import Protocol
 
 import msgspec
@@ -18,7 +17,7 @@ from api.answers import Answer
 from engine.errors import InvalidRequest, StoreUnavailable
 from engine.once import Once
 
-SHORT = 256  # bytes of a body that others may well have, too
+REPEATED_MAX = 256  # bytes of a body whose digest is worth remembering
 IN_FLIGHT_TTL_S = 60  # longer than any request may take; a crashed process's key is free again after it
 REPLAYED = (b"idempotent-replayed", b"true")
 
@@ -52,8 +51,12 @@ class OnceStore(Protocol):
         ...
 
 
-def once_for(key: bytes, *, caller: str, route: str, params: Mapping[str, str], body: bytes) -> Once:
+def once_for(
+    key: bytes, *, caller: str, route: str, params: Mapping[str, str], body: bytes, body_repeats: bool = False
+) -> Once:
     """The digests of a request's scope (caller, route, key) and body.
+
+    With *body_repeats* that of a short body is remembered, and with it the body: many send the same.
 
     Raises:
         InvalidRequest: The key is not 1 to 255 printable ASCII characters.
@@ -62,7 +65,8 @@ def once_for(key: bytes, *, caller: str, route: str, params: Mapping[str, str], 
         raise InvalidRequest("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
     # JSON, because no choice of caller and key can then look like another pair of the two.
     scope = msgspec.json.encode((caller, route, params, key))
-    return Once(scope=_digest(scope), body=_digest_of_body(body) if len(body) <= SHORT else _digest(body))
+    of_body = _remembered_digest if body_repeats and len(body) <= REPEATED_MAX else _digest
+    return Once(scope=_digest(scope), body=of_body(body))
 
 
 def part_of(once: Once, number: int) -> Once:
@@ -96,7 +100,7 @@ def _is_memorable(answer: Answer) -> bool:
 
 
 def _digest(content: bytes) -> bytes:
-    return hexlify(blake2b(content, digest_size=16).digest())
+    return hashlib.sha256(content).hexdigest()[:32].encode()
 
 
-_digest_of_body = lru_cache(maxsize=1_000)(_digest)  # of a rush most ask for one, two or four of the same section
+_remembered_digest = lru_cache(maxsize=1_000)(_digest)  # of a rush most ask for one, two or four of the same section

@@ -75,7 +75,7 @@ def answer_problem(error: Exception, *, base_url: str, request_id: bytes, route:
                 request_id=request_id.decode(),
                 route=route,
                 code=kind.code,
-                reason=str(error).partition("\n")[0],  # what a driver adds below may be somebody's data
+                reason=str(error).partition("\n")[0] or None,  # statements and their values are on lines of their own
             )
     return Answer(kind.status, body, PROBLEM_JSON, kind.headers(error))
 

@@ -11,6 +11,7 @@ HOLD_ROUTES: tuple[Route, ...] = (
         method="POST",
         path="/v1/events/{event_id}/holds",
         handler=holds.place_hold,
+        bodies_repeat=True,
         summary="Hold places of an event",
         tag="Holds",
         roles=BUYERS,

@@ -84,11 +84,11 @@ class KeyRing:
         if epoch is not None:  # called once or twice in a load: not worth keeping
             return self.for_events(script, [event_id], partition, once, epoch)
         # Calls with an idempotency key differ in nothing but that: all up to it is kept.
-        size = 0 if once is None else len(once)
+        size = -1 if once is None else len(once)
         packed = self._packed.get((script.name, event_id, size))
         if packed is None:
             packed = self.for_events(script, [event_id], partition)
-            if size:
+            if once is not None:
                 packed = packed.begin_key(once_key(partition, b""), size)
             self._packed[script.name, event_id, size] = packed
             if len(self._packed) > PACKED_MAX:

@@ -25,6 +25,7 @@ class LeanProtocol(HttpToolsProtocol):
 
     _is_idle = False
     _idle_since = 0.0
+    _is_plain = False  # the request that is being read, and so its cycle ours
     _asgi: ASGIVersions
     _extensions: dict[str, Any]
 
@@ -99,6 +100,7 @@ class LeanProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin to answer, before the body is there."""
         url, parser = self.url, self.parser
+        self._is_plain = False
         if (
             _PLAIN_URL.fullmatch(url) is None
             or self.root_path
@@ -107,6 +109,7 @@ class LeanProtocol(HttpToolsProtocol):
         ):
             super().on_headers_complete()
             return
+        self._is_plain = True
         scope, version = self.scope, parser.get_http_version()
         scope["method"] = parser.get_method().decode("ascii")
         if version != "1.1":
@@ -123,15 +126,27 @@ class LeanProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Keep it: nearly always it comes in one piece, and as that it is handed on."""
+        if not self._is_plain:
+            super().on_body(body)
+            return
         cycle = self.cycle
-        if not cycle.response_complete:
-            cycle.body = cycle.body + body if cycle.body else body  # type: ignore[assignment]
-            if len(cycle.body) > HIGH_WATER_LIMIT:  # which bounds what is put together here
-                self.flow.pause_reading()
-            cycle.message_event.set()
+        if cycle.response_complete:
+            return
+        if not cycle.body:
+            cycle.body = body  # type: ignore[assignment]
+        elif isinstance(cycle.body, bytearray):
+            cycle.body += body
+        else:  # from here on pieces are added, however many a client makes of it
+            cycle.body = bytearray(cycle.body) + body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """All of it is there."""
+        if not self._is_plain:
+            super().on_message_complete()
+            return
         cycle = self.cycle
         if not cycle.response_complete:
             cycle.more_body = False
@@ -146,7 +161,7 @@ class _Cycle(RequestResponseCycle):
     access_logger = logging.getLogger("uvicorn.access")
     disconnected = False
     more_body = True
-    body = b""  # type: ignore[assignment]  # joined, not added to
+    body = b""  # type: ignore[assignment]  # its first piece, and a bytearray from the second on
     response_started = False
     response_complete = False
     chunked_encoding = None

@@ -155,9 +155,9 @@ class _Crew:
     async def keep_running(self, index: int, *, ready: "asyncio.Task[None]") -> None:
         """Run one worker, again and again, until cancelled; then stop it.
 
-        Once any worker was *ready*, the program and its settings are sound: what fails then is a server that is away
-        for a while, and giving up would take down the workers that are well. How long a worker has lived tells nothing
-        of that: a slow machine takes seconds to find out that it cannot start.
+        Once any worker was *ready*, what fails is most likely a server that is away for a while: giving up would take
+        down the workers that are well, and the last one would not come back by itself. How long a worker has lived
+        tells nothing of that: a slow machine takes seconds to find out that it cannot start.
         """
         failed_starts = 0
         delay_s = RESTART_DELAY_MIN_S

@@ -17,7 +17,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keep in memory what tests and their servers write, where there is room and nobody has said otherwise.
 
     Hundreds of databases come and go in a run: on a disk that is a fifth of its time, and a disk that stands still for
-    two seconds fails a test. The whole of the fault tests is measured, and stays on the disk.
+    two seconds fails a test. What is kept of the fault tests (``--faults=keep``) is measured on the disk.
     """
     measured = config.getoption("--faults", default="short") == "keep"
     if "TMPDIR" not in os.environ and not measured and (memory := roomy_memory()) is not None:

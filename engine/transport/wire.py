@@ -26,7 +26,7 @@ class PackedKeys(msgspec.Struct, frozen=True):
         return tuple(self.wire.split(b"\r\n")[4::2])
 
     def begin_key(self, head: bytes, size: int) -> "PackedKeys":
-        """These and the *head* of one more key of the same slot, for :meth:`end_key` with the *size* bytes it lacks."""
+        """These and the *head* of one more key of the same slot, which lacks the *size* bytes of :meth:`end_key`."""
         wire = b"%b%b\r\n$%d\r\n%b" % (
             _count(self.count + 1),
             self.wire[len(_count(self.count)) :],

@@ -127,6 +127,8 @@ def request(line: str, *headers: str, body: bytes = b"") -> bytes:
 EXCHANGES = {
     "a body with its head": [request("POST /a", body=b"hello")],
     "a body after its head": [request("POST /a", body=b"hello")[:-5], b"hel", b"lo"],
+    "a long body": [request("POST /a", body=b"x" * 200_000)],
+    "a body in many pieces": [request("POST /a", "Transfer-Encoding: chunked") + b"2\r\nab\r\n" * 5_000 + b"0\r\n\r\n"],
     "no body": [request("GET /a?x=1&y=%20")],
     "an escaped path": [request("GET /a%20b/%C3%A9?q")],
     "an absolute target": [request("GET http://x/a?b")],
@@ -148,6 +150,15 @@ EXCHANGES = {
     "a header that would end a line": [request("GET /split")],
     "an exception": [request("GET /raise")],
     "a second receive": [request("POST /watch", body=b"hello")],
+    "an upgrade to WebSockets": [
+        request(
+            "GET /a",
+            "Connection: upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            f"Sec-WebSocket-Key: {'A' * 22}==",
+        )
+    ],
     "an upgrade nobody offers": [request("GET /a", "Connection: upgrade", "Upgrade: h2c")],
     "no HTTP at all": [b"\x16\x03\x01 nonsense\r\n\r\n"],
 }
@@ -162,6 +173,26 @@ async def test_lean_protocol_answers_byte_for_byte_what_uvicorns_own_does() -> N
     assert answers[1] == answers[0]
     unanswered = [name for name, answer in answers[0].items() if not answer.startswith(b"HTTP/1.1 ")]
     assert unanswered == ["a header that would end a line"]
+
+
+async def test_lean_protocol_gives_the_application_all_that_uvicorns_own_does() -> None:
+    """What uvicorn adds to a request in a later version must not be missing on the rare ways that are its own."""
+    seen: list[tuple[dict[str, Any], Any]] = []
+
+    async def look(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        seen.append((scope, receive.__self__))  # type: ignore[attr-defined]
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    for protocol in (HttpToolsProtocol, LeanProtocol):
+        async with serving(protocol, look) as (port, _):
+            await exchange(port, request("POST /a?b=c", body=b"hello"))
+    (own_scope, own_cycle), (scope, cycle) = seen
+    for of_one_connection in ("client", "server"):
+        assert type(own_scope.pop(of_one_connection)) is type(scope.pop(of_one_connection))
+    assert scope.pop("extensions").keys() == {"holdfast.abort"}
+    assert scope == own_scope
+    assert [name for name in vars(own_cycle) if not hasattr(cycle, name)] == []
 
 
 async def test_lean_protocol_writes_head_and_body_together() -> None:
