@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -124,6 +125,7 @@ def request(line: str, *headers: str, body: bytes = b"") -> bytes:
     return "\r\n".join((f"{line} HTTP/1.1", "Host: x", *headers, *length, "", "")).encode() + body
 
 
+_DATE = re.compile(rb"Date: [^\r\n]*\r\n")
 EXCHANGES = {
     "a body with its head": [request("POST /a", body=b"hello")],
     "a body after its head": [request("POST /a", body=b"hello")[:-5], b"hel", b"lo"],
@@ -169,7 +171,8 @@ async def test_lean_protocol_answers_byte_for_byte_what_uvicorns_own_does() -> N
     for protocol in (HttpToolsProtocol, LeanProtocol):
         async with serving(protocol) as (port, _):
             received = await asyncio.gather(*(exchange(port, *pieces) for pieces in EXCHANGES.values()))
-            answers.append(dict(zip(EXCHANGES, received, strict=True)))
+            undated = [_DATE.sub(b"", answer) for answer in received]  # refused WebSockets are
+            answers.append(dict(zip(EXCHANGES, undated, strict=True)))
     assert answers[1] == answers[0]
     unanswered = [name for name, answer in answers[0].items() if not answer.startswith(b"HTTP/1.1 ")]
     assert unanswered == ["a header that would end a line"]
