@@ -20,8 +20,9 @@ from api.clients import Proxies
 from engine import figures
 from holdfast.admission import Admission, class_of
 from holdfast.http_bounds import BoundedProtocol, Watch
-from holdfast.http_refusals import Refusing, asker_of, plain_asker, plain_target, refusal_bytes
+from holdfast.http_refusals import Refusing, asker_of, refusal_bytes
 from holdfast.http_runners import Runners
+from holdfast.http_whole import WholeRequests, asker_in, plain_target
 
 
 class Gate:
@@ -31,6 +32,7 @@ class Gate:
         self.admission = admission
         self.proxies = proxies
         self.watch = Watch(connections_max)
+        self.whole = WholeRequests()
         self._runners: Runners | None = None
 
     def protocol(
@@ -53,6 +55,7 @@ class GatedProtocol(BoundedProtocol):
         super().__init__(gate.watch, *args, **rest)
         self._admission = gate.admission
         self._proxies = gate.proxies
+        self._whole = gate.whole
         self._runners = gate.runners_of(self.loop, self.tasks)
         self._turn: _Turn | None = None  # of the request that was begun last
 
@@ -64,7 +67,7 @@ class GatedProtocol(BoundedProtocol):
             if answer is not None:
                 self._receiving_since = None
                 self.transport.write(answer)
-                self.on_response_complete()
+                self.answered_idle()
                 return
         super().data_received(data)
 
@@ -107,7 +110,10 @@ class GatedProtocol(BoundedProtocol):
         name = class_of(*target)
         if name is None or admission.has_room(name):
             return None
-        asker = plain_asker(data, self._proxies, self.scheme or "http", self.server, self.client)
+        length = self._whole.head_length(data)
+        if not length:
+            return None
+        asker = asker_in(data, length, self._proxies, self.scheme or "http", self.server, self.client)
         if asker is None:
             return None
         figures.SHED.add(name)

@@ -16,6 +16,8 @@ from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent, AS
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from holdfast.http_lines import common_lines
+
 _BODILESS = (204, 304)
 _PLAIN_URL = re.compile(rb"/(?!/)[\x00-\x22\x24\x26-\x7f]*")  # a path, and perhaps a query, that mean what they say
 
@@ -55,6 +57,14 @@ class LeanProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+
+    def answered_idle(self) -> None:
+        """A request was answered between requests: the connection is as idle as it was."""
+        if not self._is_idle:  # its first
+            self.on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self._idle_since = self.loop.time()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close the connection if it has been idle for the whole time; look again later otherwise."""
@@ -259,8 +269,7 @@ class _Cycle(RequestResponseCycle):
             return False
         self.response_started = True
         self.waiting_for_100_continue = False
-        common = b"".join([b"%b: %b\r\n" % header for header in self.default_headers])
-        self._finish(b"%b%b%b\r\n%b" % (STATUS_LINE[status], common, lines, body))
+        self._finish(b"%b%b%b\r\n%b" % (STATUS_LINE[status], common_lines(self.default_headers), lines, body))
         return True
 
     async def run_asgi(self, app: ASGI3Application) -> None:
@@ -280,9 +289,7 @@ class _Cycle(RequestResponseCycle):
         status, length = message["status"], None
         if not self.keep_alive or self.access_log:
             return None
-        lines = [STATUS_LINE[status]]
-        for name, value in self.default_headers:
-            lines += (name, b": ", value, b"\r\n")
+        lines = [STATUS_LINE[status], common_lines(self.default_headers)]
         for name, value in message["headers"]:
             if name == b"content-length":
                 length = int(value)

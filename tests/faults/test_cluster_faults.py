@@ -195,8 +195,8 @@ async def test_other_slots_sell_on_and_nothing_is_lost_when_a_primary_is_killed(
     assert len(hit) < PARTITIONS
     async with load.running():
         await asyncio.sleep(BEFORE_S)
-        killed_s = time.monotonic()
         await asyncio.to_thread(victim.kill)
+        killed_s = time.monotonic()  # not before: what begins until then may still be served
         for partition in hit:
             await load.until_booked(partition, killed_s)
         await asyncio.sleep(AFTER_S)
