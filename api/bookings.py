@@ -21,11 +21,11 @@ from api.payments import answer_paid, is_sold_against_payment
 from api.versions import versioned_answer
 from engine.attendees import check_attendees
 from engine.bookings import Booking, BookingDetails, BookingStatus
+from engine.claim_requests import Booked, ClaimRequest
 from engine.claims import resolve_places
 from engine.definition import PLACES_PER_HOLD_MAX, PRINTABLE_PATTERN, EventId, Metadata, PlaceName
 from engine.errors import BookingNotFound, BookingRefused, HoldRefusal, InvalidRequest
 from engine.ids import parse_claim_id
-from engine.reservations import Booked, ClaimRequest
 from persistence.bookings import BookingFilter
 
 SOURCE_DEFAULT: Final = "api"

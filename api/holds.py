@@ -15,12 +15,12 @@ from api.errors import Forbidden
 from api.idempotency import REPLAYED, part_of
 from api.payments import is_sold_against_payment
 from api.problems import problem_body
+from engine.claim_requests import GROUP_MAX, ITEMS_MAX, ClaimRequest, Held, TtlSeconds
 from engine.claims import ItemRequest
 from engine.definition import EventId, PlaceName
 from engine.errors import HoldfastError
 from engine.holds import Hold
 from engine.ids import parse_claim_id
-from engine.reservations import GROUP_MAX, ITEMS_MAX, ClaimRequest, Held, TtlSeconds
 
 BATCH_MAX = 100
 # As api.problems makes it; its schema is that of api.problem_shapes.Problem, which every route's errors refer to.

@@ -13,9 +13,9 @@ from api.errors import NoticeUnsigned, RouteNotFound
 from api.idempotency import REPLAYED
 from api.versions import versioned_answer
 from engine.bookings import Booking, BookingDetails
+from engine.claim_requests import ClaimRequest
 from engine.errors import HoldConfirmed, InvalidRequest
 from engine.payments import NoticeRefused
-from engine.reservations import ClaimRequest
 from persistence.checkout import Paid
 
 if TYPE_CHECKING:  # which hands us its requests

@@ -3,8 +3,8 @@
 from api import examples, holds
 from api.route import Reply, Route
 from api.routes_shared import BUYERS, CLAIMS, ENDED, REPLAYABLE
+from engine.claim_requests import ClaimRequest
 from engine.holds import Hold
-from engine.reservations import ClaimRequest
 
 HOLD_ROUTES: tuple[Route, ...] = (
     Route(

@@ -1,10 +1,8 @@
-"""The engine's front: hold, extend, release, confirm, book, and look, by ids and labels that clients understand."""
+"""The engine's front: what can be done with holds, and confirming and booking, until the ledger has it."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import structlog
 
 from engine.blocks import is_block
@@ -17,60 +15,39 @@ from engine.booking_requests import (
 from engine.booking_search import BookingSearch
 from engine.bookings import Booking, BookingDetails, JournalEntry
 from engine.catalog import Catalog
-from engine.claim_requests import GROUP_MAX as GROUP_MAX
-from engine.claim_requests import ITEMS_MAX as ITEMS_MAX
-from engine.claim_requests import Booked as Booked
-from engine.claim_requests import ClaimRequest as ClaimRequest
-from engine.claim_requests import Held as Held
-from engine.claim_requests import TtlSeconds as TtlSeconds
-from engine.claim_requests import check_group, resolve_claim
-from engine.claims import describe_places, resolve_places
+from engine.claim_requests import Booked, ClaimRequest
+from engine.claims import resolve_places
 from engine.dead_letters import DeadLetter
 from engine.errors import (
     BookingNotFound,
-    EventNotFound,
-    HoldfastError,
-    HoldNotFound,
     IdempotencyKeyReused,
     LedgerUnavailable,
     Overloaded,
     StoreUnavailable,
 )
 from engine.events import Event, SellableEvent
-from engine.hold_batches import HoldBatches
-from engine.holds import Hold
-from engine.ids import BookingId, ClaimKey, HoldId, claim_id_of, new_claim_id, new_claim_key, parse_claim_id
+from engine.holding import Holding
+from engine.ids import BookingId, ClaimKey, claim_id_of, new_claim_id, parse_claim_id
 from engine.journal_bound import JOURNAL_BYTES_MAX
 from engine.kernel import Kernel
 from engine.keys import once_key
 from engine.loader import EventLoader
 from engine.loading import status_args
-from engine.once import ONCE_TTL_MS, Once, attempt_of
+from engine.once import Once
 from engine.places import Places, format_places, parse_places
 from engine.ports import Ledger, Sealer, UnwritableEntry
-from engine.refusals import booking_refusal, claim_refusal, hold_refusal, moment
+from engine.refusals import booking_refusal, claim_refusal
 from engine.settlement import Settlement
 from engine.time_limits import TimeLimit
 from engine.verification import Verification
-from engine.views import Views
 
 VERIFICATIONS_MAX = 3  # of one call: a server may change again while the first change is looked into
-_ONCE_TTL = b"%d" % ONCE_TTL_MS
 
 logger = structlog.get_logger("holdfast.engine")
 
 
-class PayingHold(msgspec.Struct, frozen=True, kw_only=True):
-    """A hold whose payment has begun: its event, its places, and when it was made and will lapse, in ms."""
-
-    event: SellableEvent
-    places: Places
-    created_ms: int
-    deadline_ms: int
-
-
-class Reservations(Views):
-    """All that can be done with places. ``customer_id=None`` acts for an administrator: any owner's hold."""
+class Reservations(Holding):
+    """All that can be done with places: looking, holding, and booking them."""
 
     def __init__(
         self,
@@ -94,140 +71,6 @@ class Reservations(Views):
         self._verification = verification
         self._confirm_limit = TimeLimit(confirm_timeout_s)
         self._journal_bytes_max = journal_bytes_max
-        self._batches = HoldBatches(kernel, catalog, hold_one=self.hold, hold_on=_hold_on)
-
-    async def hold(
-        self,
-        event_id: str,
-        claim: ClaimRequest,
-        *,
-        customer_id: str,
-        once: Once | None = None,
-        key: str | None = None,
-    ) -> Held:
-        """Claim places of one event for a while, all or nothing.
-
-        Safe to repeat with the same *once*: the first answer comes again, for 24 hours. With a *key* that is held
-        under already, that hold is the answer, as long as it lives.
-
-        Raises:
-            InvalidRequest: The claim names what the event does not have.
-            EventNotFound, EventNotOpen, PlacesUnavailable, LimitExceeded, IdempotencyKeyReused: Refused.
-        """
-        # A group of one, without what a group costs: nearly all holds come this way.
-        event = self._catalog.recall(event_id) or await self._catalog.get(event_id)
-        places = resolve_places(event.layout, claim.items, claim.from_, claim.to)
-        key, text = key or new_claim_key(), format_places(places).encode()
-        ttl_ms = b"%d" % ((claim.ttl or event.definition.policy.hold_ttl) * 1000)
-        layout = event.layout.digest.encode()
-        args = (customer_id.encode(), once.body if once else b"", _ONCE_TTL, key.encode(), layout, text, ttl_ms)
-        reply = await self._kernel.run("hold_places", event, args, once=once.scope if once else None)
-        if reply[0] == b"HELD":
-            _, created_ms, deadline_ms, got = reply[1]
-            # What was asked for by number is what was got; the best available is known only now.
-            got_places = places if got == text else parse_places(got.decode())
-            return Held(_hold_on(event, key, created_ms, deadline_ms, got_places))
-        if reply[0] == b"REPLAYED":
-            first_key, *fields = reply[1]
-            return Held(_read_hold(event, first_key.decode(), *fields), replayed=True)
-        if reply[0] != b"STALE_LAYOUT":
-            raise claim_refusal(reply, [event])
-        self._catalog.forget(event_id)
-        return (await self.hold_group([(event_id, claim)], customer_id=customer_id, once=once))[0]
-
-    async def hold_many(
-        self, event_id: str, claims: Sequence[ClaimRequest], *, customer_id: str, onces: Sequence[Once | None]
-    ) -> list[Held | HoldfastError]:
-        """As :meth:`hold` for each claim by itself, with its own of *onces*: its hold, or why there is none.
-
-        The usual ones share a script call, and may be granted before others that stand further up.
-        """
-        return await self._batches.hold_many(event_id, claims, customer_id=customer_id, onces=onces)
-
-    async def hold_group(
-        self, claims: Sequence[tuple[str, ClaimRequest]], *, customer_id: str, once: Once | None = None
-    ) -> list[Held]:
-        """Claim places of several events of one group, all or nothing; one hold each.
-
-        Raises:
-            InvalidRequest: An event comes twice, or they are not of one group; else as :meth:`hold`.
-        """
-        events = [await self._catalog.get(event_id) for event_id, _ in claims]
-        if len(events) > 1:
-            check_group(events)
-        reply = await self._try_hold(events, claims, customer_id, once)
-        if reply[0] == b"STALE_LAYOUT":
-            for event in events:
-                self._catalog.forget(event.event.id)
-            events = [await self._catalog.get(event_id) for event_id, _ in claims]
-            reply = await self._try_hold(events, claims, customer_id, once)
-        if reply[0] == b"HELD":
-            return [Held(_hold_on(event, key, *fields)) for event, key, fields in reply[1]]
-        if reply[0] == b"REPLAYED":
-            return [
-                Held(_read_hold(event, fields[0].decode(), *fields[1:]), replayed=True)
-                for event, fields in zip(events, reply[1:], strict=True)
-            ]
-        raise claim_refusal(reply, events)
-
-    async def find_hold(self, hold_id: str, *, customer_id: str | None) -> Hold:
-        """A live hold.
-
-        Raises:
-            HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed: It is not live, or not this customer's.
-        """
-        key, event = await self._find_event_of(hold_id)
-        reply = await self._kernel.run("read_hold", event, [key.key.encode(), _owner(customer_id)])
-        if reply[0] not in (b"ACTIVE", b"PAYING"):
-            raise hold_refusal(reply[0], hold_id)
-        return _read_hold(event, key.key, *reply[1:], is_paying=reply[0] == b"PAYING")
-
-    async def extend(self, hold_id: str, *, ttl_s: int, customer_id: str | None) -> Hold:
-        """Move a hold's deadline to *ttl_s* seconds from now.
-
-        The deadline never passes the event's ``hold_ttl_max``, counted from the hold's creation; asking for more gives
-        what is left. Once its payment has begun it stays where that has put it. Safe to repeat.
-
-        Raises:
-            HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed: It is not live, or not this customer's.
-        """
-        key, event = await self._find_event_of(hold_id)
-        args = [key.key.encode(), _owner(customer_id), b"%d" % (ttl_s * 1000)]
-        reply = await self._kernel.run("extend_hold", event, args)
-        if reply[0] not in (b"EXTENDED", b"PAYING"):
-            raise hold_refusal(reply[0], hold_id)
-        return _read_hold(event, key.key, *reply[2:], is_paying=reply[0] == b"PAYING")
-
-    async def begin_payment(self, hold_id: str, *, customer_id: str) -> PayingHold:
-        """Have a hold live for the event's ``payment_ttl`` at least, once: its payment is about to begin.
-
-        Safe to repeat: the deadline moves only the first time.
-
-        Raises:
-            HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed: It is not live, or not this customer's.
-            EventNotOpen: The event was cancelled.
-        """
-        key, event = await self._find_event_of(hold_id)
-        ttl_ms = event.definition.policy.payment_ttl * 1000
-        reply = await self._kernel.run("begin_payment", event, [key.key.encode(), customer_id.encode(), b"%d" % ttl_ms])
-        if reply[0] != b"BEGUN":
-            raise booking_refusal(reply, event, hold_id)
-        places = parse_places(reply[4].decode())
-        return PayingHold(event=event, places=places, created_ms=reply[2], deadline_ms=reply[3])
-
-    async def release(self, hold_id: str, *, customer_id: str | None, once: Once | None = None) -> None:
-        """Give a hold's places back at once.
-
-        A repetition succeeds with the same *once*; any other is told :class:`HoldReleased`.
-
-        Raises:
-            HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed: It is not live, or not this customer's.
-        """
-        key, event = await self._find_event_of(hold_id)
-        args = [key.key.encode(), _owner(customer_id), attempt_of(once)]
-        reply = await self._kernel.run("release_hold", event, args)
-        if reply[0] != b"RELEASED":
-            raise hold_refusal(reply[0], hold_id)
 
     async def confirm(
         self,
@@ -381,40 +224,6 @@ class Reservations(Views):
         if reply[0] not in (b"SET", b"OLDER"):
             raise claim_refusal(reply, [sellable])
 
-    async def _try_hold(
-        self,
-        events: Sequence[SellableEvent],
-        claims: Sequence[tuple[str, ClaimRequest]],
-        customer_id: str,
-        once: Once | None,
-    ) -> list[Any]:
-        """One run of ``hold_places``; a ``HELD`` answer is brought together with events, keys and places."""
-        args = [customer_id.encode(), once.body if once else b"", _ONCE_TTL]
-        asked = []
-        for number, (event, (_, claim)) in enumerate(zip(events, claims, strict=True)):
-            places = resolve_claim(event, claim, number if len(events) > 1 else None)
-            key, text = new_claim_key(), format_places(places).encode()
-            asked.append((key, text, places))
-            ttl_s = claim.ttl or event.definition.policy.hold_ttl
-            args += (key.encode(), event.layout.digest.encode(), text, b"%d" % (ttl_s * 1000))
-        reply = await self._kernel.run_over("hold_places", events, args, once=once.scope if once else None)
-        if reply[0] != b"HELD":
-            return reply
-        held = []
-        for event, (key, text, places), (_, created_ms, deadline_ms, got) in zip(events, asked, reply[1:], strict=True):
-            got_places = places if got == text else parse_places(got.decode())
-            held.append((event, key, (created_ms, deadline_ms, got_places)))
-        return [b"HELD", held]
-
-    async def _find_event_of(self, hold_id: str) -> tuple[ClaimKey, SellableEvent]:
-        key = parse_claim_id(hold_id)
-        if key is None:
-            raise HoldNotFound(hold_id)
-        try:
-            return key, self._catalog.recall(key.event_id) or await self._catalog.get(key.event_id)
-        except EventNotFound:
-            raise HoldNotFound(hold_id) from None
-
     async def _may_have_forgotten(self, event: SellableEvent) -> bool:
         """Whether the event's state was ever built anew or repaired.
 
@@ -524,32 +333,6 @@ def _accepted_entry(reply: list[Any], event: SellableEvent, request: BookingRequ
     )
 
 
-def _read_hold(
-    event: SellableEvent, key: str, created_ms: int, deadline_ms: int, places_text: bytes, *, is_paying: bool = False
-) -> Hold:
-    """The hold as a script tells of it."""
-    return _hold_on(event, key, created_ms, deadline_ms, parse_places(places_text.decode()), is_paying=is_paying)
-
-
-def _hold_on(
-    event: SellableEvent, key: str, created_ms: int, deadline_ms: int, places: Places, *, is_paying: bool = False
-) -> Hold:
-    items, amount = describe_places(event.layout, places)
-    return Hold(
-        id=HoldId(claim_id_of(key, event.event.id)),
-        event_id=event.event.id,
-        status="paying" if is_paying else "active",
-        items=items,
-        from_=event.layout.stop_name(places.first_leg),
-        to=event.layout.stop_name(places.last_leg),
-        amount=amount,
-        currency=event.definition.currency,
-        created_at=moment(created_ms),
-        expires_at=moment(deadline_ms),
-        ttl=(deadline_ms - created_ms) // 1000,
-    )
-
-
 def _theirs(booked: Booked, customer_id: str) -> Booked:
     """The booking of a repetition, unless it was given away: then what is said of it now is not for them to read.
 
@@ -559,7 +342,3 @@ def _theirs(booked: Booked, customer_id: str) -> Booked:
     if booked.booking.customer_id != customer_id:
         raise BookingNotFound(booked.booking.id, is_foreign=True)
     return booked
-
-
-def _owner(customer_id: str | None) -> bytes:
-    return b"" if customer_id is None else customer_id.encode()

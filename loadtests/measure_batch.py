@@ -15,9 +15,10 @@ from http_load import CONNECTIONS, send_requests
 from measure_http import Worker, running_worker
 from venues import OWNER, Venue, definition
 
+from engine.claim_requests import ClaimRequest, Held
 from engine.claims import ItemRequest
 from engine.loader import EventLoader
-from engine.reservations import ClaimRequest, Held, Reservations
+from engine.reservations import Reservations
 from holdfast.compose import open_parts
 from holdfast.settings import encode_settings
 from holdfast.tokens import make_token

@@ -14,11 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from venues import definition
 
 from engine.bookings import BookingDetails, JournalEntry
+from engine.claim_requests import ClaimRequest
 from engine.claims import ItemRequest
 from engine.definition import EventDefinition
 from engine.events import SellableEvent
 from engine.ports import Committed, Refused
-from engine.reservations import ClaimRequest, Reservations
+from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.verification import Verification
 from holdfast.compose import Parts, data_key, open_parts

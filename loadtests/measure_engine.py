@@ -16,9 +16,10 @@ from redis.maint_notifications import MaintNotificationsConfig
 from venues import OWNER, Venue, definition
 
 import lua
+from engine.claim_requests import ClaimRequest
 from engine.claims import ItemRequest
 from engine.loader import EventLoader
-from engine.reservations import ClaimRequest, Reservations
+from engine.reservations import Reservations
 from holdfast.compose import open_parts
 
 G3 = Goal(name="G3", title="engine / redis-py pool", must=2, aim=3)

@@ -19,10 +19,10 @@ from harness import Cost, CpuClock, Goal, Measure, Result, Void, by_cpu_of, comp
 from redis.crc import key_slot
 from venues import PARTITIONS, StoredState, definition, find_faults, sellable
 
+from engine.claim_requests import ClaimRequest
 from engine.claims import ItemRequest
 from engine.events import SellableEvent
 from engine.keys import event_key, partition_key, partition_of
-from engine.reservations import ClaimRequest
 from engine.transport.servers import SLOT_COUNT
 from holdfast.compose import Parts, open_parts
 from holdfast.settings import Settings

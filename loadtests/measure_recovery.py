@@ -29,13 +29,13 @@ from rich.console import Console
 from rich.table import Table
 from venues import definition
 
+from engine.claim_requests import ClaimRequest
 from engine.definition import EventDefinition
 from engine.errors import Refusal, Unavailable
 from engine.events import SellableEvent
 from engine.keys import event_key, partition_key
 from engine.lifecycle import OWNING_STATUSES
 from engine.loader import TOGETHER_MAX
-from engine.reservations import ClaimRequest
 from holdfast.bench.machine import this_machine
 from holdfast.compose import RECONCILER_POOL, Parts, make_equipment, open_parts
 from persistence.database import driver_connection, open_database

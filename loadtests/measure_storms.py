@@ -20,9 +20,9 @@ from http_load import CONNECTIONS, send_requests
 from measure_http import Worker, running_worker
 from venues import Venue, definition
 
+from engine.claim_requests import ClaimRequest
 from engine.definition import EventDefinition
 from engine.errors import HoldfastError
-from engine.reservations import ClaimRequest
 from holdfast.compose import Parts, open_parts
 from holdfast.settings import encode_settings
 from holdfast.tokens import make_token

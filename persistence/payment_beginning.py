@@ -16,13 +16,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from engine.bookings import BookingDetails, JournalEntry
 from engine.errors import HoldConfirmed, HoldExpired, IdempotencyKeyReused, LimitExceeded
+from engine.holding import PayingHold
 from engine.ids import BookingId, claim_id
 from engine.lifecycle import Actor
 from engine.once import Once
 from engine.payments import Charge
 from engine.ports import Sealer
 from engine.refusals import moment
-from engine.reservations import PayingHold
 from persistence.bookings import IDEMPOTENCY_TIME
 from persistence.database import Row, driver_connection, in_transaction, retrying
 from persistence.ledger_entries import ready_entry

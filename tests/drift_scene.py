@@ -7,6 +7,7 @@ import redis
 from invariants import StoredState, assert_consistent
 
 from engine.bookings import BookingDetails, JournalEntry
+from engine.claim_requests import ClaimRequest
 from engine.claims import ItemRequest
 from engine.definition import EventDefinition, RowDefinition, SectionDefinition
 from engine.events import SellableEvent
@@ -14,7 +15,6 @@ from engine.ids import BookingId, new_claim_id
 from engine.keys import event_key, partition_key
 from engine.places import parse_places
 from engine.ports import Committed
-from engine.reservations import ClaimRequest
 from holdfast.compose import Parts
 from holdfast.settings import Settings, data_key
 from persistence.audit import Audit, audit_events

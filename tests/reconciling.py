@@ -10,13 +10,13 @@ from typing import Any
 from stores import open_client
 
 from engine.bookings import BookingDetails
+from engine.claim_requests import ClaimRequest
 from engine.claims import ItemRequest
 from engine.definition import EventDefinition, RowDefinition, SectionDefinition
 from engine.events import SellableEvent
 from engine.ids import BookingId, new_claim_id, parse_claim_id
 from engine.journal_bound import JOURNAL_BYTES_MAX
 from engine.keys import event_key, partition_key
-from engine.reservations import ClaimRequest
 from holdfast.compose import Parts, open_reconciler
 from holdfast.settings import Settings, data_key
 from persistence.database import driver_connection

@@ -11,13 +11,14 @@ from script_runner import PARTITIONS
 
 from engine.bookings import Booking
 from engine.catalog import Catalog
+from engine.claim_requests import ClaimRequest
 from engine.claims import ItemRequest
 from engine.draining import Drainer
 from engine.kernel import Kernel
 from engine.loader import EventLoader
 from engine.place_changes import PlaceChanges
 from engine.release import free_booking
-from engine.reservations import ClaimRequest, Reservations
+from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.transport.open import open_transport
 from engine.verification import Verification

@@ -14,8 +14,8 @@ from shops import Shop, at_once, claim, open_shops
 
 import lua
 from engine.bookings import BookingDetails
+from engine.claim_requests import ClaimRequest
 from engine.errors import HoldRefusal, PlacesUnavailable
-from engine.reservations import ClaimRequest
 
 pytest_plugins = ["ledger_fixtures"]
 pytestmark = pytest.mark.short

@@ -12,6 +12,7 @@ import pytest
 from drift_scene import FLOOR, STALLS, STARTS_AT, Scene, claim, open_event
 
 from engine.bookings import BookingDetails
+from engine.claim_requests import ClaimRequest
 from engine.claims import ItemRequest
 from engine.definition import EventDefinition, Policy, RowDefinition, SectionDefinition
 from engine.events import SellableEvent
@@ -20,7 +21,6 @@ from engine.kernel import Kernel
 from engine.keys import partition_key
 from engine.lifecycle import Actor
 from engine.records import scan_hash
-from engine.reservations import ClaimRequest
 from persistence.audit import audit_event, audit_events
 from persistence.audit_journal import JournalWatch
 from persistence.audit_picture import Picture, take_picture

@@ -10,11 +10,11 @@ from script_runner import FLOOR, STALLS
 from warm_commands import WarmCommandLine
 
 from engine.bookings import BookingDetails
+from engine.claim_requests import ClaimRequest
 from engine.claims import ItemRequest
 from engine.definition import EventDefinition
 from engine.errors import BookingRefused
 from engine.ids import parse_claim_id
-from engine.reservations import ClaimRequest
 from holdfast.compose import Parts, open_parts
 from holdfast.settings import load_settings
 from persistence.database import driver_connection

@@ -14,9 +14,9 @@ from warm_commands import WarmCommandLine
 
 from engine.blocks import BLOCKED_OWNER, block_details
 from engine.bookings import BookingDetails
+from engine.claim_requests import ClaimRequest
 from engine.claims import ItemRequest
 from engine.definition import EventDefinition, RowDefinition, SectionDefinition
-from engine.reservations import ClaimRequest
 from engine.transport.servers import NodeAddress
 from holdfast.compose import open_parts
 from holdfast.redis_cli import connection_flags

@@ -12,12 +12,12 @@ from servers import LocalServers
 from shops import at_once, claim, open_shops
 
 from engine.catalog import Catalog
+from engine.claim_requests import Held
 from engine.errors import LedgerUnavailable, StoreUnavailable
 from engine.events import SellableEvent
 from engine.ids import new_claim_id, parse_claim_id
 from engine.kernel import Kernel
 from engine.loader import EventLoader
-from engine.reservations import Held
 from engine.trail import begin_trail, read_trail
 from persistence import hold_history
 from persistence.database import open_database

@@ -11,9 +11,9 @@ import redis
 
 import lua
 from engine.bookings import BookingDetails
+from engine.claim_requests import ClaimRequest
 from engine.definition import EventDefinition
 from engine.once import ONCE_TTL_MS, Once, OnceStore
-from engine.reservations import ClaimRequest
 from holdfast.compose import Parts, open_parts
 from holdfast.inspection import SIZE_COMMANDS
 from holdfast.migrating import migrate_database

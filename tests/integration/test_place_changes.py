@@ -10,12 +10,12 @@ from drift_scene import Scene, claim
 
 from engine import place_changes
 from engine.bookings import Booking
+from engine.claim_requests import Held
 from engine.errors import LedgerUnavailable, PlacesUnavailable
 from engine.ids import parse_claim_id
 from engine.lifecycle import Actor
 from engine.places import Places
 from engine.price_changes import Priced, price_of
-from engine.reservations import Held
 from persistence import place_desk
 from persistence.booking_desk import Order
 from persistence.database import driver_connection

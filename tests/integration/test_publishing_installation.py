@@ -19,9 +19,9 @@ from reconciling import Installation, reconciling
 from api.services import Impaired
 from engine.backlog import BacklogWatch
 from engine.bookings import BookingDetails
+from engine.claim_requests import ClaimRequest
 from engine.claims import ItemRequest
 from engine.lifecycle import Actor
-from engine.reservations import ClaimRequest
 from holdfast.compose import open_parts
 from holdfast.readiness import readiness_checks
 from holdfast.settings import Settings, load_settings

@@ -13,12 +13,12 @@ from shops import Shop, at_once, claim, open_shops
 from stores import on_both_stores, open_client
 
 from engine.bookings import BookingDetails
+from engine.claim_requests import Booked, Held
 from engine.definition import Policy
 from engine.errors import HoldConfirmed, HoldRefusal, HoldReleased, LimitExceeded, PlacesUnavailable, StoreUnavailable
 from engine.events import SellableEvent
 from engine.ids import parse_claim_id
 from engine.once import Once
-from engine.reservations import Booked, Held
 
 pytest_plugins = ["ledger_fixtures"]
 pytestmark = on_both_stores

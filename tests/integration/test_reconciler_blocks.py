@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from reconciling import Installation, reconciling, until
 
+from engine.claim_requests import ClaimRequest
 from engine.claims import ItemRequest
 from engine.errors import PlacesUnavailable
 from engine.lifecycle import Actor
-from engine.reservations import ClaimRequest
 from holdfast.compose import make_equipment, open_parts
 from holdfast.settings import Settings, load_settings
 from persistence.blocks import BlockOrder

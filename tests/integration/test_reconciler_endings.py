@@ -11,9 +11,9 @@ from reconciling import Installation, reconciling, until
 from sqlalchemy.exc import SQLAlchemyError
 
 from engine.bookings import BookingDetails
+from engine.claim_requests import ClaimRequest
 from engine.claims import ItemRequest
 from engine.definition import Policy
-from engine.reservations import ClaimRequest
 from holdfast.compose import make_equipment, open_parts
 from holdfast.settings import Settings, load_settings
 from persistence import aftercare, deadlines

@@ -12,11 +12,11 @@ from reconciling import Installation, reconciling, until
 from shops import at_once
 
 from engine.bookings import BookingDetails
+from engine.claim_requests import ClaimRequest
 from engine.claims import ItemRequest
 from engine.errors import PlacesUnavailable
 from engine.ids import HoldId
 from engine.kernel import offer_args
-from engine.reservations import ClaimRequest
 from engine.waitlist import WaitlistEntry
 from holdfast.compose import open_parts, open_reconciler
 from holdfast.settings import Settings, load_settings

@@ -15,6 +15,7 @@ from script_runner import PARTITIONS
 from shops import Shop, open_shops
 
 from engine.bookings import BookingDetails
+from engine.claim_requests import ClaimRequest
 from engine.claims import ItemRequest
 from engine.definition import EventDefinition, Policy, RowDefinition, SectionDefinition
 from engine.errors import Refusal, Unavailable
@@ -22,7 +23,6 @@ from engine.events import SellableEvent
 from engine.ids import new_claim_id, parse_claim_id
 from engine.keys import event_key, partition_of
 from engine.layout import compile_layout
-from engine.reservations import ClaimRequest
 from persistence.audit import audit_event
 from persistence.repair import repair_event
 

@@ -12,9 +12,9 @@ from shops import Shop, at_once, claim, open_shops
 from transport_servers import Proxy, Valkey, running_valkey, wait_until
 
 from engine.bookings import BookingDetails
+from engine.claim_requests import Booked
 from engine.errors import PlacesUnavailable
 from engine.events import SellableEvent
-from engine.reservations import Booked
 from persistence.advisory import advisory_lock
 
 pytest_plugins = ["ledger_fixtures"]

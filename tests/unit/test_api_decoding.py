@@ -11,9 +11,9 @@ from api.decoding import check_free_form, decode_body, decode_moment, decode_que
 from api.events import EventQuery
 from api.paging import PageQuery
 from api.seats import RangeQuery
+from engine.claim_requests import ClaimRequest
 from engine.definition import MOMENT_SAMPLE, EventDefinition, EventPatch
 from engine.errors import InvalidRequest
-from engine.reservations import ClaimRequest
 
 CLAIM = msgspec.json.Decoder(ClaimRequest)
 EVENT = msgspec.json.Decoder(EventDefinition)
