@@ -113,11 +113,11 @@ class BoundedProtocol(LeanProtocol):
         self._received = self._body_received = 0
         super().on_message_begin()
 
-    def on_message_complete(self) -> None:
+    def on_whole_request(self) -> None:
         """Its time ends; from here on it is we who take time."""
         self._midway = False
         self._receiving_since = None
-        super().on_message_complete()
+        super().on_whole_request()
 
     def end_if_slow(self, now: float) -> None:
         """Cut the connection of a client that sends or reads too slowly; nothing is said, for who would read it?"""

@@ -71,9 +71,9 @@ class GatedProtocol(BoundedProtocol):
                 return
         super().data_received(data)
 
-    def on_message_complete(self) -> None:
+    def on_whole_request(self) -> None:
         """Count a request that has begun; it may have to be refused even now, if its body came later than its head."""
-        super().on_message_complete()
+        super().on_whole_request()
         turn = self._turn
         if turn is None or turn.cycle is not self.cycle or turn.is_over or turn.counts:
             return

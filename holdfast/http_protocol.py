@@ -12,6 +12,7 @@ import logging
 import re
 from typing import Any
 
+import httptools
 from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent, ASGIVersions, HTTPScope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -19,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from holdfast.http_lines import common_lines
 
 _BODILESS = (204, 304)
+_INVALID = "Invalid HTTP request received."  # as uvicorn has it
 _PLAIN_URL = re.compile(rb"/(?!/)[\x00-\x22\x24\x26-\x7f]*")  # a path, and perhaps a query, that mean what they say
 
 
@@ -28,6 +30,7 @@ class LeanProtocol(HttpToolsProtocol):
     _is_idle = False
     _idle_since = 0.0
     _is_plain = False  # the request that is being read, and so its cycle ours
+    _left_out = 0  # bytes of its body that are to come, and that the parser leaves out
     _asgi: ASGIVersions
     _extensions: dict[str, Any]
 
@@ -88,6 +91,28 @@ class LeanProtocol(HttpToolsProtocol):
 
     # Requests.
 
+    def data_received(self, data: bytes) -> None:
+        """Have it parsed. That a request asks for another protocol, which is not offered, is no more than a wish.
+
+        httptools leaves out the body of such a request. Java's client asks so for HTTP/2, with its first one.
+        """
+        rest: bytes | memoryview = data
+        while rest:
+            if self._left_out:
+                rest = self._take_left_out(memoryview(rest))
+                continue
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserError:
+                self.logger.warning(_INVALID)
+                self.send_400_response(_INVALID)
+            except httptools.HttpParserUpgrade as stopped:
+                if not self._should_upgrade():
+                    rest = memoryview(rest)[stopped.args[0] :]
+                    continue
+                self.handle_websocket_upgrade()
+            return
+
     def on_message_begin(self) -> None:
         """As uvicorn does, and say what is offered besides."""
         self._is_idle = False
@@ -117,6 +142,8 @@ class LeanProtocol(HttpToolsProtocol):
             or parser.should_upgrade()
             or self.limit_concurrency is not None
         ):
+            if parser.should_upgrade() and not self._should_upgrade():
+                self._left_out = _announced(self.headers)
             super().on_headers_complete()
             return
         self._is_plain = True
@@ -153,6 +180,11 @@ class LeanProtocol(HttpToolsProtocol):
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        """All of it is there, as far as the parser knows."""
+        if not self._left_out:
+            self.on_whole_request()
+
+    def on_whole_request(self) -> None:
         """All of it is there."""
         if not self._is_plain:
             super().on_message_complete()
@@ -161,6 +193,14 @@ class LeanProtocol(HttpToolsProtocol):
         if not cycle.response_complete:
             cycle.more_body = False
             cycle.message_event.set()
+
+    def _take_left_out(self, data: memoryview) -> memoryview:
+        body = bytes(data[: self._left_out])
+        self._left_out -= len(body)
+        self.on_body(body)
+        if not self._left_out:
+            self.on_whole_request()
+        return data[len(body) :]
 
 
 class _Cycle(RequestResponseCycle):
@@ -320,6 +360,18 @@ class _Cycle(RequestResponseCycle):
         if not self.keep_alive:  # shutdown began meanwhile: the head did not say so, the end does
             self.transport.close()
         self.on_response()
+
+
+def _announced(headers: list[tuple[bytes, bytes]]) -> int:
+    """How many bytes of a body follow these headers.
+
+    Raises:
+        ValueError: Nobody can tell, as they come in chunks.
+    """
+    told = dict(headers)  # the parser takes a length that is no number, or comes twice, for an error
+    if b"transfer-encoding" in told:
+        raise ValueError("a request for another protocol, with a body in chunks")
+    return int(told.get(b"content-length", 0))
 
 
 def _having_raised(error: BaseException) -> ASGI3Application:

@@ -178,6 +178,53 @@ async def test_lean_protocol_answers_byte_for_byte_what_uvicorns_own_does() -> N
     assert unanswered == ["a header that would end a line"]
 
 
+def h2c(line: str, *headers: str, body: bytes = b"") -> bytes:
+    """As Java's client asks for HTTP/2, with the first request of a connection."""
+    wish = ("Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAEAAEAA", "Upgrade: h2c")
+    return request(line, *wish, *headers, body=body)
+
+
+NEXT = request("POST /b", body=b"2")
+WISHES = {
+    "no body": [h2c("GET /a")],
+    "no body, and the next one behind it": [h2c("GET /a") + NEXT],
+    "a body": [h2c("POST /a", body=b"hello")],
+    "a body that is a request, and comes later": [h2c("POST /a", body=NEXT)[: -len(NEXT)], NEXT],
+    "a body in parts, and the next one behind it": [h2c("POST /a", body=b"hello")[:-4], b"el", b"lo" + NEXT],
+    "a body, then the same again": [h2c("POST /a", body=b"1"), h2c("POST /b", body=b"2") + NEXT],
+    "a long body": [h2c("POST /a", body=b"x" * 200_000) + NEXT],
+    "a thousand of them": [(h2c("GET /a") + h2c("POST /a", body=b"1")) * 500],
+    "a client that closes": [h2c("POST /a", "Connection: close", body=b"1")],
+}
+
+
+async def test_lean_protocol_takes_a_wish_for_another_protocol_for_no_more_than_that() -> None:
+    async with serving(LeanProtocol) as (port, _):
+        for name, pieces in WISHES.items():
+            wished = await exchange(port, *pieces)
+            plain = await exchange(
+                port,
+                *(re.sub(rb"Connection: Upgrade.*?\r\n.*?Upgrade: h2c\r\n", b"", one, flags=re.S) for one in pieces),
+            )
+            assert wished == plain, name
+            assert wished.startswith(b"HTTP/1.1 201"), name
+
+
+async def test_lean_protocol_refuses_a_wish_for_another_protocol_with_a_body_of_no_known_length() -> None:
+    asked = []
+
+    async def note(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        asked.append(scope["path"])
+        await application(scope, receive, send)
+
+    async with serving(LeanProtocol, note) as (port, _):
+        received = await exchange(port, h2c("POST /a", "Transfer-Encoding: chunked") + b"1\r\na\r\n0\r\n\r\n" + NEXT)
+    assert received.startswith(b"HTTP/1.1 400")
+    assert received.count(b"HTTP/1.1") == 1
+    assert b"connection: close" in received
+    assert not asked
+
+
 async def test_lean_protocol_gives_the_application_all_that_uvicorns_own_does() -> None:
     """What uvicorn adds to a request in a later version must not be missing on the rare ways that are its own."""
     seen: list[tuple[dict[str, Any], Any]] = []
