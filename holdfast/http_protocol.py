@@ -21,6 +21,10 @@ from holdfast.http_lines import common_lines
 
 _BODILESS = (204, 304)
 _INVALID = "Invalid HTTP request received."  # as uvicorn has it
+_LENGTH_REQUIRED = (
+    b"HTTP/1.1 411 Length Required\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 68\r\n\r\n"
+    b"A request that asks for another protocol must tell its body's length"
+)
 _PLAIN_URL = re.compile(rb"/(?!/)[\x00-\x22\x24\x26-\x7f]*")  # a path, and perhaps a query, that mean what they say
 
 
@@ -103,9 +107,12 @@ class LeanProtocol(HttpToolsProtocol):
                 continue
             try:
                 self.parser.feed_data(rest)
-            except httptools.HttpParserError:
-                self.logger.warning(_INVALID)
-                self.send_400_response(_INVALID)
+            except httptools.HttpParserError as error:
+                if isinstance(error.__context__, _LengthRequiredError):
+                    self._refuse_length()
+                else:
+                    self.logger.warning(_INVALID)
+                    self.send_400_response(_INVALID)
             except httptools.HttpParserUpgrade as stopped:
                 if not self._should_upgrade():
                     rest = memoryview(rest)[stopped.args[0] :]
@@ -193,6 +200,13 @@ class LeanProtocol(HttpToolsProtocol):
         if not cycle.response_complete:
             cycle.more_body = False
             cycle.message_event.set()
+
+    def _refuse_length(self) -> None:
+        if (
+            self.cycle is None or self.cycle.response_complete
+        ):  # else it would be taken for the answer of the one before
+            self.transport.write(_LENGTH_REQUIRED)
+        self.transport.close()
 
     def _take_left_out(self, data: memoryview) -> memoryview:
         body = bytes(data[: self._left_out])
@@ -362,15 +376,19 @@ class _Cycle(RequestResponseCycle):
         self.on_response()
 
 
+class _LengthRequiredError(Exception):
+    """A request asks for another protocol, and its body comes in chunks: where it ends the parser alone could tell."""
+
+
 def _announced(headers: list[tuple[bytes, bytes]]) -> int:
-    """How many bytes of a body follow these headers.
+    """How many bytes of a body follow these headers; the parser has refused a length that is no number, or there twice.
 
     Raises:
-        ValueError: Nobody can tell, as they come in chunks.
+        _LengthRequiredError: They do not say.
     """
-    told = dict(headers)  # the parser takes a length that is no number, or comes twice, for an error
+    told = dict(headers)
     if b"transfer-encoding" in told:
-        raise ValueError("a request for another protocol, with a body in chunks")
+        raise _LengthRequiredError
     return int(told.get(b"content-length", 0))
 
 

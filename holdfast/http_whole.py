@@ -13,7 +13,7 @@ import httptools
 from api.clients import Proxies
 from holdfast.http_refusals import Asker, Client, Server
 
-_PLAIN_TARGET = re.compile(rb"([A-Z]+) (/[^ %?\r\n]*)(?:\?[^ %\r\n]*)? HTTP/1\.1\r\n")
+_PLAIN_TARGET = re.compile(rb"([A-Z]+) (/[^ %#?\r\n]*)(?:\?[^ %#\r\n]*)? HTTP/1\.1\r\n")
 _TOLD = re.compile(rb"\r\n(?i:(host|x-request-id|x-forwarded-proto)):[ \t]*([^\r]*)")
 
 

@@ -31,6 +31,7 @@ HOLDS = request("POST /v1/events/e/holds", "X-Request-Id: mine", body=b"{}")
 BOOKINGS = request("POST /v1/bookings", body=b"{}")
 READS = request("GET /v1/events/e/availability")
 STREAM = request("GET /v1/events/e%31/stream")
+WISH = ("Connection: Upgrade", "Upgrade: h2c")
 IN_PARTS = (HOLDS[:-1], HOLDS[-1:])
 
 
@@ -204,6 +205,36 @@ async def test_refused_request_leaves_its_connection_for_the_next_and_is_counted
         assert shop.server.server_state.total_requests == 3
         assert await status(another, BOOKINGS) == 200
     assert figures.SHED.values[HOLD,] == before + 3
+
+
+async def test_body_of_a_refused_wish_for_another_protocol_is_taken_for_no_request() -> None:
+    head = request("POST /v1/events/e/holds", *WISH, body=HOLDS)[: -len(HOLDS)]
+    async with serving(App()) as shop, shop.hold_under_way(), shop.connection() as another:
+        assert await status(another, head) == 503
+        another[1].write(HOLDS)
+        await asyncio.sleep(0.05)  # so that it is read by itself
+        assert await status(another, BOOKINGS) == 200
+
+
+async def test_wish_for_another_protocol_counts_from_when_its_body_is_there() -> None:
+    asked = request("POST /v1/events/e/holds", *WISH, body=b"{}")
+    async with serving(App()) as shop, shop.connection() as (_, writer):
+        writer.write(asked[:-2])
+        await until(lambda: any(protocol.cycle is not None for protocol in shop.gate.watch.open))
+        await asyncio.sleep(0.05)
+        assert shop.under_way == 0
+        writer.write(asked[-2:])
+        await until(lambda: shop.under_way == 1)
+
+
+async def test_long_body_of_a_wish_for_another_protocol_is_no_head() -> None:
+    asked = request("POST /v1/bookings", *WISH, body=b"x" * 300_000)
+    async with serving(App()) as shop, shop.connection() as (reader, writer):
+        for part in (asked[:300], *(asked[at : at + 20_000] for at in range(300, len(asked), 20_000))):
+            writer.write(part)
+            await asyncio.sleep(0.01)
+        assert (await answer(reader))[0] == 200
+        assert shop.app.bodies == [b"x" * 300_000]
 
 
 async def test_refusal_overtakes_no_answer() -> None:

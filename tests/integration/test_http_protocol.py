@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -212,17 +213,35 @@ async def test_lean_protocol_takes_a_wish_for_another_protocol_for_no_more_than_
 
 async def test_lean_protocol_refuses_a_wish_for_another_protocol_with_a_body_of_no_known_length() -> None:
     asked = []
+    may_answer = asyncio.Event()
 
     async def note(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         asked.append(scope["path"])
+        await may_answer.wait()
         await application(scope, receive, send)
 
+    chunked = h2c("POST /a", "Transfer-Encoding: chunked") + b"1\r\na\r\n0\r\n\r\n" + NEXT
     async with serving(LeanProtocol, note) as (port, _):
-        received = await exchange(port, h2c("POST /a", "Transfer-Encoding: chunked") + b"1\r\na\r\n0\r\n\r\n" + NEXT)
-    assert received.startswith(b"HTTP/1.1 400")
-    assert received.count(b"HTTP/1.1") == 1
-    assert b"connection: close" in received
-    assert not asked
+        received = await exchange(port, chunked)
+        assert not asked
+        behind_another = await exchange(port, NEXT + chunked)
+        may_answer.set()
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 411")
+    assert b"connection: close" in head
+    assert b"content-length: %d" % len(body) in head
+    assert not behind_another  # it would be taken for the answer of the one before
+    assert asked == ["/b"]
+
+
+@pytest.mark.parametrize("target", ["x:80", "/a"])
+async def test_lean_protocol_reads_on_behind_connect(target: str) -> None:
+    async with serving(LeanProtocol) as (port, _):
+        received = await exchange(port, request(f"CONNECT {target}", body=b"hello") + NEXT)
+        plain = await exchange(port, request(f"POST {target}", body=b"hello") + NEXT)
+    assert received.count(b"HTTP/1.1") == plain.count(b"HTTP/1.1")
+    assert (b"|hello" in received) == (b"|hello" in plain)
+    assert (b"|2" in received) == (b"|2" in plain)
 
 
 async def test_lean_protocol_gives_the_application_all_that_uvicorns_own_does() -> None:

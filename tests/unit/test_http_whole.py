@@ -138,6 +138,8 @@ def test_a_connection_would_have_seen_the_same_in_whatever_comes_together(pieces
         (b"GET /v1/events/h%6flds HTTP/1.1", None),
         (b"GET /v1/events/e?a=%20 HTTP/1.1", None),
         (b"GET http://shop.test/v1/events HTTP/1.1", None),
+        (b"GET /healthz#/seats HTTP/1.1", None),
+        (b"GET /healthz?a#/seats HTTP/1.1", None),
         (b"OPTIONS * HTTP/1.1", None),
         (b"GET  /v1/events HTTP/1.1", None),
         (b"GET /v1/events HTTP/1.0", None),
