@@ -65,7 +65,7 @@ class Once(Duty):
 async def keep_doing(
     duty: Duty, territory: Territory, *, outages: Outages, figures: Figures, stop: asyncio.Event
 ) -> None:
-    """Do *duty* until *stop* is set. A failure is told once, and tried again after a pause of two seconds at most."""
+    """Do *duty* until *stop* is set. A failure is told once, and tried again within two seconds, or once rung for."""
     backoff_s = BACKOFF_FIRST_S
     while not stop.is_set():
         duty.bell.clear()
@@ -74,7 +74,9 @@ async def keep_doing(
         except Exception as error:  # whatever it is, giving up would not help
             outages.note(duty.name, error)
             figures.count("failures", {duty.name: 1})
-            await pause(backoff_s, stop)
+            # Whoever rings is heard, but no sooner: it may ring at every failure. One node's outage holds up no other.
+            await pause(BACKOFF_FIRST_S, stop)
+            await pause(backoff_s - BACKOFF_FIRST_S, duty.bell)
             backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
         else:
             outages.over(duty.name)

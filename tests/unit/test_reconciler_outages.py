@@ -1,13 +1,16 @@
 """What a duty's failure leads to: a word in the log when it begins and when it ends, and another attempt."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
+import pytest
 from structlog.testing import capture_logs
 
 from engine.errors import StoreUnavailable
 from persistence.heartbeats import Figures
 from persistence.partition_leases import Everywhere, Territory
+from persistence.reconciling import duty as duty_module
 from persistence.reconciling.duty import Duty, EachPartition, Once, keep_doing
 from persistence.reconciling.findings import Findings
 from persistence.reconciling.outages import FORGOTTEN_AFTER_S, SUBJECTS_MAX, Outages
@@ -40,6 +43,27 @@ async def test_an_outage_is_told_once_when_it_begins_and_once_when_it_is_over() 
         ("info", "reconciler goes on"),
     ]
     assert figures.failures == {"failing": 2}
+
+
+async def test_a_duty_that_is_held_up_hears_its_bell_but_no_sooner_than_after_the_first_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One node that is down holds up a whole round; what another duty has found out must not wait for that."""
+    monkeypatch.setattr(duty_module, "BACKOFF_FIRST_S", 0.01)
+    monkeypatch.setattr(duty_module, "BACKOFF_MAX_S", 3600.0)
+    failures, stop = 20, asyncio.Event()  # unheard, these take hours
+    duty = Failing([StoreUnavailable("gone")] * failures, stop)
+
+    async def ring() -> None:
+        while not stop.is_set():
+            duty.bell.set()
+            await asyncio.sleep(0)
+
+    began_s = time.monotonic()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(ring())
+        await keep_doing(duty, Everywhere([0]), outages=Outages(), figures=Figures(), stop=stop)
+    assert time.monotonic() - began_s >= failures * 0.01
 
 
 def test_an_error_that_nobody_foresaw_is_told_as_one() -> None:
