@@ -15,6 +15,7 @@ import click
 
 from engine.errors import EventExists, EventNotFound, EventNotOpen, HoldfastError, InvalidRequest, InvalidTransition
 from engine.transport.errors import TransportError
+from holdfast.collector import paused_collector
 from holdfast.embedded.errors import EmbeddedError
 from holdfast.logs import configure_logs
 from holdfast.processes import ListenFailed, WorkersFailed
@@ -51,7 +52,8 @@ class LazyGroup(click.Group):
         module = self.modules.get(cmd_name)
         if module is None:
             return None
-        command: click.Command = import_module(module).command
+        with paused_collector():
+            command: click.Command = import_module(module).command
         return command
 
 

@@ -1,8 +1,26 @@
-"""The garbage collector of processes that serve: fewer rounds, over less."""
+"""The garbage collector of our processes: none while they import, fewer rounds, over less, while they serve."""
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 THRESHOLDS = (20_000, 20, 50)
+
+
+@contextmanager
+def paused_collector() -> Iterator[None]:
+    """Import a program in here: what it brings is there to stay, and is not looked through for garbage.
+
+    Neither while it grows, again and again, nor when the process ends: that was a quarter of a short command's time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def spare_the_collector() -> None:

@@ -8,15 +8,17 @@ import os
 import signal
 import sys
 
-import structlog
-import uvloop
+from holdfast.collector import paused_collector, spare_the_collector
 
-from holdfast.collector import spare_the_collector
-from holdfast.compose import open_reconciler
-from holdfast.figures_board import Seat, reconciler_seat
-from holdfast.logs import configure_logs
-from holdfast.settings import SETTINGS_VARIABLE, Settings, decode_settings
-from holdfast.unreachable import unreachable_in_words
+with paused_collector():
+    import structlog
+    import uvloop
+
+    from holdfast.compose import open_reconciler
+    from holdfast.figures_board import Seat, reconciler_seat
+    from holdfast.logs import configure_logs
+    from holdfast.settings import SETTINGS_VARIABLE, Settings, decode_settings
+    from holdfast.unreachable import unreachable_in_words
 
 logger = structlog.get_logger("holdfast.reconciler")
 

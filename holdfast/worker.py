@@ -10,21 +10,23 @@ import signal
 import socket
 import sys
 
-import structlog
-import uvicorn
-import uvloop
+from holdfast.collector import paused_collector, spare_the_collector
 
-from api.app import create_app
-from holdfast.admission import Admission
-from holdfast.collector import spare_the_collector
-from holdfast.compose import open_services
-from holdfast.figures_board import worker_seat
-from holdfast.http_gate import Gate
-from holdfast.http_server import Server
-from holdfast.logs import configure_logs
-from holdfast.settings import SETTINGS_VARIABLE as SETTINGS_VARIABLE
-from holdfast.settings import Settings, decode_settings
-from holdfast.unreachable import unreachable_in_words
+with paused_collector():
+    import structlog
+    import uvicorn
+    import uvloop
+
+    from api.app import create_app
+    from holdfast.admission import Admission
+    from holdfast.compose import open_services
+    from holdfast.figures_board import worker_seat
+    from holdfast.http_gate import Gate
+    from holdfast.http_server import Server
+    from holdfast.logs import configure_logs
+    from holdfast.settings import SETTINGS_VARIABLE as SETTINGS_VARIABLE
+    from holdfast.settings import Settings, decode_settings
+    from holdfast.unreachable import unreachable_in_words
 
 LISTENER_VARIABLE = "HOLDFAST_LISTENER"  # descriptors, with commas between
 GRACE_S = 8  # requests under way may take a confirm's time limit and a little more

@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import msgspec
-import uvloop
+from holdfast.collector import paused_collector, spare_the_collector
 
-from holdfast.bench.connection import Asking, Connection
-from holdfast.bench.phases import BOOKING, HOLD, Outcome, Phase, Sofar, decode_phase, encode_outcome
-from holdfast.collector import spare_the_collector
-from holdfast.demo.box_office import decode_booking
-from holdfast.demo.client import UNANSWERED, Answer, describe_answer
+with paused_collector():
+    import msgspec
+    import uvloop
+
+    from holdfast.bench.connection import Asking, Connection
+    from holdfast.bench.phases import BOOKING, HOLD, Outcome, Phase, Sofar, decode_phase, encode_outcome
+    from holdfast.demo.box_office import decode_booking
+    from holdfast.demo.client import UNANSWERED, Answer, describe_answer
 
 TELL_EVERY_S = 0.25
 LAST_ANSWERS_MAX_S = 30.0

@@ -6,12 +6,15 @@ import signal
 import socket
 import sys
 
-import uvicorn
+from holdfast.collector import paused_collector
 
-from holdfast.logs import configure_logs
-from holdfast.payments.secrets import simulator_secrets
-from holdfast.settings import SETTINGS_VARIABLE, Settings, decode_settings
-from holdfast.simulator.app import Simulator
+with paused_collector():
+    import uvicorn
+
+    from holdfast.logs import configure_logs
+    from holdfast.payments.secrets import simulator_secrets
+    from holdfast.settings import SETTINGS_VARIABLE, Settings, decode_settings
+    from holdfast.simulator.app import Simulator
 
 LISTENER_VARIABLE = "HOLDFAST_SIMULATOR_LISTENER"
 WEBHOOK_URL_VARIABLE = "HOLDFAST_SIMULATOR_WEBHOOK_URL"
