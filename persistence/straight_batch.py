@@ -1,7 +1,7 @@
 """The usual batch of bookings in one round trip to Postgres, as the scripts have a straight path for the usual claim.
 
 A round trip costs Postgres next to nothing, and us whatever the event loop does in between: under load the five of a
-transaction took longer than its work. ``holdfast_write_bookings`` (migration 0010) does what
+transaction took longer than its work. ``holdfast_write_usual_bookings`` (migration 0011) does what
 ``persistence.ledger_batch`` does step by step, in the same order of locks, as long as there is nothing to refuse;
 whatever is not usual ends it with nothing written, and is left to that module.
 """
@@ -18,8 +18,8 @@ import msgspec
 from persistence.database import sqlstate
 from persistence.ledger_entries import ReadyEntry
 
-_WRITE = "SELECT made_id, made_number FROM holdfast_write_bookings($1, $2, $3, $4, $5, $6)"
-_UNUSUAL = "HF001"
+_WRITE = "SELECT made_id, made_number FROM holdfast_write_usual_bookings($1, $2, $3, $4, $5, $6, $7)"
+_UNUSUAL = ("HF001", "23505")  # our own; a booking, a key, a seat or a customer's one booking is there already
 LANES = 64  # few enough for Postgres's table of locks whatever is in a batch
 LANES_CLASS = 7201  # of advisory locks; as in migration 0010
 
@@ -38,18 +38,20 @@ async def write_straight(connection: Any, batch: Sequence[ReadyEntry]) -> dict[u
     if connection.is_in_transaction() or any(one.is_paid for one in batch):
         return None
     epochs = sorted({(one.entry.event_id, one.entry.epoch) for one in batch})
+    ordered = sorted(batch, key=_uuid_number)
     try:
         rows = await connection.fetch(
             _WRITE,
             lanes_of(batch),
             as_json([{"event_id": event_id, "epoch": epoch} for event_id, epoch in epochs]),
-            bookings_as_json(batch),
-            _keys_as_json(batch),
-            as_json(claims_of(batch)),
-            _counts_as_json(batch),
+            [one.id for one in ordered],
+            bookings_as_json(ordered),
+            _as_json_if_any(_keys_of(batch)),
+            _as_json_if_any(claims_of(batch)),
+            _as_json_if_any(_counts_of(batch)),
         )
     except asyncpg.PostgresError as error:
-        if sqlstate(error) != _UNUSUAL:
+        if sqlstate(error) not in _UNUSUAL:
             raise
         return None
     return dict(rows)
@@ -91,21 +93,25 @@ def as_json(rows: Sequence[Mapping[str, Any]]) -> str:
     return _encode(rows).decode()
 
 
-def _keys_as_json(batch: Iterable[ReadyEntry]) -> str:
+def _as_json_if_any(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    return as_json(rows) if rows else None
+
+
+def _uuid_number(one: ReadyEntry) -> int:
+    return one.id.int
+
+
+def _keys_of(batch: Iterable[ReadyEntry]) -> list[dict[str, Any]]:
     keyed = sorted((one for one in batch if one.entry.once), key=lambda one: one.entry.once)
-    return as_json(
-        [{"scope": one.entry.once, "body_digest": one.entry.body_digest, "booking_id": one.id} for one in keyed]
-    )
+    return [{"scope": one.entry.once, "body_digest": one.entry.body_digest, "booking_id": one.id} for one in keyed]
 
 
-def _counts_as_json(batch: Iterable[ReadyEntry]) -> str:
+def _counts_of(batch: Iterable[ReadyEntry]) -> list[dict[str, Any]]:
     raised: dict[Counter, int] = defaultdict(int)
     for one in batch:
         for counter, quantity in counters_of(one):
             raised[counter] += quantity
-    return as_json(
-        [
-            {"event_id": event_id, "section": section, "leg": leg, "quantity": quantity}
-            for (event_id, section, leg), quantity in sorted(raised.items())
-        ]
-    )
+    return [
+        {"event_id": event_id, "section": section, "leg": leg, "quantity": quantity}
+        for (event_id, section, leg), quantity in sorted(raised.items())
+    ]

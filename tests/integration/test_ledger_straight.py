@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -71,17 +72,23 @@ async def uuid_of(lab: Lab, entry: JournalEntry, event: SellableEvent) -> object
     return ready_entry(entry, event, lab.sealer).id
 
 
-UNUSUAL = {
-    "epochs": [of_an_old_epoch],
-    "batch": [written_before, refused_before],
-    "keys": [with_a_key_that_is_used],
-    "cells": [for_a_seat_that_is_taken],
-    "counts": [for_more_than_is_left],
+UNUSUAL = [
+    of_an_old_epoch,
+    written_before,
+    refused_before,
+    with_a_key_that_is_used,
+    for_a_seat_that_is_taken,
+    for_more_than_is_left,
+]
+CHECKS = {
+    "IF done < json_array_length(epochs) THEN": of_an_old_epoch,
+    "IF FOUND THEN": refused_before,
+    "IF done < json_array_length(counts) THEN": for_more_than_is_left,
 }
-"""What ends the straight path, by the argument of ``holdfast_write_bookings`` whose check does."""
+"""What ends the straight path where no constraint does."""
 
 
-async def write(lab: Lab, event: SellableEvent, entries: Sequence[JournalEntry]) -> object:
+async def write(lab: Lab, event: SellableEvent, entries: Sequence[JournalEntry]) -> dict[uuid.UUID, int] | None:
     async with driver_connection(lab.engine) as connection:
         return await write_straight(connection, [ready_entry(entry, event, lab.sealer) for entry in entries])
 
@@ -97,7 +104,7 @@ async def test_usual_batch_is_written_straight(lab: Lab, monkeypatch: pytest.Mon
     assert await lab.value("SELECT sold FROM usage") == 6
 
 
-@pytest.mark.parametrize("make", [make for makes in UNUSUAL.values() for make in makes])
+@pytest.mark.parametrize("make", UNUSUAL)
 async def test_unusual_batch_ends_the_straight_path_with_nothing_written(lab: Lab, make: Make) -> None:
     event = await lab.event()
     entries = await make(lab, event)
@@ -106,15 +113,24 @@ async def test_unusual_batch_ends_the_straight_path_with_nothing_written(lab: La
     assert (await lab.row_counts(), await lab.fetch("SELECT * FROM usage")) == before
 
 
-@pytest.mark.parametrize("argument", UNUSUAL)
-async def test_straight_path_without_a_check_is_found_out(lab: Lab, argument: str) -> None:
-    text = await lab.value("SELECT pg_get_functiondef('holdfast_write_bookings'::regproc)")
-    check = f"IF done < json_array_length({argument}) THEN"
-    assert check in text
+@pytest.mark.parametrize("check", CHECKS)
+async def test_straight_path_without_a_check_is_found_out(lab: Lab, check: str) -> None:
+    text = await lab.value("SELECT pg_get_functiondef('holdfast_write_usual_bookings'::regproc)")
+    assert text.count(check) == 1
     await lab.fetch(text.replace(check, "IF false THEN").replace("WHERE sold + quantity <= capacity", ""))
-    for make in UNUSUAL[argument]:
-        event = await lab.event()
-        assert await outcome_of(write, lab, event, await make(lab, event)) is not None
+    event = await lab.event()
+    assert await outcome_of(write, lab, event, await CHECKS[check](lab, event)) is not None
+
+
+async def test_two_processes_that_write_the_same_batch_straight_get_along(lab: Lab) -> None:
+    """Both lock by ascending id, so that the second waits, and then finds everything there."""
+    event = await lab.event(capacity=1_000)
+    for _ in range(5):
+        entries = [lab.entry(event, count=1) for _ in range(60)]
+        shuffled = random.sample(entries, len(entries))
+        written = await asyncio.gather(write(lab, event, shuffled), write(lab, event, shuffled[::-1]))
+        (numbers,) = [numbers for numbers in written if numbers is not None]
+        assert sorted(numbers, key=lambda one: numbers[one]) == sorted(numbers)
 
 
 async def outcome_of(
