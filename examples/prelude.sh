@@ -11,5 +11,11 @@ as() {
 }
 
 id() {
-  python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])'
+  python3 -c '
+import json, sys
+said = sys.stdin.read()
+try:
+    print(json.loads(said)["id"])
+except (ValueError, KeyError, TypeError):
+    sys.exit("there is no id in the answer: " + (said.strip() or "it is empty"))'
 }

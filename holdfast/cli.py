@@ -16,10 +16,11 @@ import click
 from engine.errors import EventExists, EventNotFound, EventNotOpen, HoldfastError, InvalidRequest, InvalidTransition
 from engine.transport.errors import TransportError
 from holdfast.collector import paused_collector
+from holdfast.counted import counted
 from holdfast.embedded.errors import EmbeddedError
 from holdfast.logs import configure_logs
 from holdfast.processes import ListenFailed, WorkersFailed
-from holdfast.settings import Settings, SettingsError, load_settings
+from holdfast.settings import JWT_SECRET_BYTES_MIN, Settings, SettingsError, load_settings
 from holdfast.unreachable import unreachable_in_words
 from holdfast.variables import unknown_variables
 
@@ -47,6 +48,16 @@ class LazyGroup(click.Group):
         """In the order of a first encounter."""
         return list(self.modules)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """As usual; of an option of ours that stands behind the command's name, say where it goes."""
+        try:
+            return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            if not any(error.option_name in option.opts for option in self.params):
+                raise
+            where = f"goes before the command's name: `holdfast {error.option_name} ... {ctx.invoked_subcommand} ...`"
+            raise click.UsageError(f"{error.option_name} {where}", ctx=error.ctx) from None
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - the same
         """Import the module and take its ``command``."""
         module = self.modules.get(cmd_name)
@@ -73,7 +84,9 @@ def settings_from(context: click.Context, **flags: Any) -> Settings:
         {name: str(value) for name, value in some.items() if value is not None} for some in (context.obj, flags)
     )
     _warn_of_unknown_variables()
-    return load_settings(os.environ, **(group | own))
+    settings = load_settings(os.environ, **(group | own))
+    _warn_of_short_secret(settings)
+    return settings
 
 
 def _warn_of_unknown_variables() -> None:
@@ -81,6 +94,13 @@ def _warn_of_unknown_variables() -> None:
     for name, like in unknown_variables(os.environ):
         meant = f"; did you mean {like}?" if like else ""
         click.echo(f"Warning: {name} is set, and no setting is called so{meant}", err=True)
+
+
+def _warn_of_short_secret(settings: Settings) -> None:
+    length = JWT_SECRET_BYTES_MIN if settings.jwt_secret is None else len(settings.jwt_secret.encode())
+    if length < JWT_SECRET_BYTES_MIN:
+        has = f"HOLDFAST_JWT_SECRET has {counted(length, 'byte')}"
+        click.echo(f"Warning: {has}; a secret of fewer than {JWT_SECRET_BYTES_MIN} can be guessed", err=True)
 
 
 def run_async(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..., None]:
@@ -105,6 +125,8 @@ def _runner(function: Callable[..., Coroutine[Any, Any, int | None]], *, failure
             raise click.exceptions.Exit(128 + signal.SIGINT) from None
         except asyncio.CancelledError:
             raise click.exceptions.Exit(128 + signal.SIGTERM) from None
+        except (click.UsageError, click.exceptions.Exit):
+            raise
         except Exception as error:
             if not isinstance(error, _foreseeable()):
                 if failure_code == 1:  # as Python itself ends then

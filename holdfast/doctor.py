@@ -16,11 +16,10 @@ from holdfast.counted import counted
 from holdfast.embedded.errors import EmbeddedError
 from holdfast.migrating import migrate_database
 from holdfast.servers import any_servers
-from holdfast.settings import Settings, SettingsError, data_key, jwt_secret
+from holdfast.settings import JWT_SECRET_BYTES_MIN, Settings, SettingsError, data_key, jwt_secret
 from persistence.database import open_database
 from persistence.database_checks import examine_database
 
-JWT_SECRET_BYTES_MIN = 32  # RFC 7518, 3.2: a key of HS256 is at least as long as its hash
 OPEN_FILES_MIN = 4_096  # a connection of a client is an open file; a rush has thousands
 PYTHON_FLOOR = (3, 11)
 

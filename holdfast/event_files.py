@@ -79,8 +79,8 @@ _ONLY_IN_EVENTS = frozenset(("starts_at", "currency", "sections"))
 class EventFileError(Exception):
     """A file does not describe events.
 
-    ``line`` and ``column`` (from 1) say where its text is wrong, ``json_path`` which member has a wrong value. For a
-    file inside a feed, ``file`` is that file.
+    ``line`` and ``column`` (from 1) say where its text is wrong, ``json_path`` which member, or which option beside it,
+    has a wrong value. For a file inside a feed, ``file`` is that file.
     """
 
     def __init__(
@@ -131,7 +131,11 @@ def _read_events(path: Path, options: ImportOptions, used: dict[str, str]) -> Se
     try:
         if path.is_dir() or path.suffix.lower() == ".zip":
             used.update(_OF_BOTH | _OF_TIMETABLES)
-            return _timetable_events(path, options)
+            try:
+                return _timetable_events(path, options)
+            except InvalidRequest as error:  # a feed has no members: what is wrong was said with an option
+                option = _OF_TIMETABLES.get(error.path.removeprefix("$."), error.path)
+                raise EventFileError(path, error.reason, json_path=option) from error
         if path.suffix.lower() == ".json":
             return _json_events(path, path.read_bytes().removeprefix(_BOM), options, used)
     except InvalidRequest as error:

@@ -5,6 +5,7 @@ import binascii
 import os
 import re
 import secrets
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +34,7 @@ SOCKET_PATH_MAX = 103  # bytes; what every system's sockaddr_un has room for
 WORKERS_MAX = 256
 PARTITIONS_MAX = 16_384  # the slots of a Redis Cluster; more could never spread further
 DATA_KEY_BYTES = 32
+JWT_SECRET_BYTES_MIN = 32  # RFC 7518, 3.2: a key of HS256 is at least as long as its hash; a shorter one is warned of
 SIGNING_KEY_FILE = "jwt-secret"
 JOURNAL_MAX_BYTES = (1 << 20, 1 << 40)  # less is reached by a dozen large bookings; more is no bound
 HOLD_HISTORY_DAYS_MAX = 3_650  # a table of ten years is past what it is for: settling what happened in a sale
@@ -222,6 +224,8 @@ def data_key(settings: Settings) -> bytes:
 
 def jwt_secret(settings: Settings) -> str:
     """The secret that tokens are signed with: configured, or kept in the data directory."""
+    # Commands warn of a short one when they start, by the setting's name; PyJWT would, in its own words, at every use.
+    warnings.filterwarnings("ignore", message="The HMAC key is")
     return settings.jwt_secret or resolve_secret(settings.data_dir, SIGNING_KEY_FILE)
 
 

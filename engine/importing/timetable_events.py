@@ -50,7 +50,7 @@ def events_from_timetable(
     if (price is None) == (leg_price is None):
         raise InvalidRequest("$.price", "exactly one of price and leg_price is needed")
     if not 0 <= (last_date - first_date).days < DAYS_MAX:
-        raise InvalidRequest("$.last_date", f"must be 0 to {DAYS_MAX - 1} days after first_date")
+        raise InvalidRequest("$.last_date", f"must be 0 to {DAYS_MAX - 1} days after the first")
     if not cars:
         raise InvalidRequest("$.cars", "a train needs at least one car")
     if _ID_PREFIX.fullmatch(id_prefix) is None:

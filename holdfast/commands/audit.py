@@ -14,7 +14,7 @@ SHOWN_MAX = 100  # differences in the table; JSON has them all
 EXIT_DRIFT = 2
 
 
-@click.command("audit")
+@click.command("audit", short_help="Compare Redis with the ledger and the journal.")
 @click.argument("event_ids", metavar="[EVENT]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context

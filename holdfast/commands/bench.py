@@ -5,7 +5,7 @@ import click
 from holdfast.cli import run_async
 
 
-@click.command("bench")
+@click.command("bench", short_help="Measure holds and bookings a second on this machine.")
 @click.option(
     "--seconds", type=click.IntRange(1, 60), default=5, show_default=True, help="How long to hold, and then to book."
 )

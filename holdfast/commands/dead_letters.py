@@ -37,7 +37,7 @@ class ShownLetter(msgspec.Struct, frozen=True):
     fields: dict[str, str] = {}
 
 
-@click.group("dead-letters")
+@click.group("dead-letters", short_help="Bookings that the ledger can never take as they are.")
 def command() -> None:
     """Bookings that were accepted and that the ledger can never take: look at them, retry, discard.
 
@@ -88,7 +88,7 @@ async def show_letter(context: click.Context, letter_id: str, as_json: bool) -> 
     console().print(table)
 
 
-@command.command("retry")
+@command.command("retry", short_help="Put them back into the journal, and write them.")
 @click.argument("letter_ids", metavar="[ID]...", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="All of them, the oldest first.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -115,7 +115,7 @@ async def retry_letters(context: click.Context, letter_ids: tuple[str, ...], eve
     return EXIT_UNSOLVED if any(one.outcome in ("unwritable", "waiting", "refused") for one in retried) else 0
 
 
-@command.command("discard")
+@command.command("discard", short_help="Give them up for good; their places are free again.")
 @click.argument("letter_ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; needs --yes.")

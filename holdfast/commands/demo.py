@@ -7,7 +7,7 @@ import click
 from holdfast.cli import run_async
 
 
-@click.command("demo")
+@click.command("demo", short_help="Sell a concert, a train and a festival to a crowd.")
 @click.option("--buyers", type=click.IntRange(1, 100_000), default=2_000, show_default=True, help="How many come.")
 @click.option(
     "--connections",

@@ -22,7 +22,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
     findings: Sequence[Finding]
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Look at everything that an installation needs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 @run_async

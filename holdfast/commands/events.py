@@ -44,7 +44,7 @@ def _creating(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@command.command("create")
+@command.command("create", short_help="Make events of definitions in JSON.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @_creating
 @click.pass_context
@@ -56,7 +56,7 @@ async def create(
     await _create(context, files, ImportOptions(), organizer=organizer, and_open=and_open, as_json=as_json)
 
 
-@command.command("import")
+@command.command("import", short_help="Make events of seating plans, timetables or JSON.")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--currency", help="ISO 4217, of all prices.")
 @click.option("--policy", "policy_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -114,7 +114,7 @@ async def open_(context: click.Context, event_ids: tuple[str, ...]) -> int:
     return await _change_all(context, event_ids, _open)
 
 
-@command.command("close")
+@command.command("close", short_help="Take events off sale; what is held can be booked.")
 @click.argument("event_ids", metavar="ID...", nargs=-1, required=True)
 @click.pass_context
 @run_async
@@ -146,7 +146,7 @@ async def list_(context: click.Context, status: str | None, limit: int, as_json:
         click.echo(f"and more: --limit {LIST_MAX} lists up to {LIST_MAX}", err=True)
 
 
-@command.command("show")
+@command.command("show", short_help="Show an event as it is defined.")
 @click.argument("event_id", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context

@@ -22,7 +22,7 @@ from holdfast.redis_cli import inspection_lines
 from persistence.seat_history import who_held
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="Show what is held and sold of an event, and by whom.")
 @click.argument("event_id", metavar="EVENT")
 @click.option("--seat", help="Who has this seat, on each leg: A-12.")
 @click.option("--section", help="Only this section; needed where several have a seat of this label.")

@@ -24,7 +24,7 @@ EVENTS_SHOWN_MAX = 100  # in the table; JSON has them all
 EXIT_CODES = {"clean": 0, "repaired": 1, "person": 2}
 
 
-@click.command("reconcile")
+@click.command("reconcile", short_help="Drain, wake, audit, repair, rebuild and archive.")
 @click.option("--once", is_flag=True, help="One full round over all partitions, then end; for cron.")
 @click.option("--dry-run", is_flag=True, help="With --once: only say what is found. Nothing is written.")
 @click.option(

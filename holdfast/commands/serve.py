@@ -8,7 +8,7 @@ from holdfast.cli import run_async, settings_from
 from holdfast.serve import serve
 
 
-@click.command("serve")
+@click.command("serve", short_help="Serve the API, and reconcile beside it.")
 @click.option("--host", help="Address to listen on.  [127.0.0.1]")
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [8000]")
 @click.option("--uds", type=click.Path(dir_okay=False, path_type=Path), help="Unix socket to listen on as well.")

@@ -8,7 +8,7 @@ from holdfast.processes import bind_listener
 from holdfast.simulator.process import WEBHOOK_PATH, simulate
 
 
-@click.command("simulator")
+@click.command("simulator", short_help="Simulate a payment provider, for development.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=8001, show_default=True, help="0 takes a free one.")
 @click.option("--webhook-url", metavar="URL", help="Where Holdfast takes its webhooks; by default at 127.0.0.1:8000.")
 @click.option("--fail-rate", type=click.FloatRange(0.0, 1.0), default=0.0, help="Of calls that are answered 503.")

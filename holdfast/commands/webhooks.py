@@ -88,7 +88,7 @@ class Counted(msgspec.Struct, frozen=True):
     sinks: dict[str, int]
 
 
-@click.group("webhooks")
+@click.group("webhooks", short_help="Tell others of bookings: webhooks, and a Redis stream.")
 def command() -> None:
     """Tell others of bookings: signed webhooks, and the Redis stream that HOLDFAST_STREAM names."""
 
@@ -115,7 +115,7 @@ async def add(
     await _note_private(url)
 
 
-@command.command("list")
+@command.command("list", short_help="List all, with what waits for them.")
 @as_json_option
 @click.pass_context
 @run_async
@@ -159,7 +159,7 @@ async def disable(context: click.Context, name: str) -> None:
         await parts.sinks.disable(name, "by hand")
 
 
-@command.command("enable")
+@command.command("enable", short_help="Go on with one that was disabled.")
 @click.argument("name")
 @click.pass_context
 @run_async
@@ -169,7 +169,7 @@ async def enable(context: click.Context, name: str) -> None:
         await parts.sinks.enable(name)
 
 
-@command.command("rotate")
+@command.command("rotate", short_help="Make a new secret, and sign with both for a while.")
 @click.argument("name")
 @click.option("--finish", is_flag=True, help="Drop the old secret.")
 @as_json_option
@@ -210,7 +210,7 @@ async def test(context: click.Context, target: str, secret: str | None, as_json:
     return 0 if attempt.outcome == "delivered" else EXIT_NOT_DELIVERED
 
 
-@command.command("replay")
+@command.command("replay", short_help="Have one told again what happened, or all.")
 @click.argument("name", required=False)
 @click.option("--from", "since", type=moment_or_date, metavar="MOMENT", help="What happened then and later.")
 @click.option("--to", "until", type=moment_or_date, metavar="MOMENT", help="What happened before then.")
@@ -239,7 +239,7 @@ async def replay_events(
     _print_counts(counts, "queued again", as_json=as_json)
 
 
-@command.command("dead")
+@command.command("dead", short_help="List what was given up.")
 @click.argument("name", required=False)
 @as_json_option
 @click.pass_context
@@ -274,7 +274,7 @@ async def list_dead(context: click.Context, name: str | None, as_json: bool) -> 
     console().print(counted(len(shown), "dead letter"))
 
 
-@command.command("retry")
+@command.command("retry", short_help="Try again what was given up.")
 @click.argument("name")
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=int)
 @click.option("--all", "every", is_flag=True, help="All of the sink's.")

@@ -140,3 +140,19 @@ def test_own_variables_are_no_mistakes(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("A" * 43)
     cli.ok("token", "--sub", "ana", HOLDFAST_WEBHOOK_SECRET="whsec_x", HOLDFAST_DATA_KEY_FILE=str(key))
+
+
+def test_secret_that_can_be_guessed_is_warned_of_in_one_line(tmp_path: Path) -> None:
+    done = WarmCommandLine(HOLDFAST_DATA_DIR=tmp_path, HOLDFAST_JWT_SECRET="short").run("token", "--sub", "ana")
+    assert (done.returncode, done.stdout.count(".")) == (0, 2)
+    assert done.stderr == "Warning: HOLDFAST_JWT_SECRET has 5 bytes; a secret of fewer than 32 can be guessed\n"
+
+
+@pytest.mark.parametrize("arguments", [("audit", "--data-dir", "x"), ("events", "list", "--data-dir", "x")])
+def test_option_of_all_commands_behind_the_name_of_one_is_told_where_it_goes(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    done = WarmCommandLine(HOLDFAST_DATA_DIR=tmp_path).run(*arguments)
+    assert done.returncode == 2
+    assert f"--data-dir goes before the command's name: `holdfast --data-dir ... {arguments[0]} ...`" in done.stderr
+    assert "goes before" not in WarmCommandLine(HOLDFAST_DATA_DIR=tmp_path).run("audit", "--dat").stderr

@@ -51,7 +51,9 @@ async def test_a_round_has_an_exit_code_for_each_verdict(cli: WarmCommandLine, s
     dry, wrong = await asyncio.gather(run(cli, "--once", "--dry-run", "--json"), run(cli, "--dry-run"))
     found: dict[str, Any] = json.loads(dry.stdout)
     assert (dry.returncode, found["verdict"], found["events"][0]["missing"]) == (1, "repaired", True)
-    assert "go with --once" in wrong.stderr
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("Usage: ")
+    assert "Error: --dry-run, --event and --json go with --once" in wrong.stderr
 
     repaired = await run(cli, "--once")
     assert (repaired.returncode, repaired.stderr) == (1, "")
