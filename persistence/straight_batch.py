@@ -21,7 +21,7 @@ from persistence.ledger_entries import ReadyEntry
 _WRITE = "SELECT made_id, made_number FROM holdfast_write_usual_bookings($1, $2, $3, $4, $5, $6, $7)"
 _UNUSUAL = ("HF001", "23505")  # our own; a booking, a key, a seat or a customer's one booking is there already
 LANES = 64  # few enough for Postgres's table of locks whatever is in a batch
-LANES_CLASS = 7201  # of advisory locks; as in migration 0010
+LANES_CLASS = 7201  # of advisory locks; as in migrations 0010 and 0011
 
 Counter = tuple[str, int, int]
 """A row of ``usage``: event, section, leg."""

@@ -10,7 +10,9 @@ import pytest
 import uuid_utils
 from ledger_lab import SOLD_AT_MS, Lab
 
-from engine.bookings import JournalEntry
+from engine.blocks import BLOCKED_OWNER
+from engine.bookings import BlockTerms, BookingDetails, JournalEntry, Price
+from engine.definition import Policy
 from engine.events import SellableEvent
 from engine.ids import claim_id
 from engine.ports import Committed, Refused
@@ -80,6 +82,7 @@ UNUSUAL = [
     for_a_seat_that_is_taken,
     for_more_than_is_left,
 ]
+CUSTOMERS = [f"c-{number}" for number in range(12)]
 CHECKS = {
     "IF done < json_array_length(epochs) THEN": of_an_old_epoch,
     "IF FOUND THEN": refused_before,
@@ -113,6 +116,25 @@ async def test_unusual_batch_ends_the_straight_path_with_nothing_written(lab: La
     assert (await lab.row_counts(), await lab.fetch("SELECT * FROM usage")) == before
 
 
+async def test_customer_who_may_have_one_booking_and_has_it_ends_the_straight_path(lab: Lab) -> None:
+    event = await lab.event(policy=Policy(one_booking_per_customer=True))
+    assert await write(lab, event, [lab.entry(event, count=1)]) is not None
+    before = await lab.row_counts()
+    assert await write(lab, event, [lab.entry(event, count=1, customer_id="ben"), lab.entry(event, count=1)]) is None
+    assert await lab.row_counts() == before
+
+
+@pytest.mark.parametrize("table", ["bookings", "idempotency", "claims"])
+async def test_row_that_a_trigger_leaves_out_without_a_word_is_not_called_written(lab: Lab, table: str) -> None:
+    event = await lab.event()
+    entries = await usual(lab, event)
+    before = await lab.row_counts()
+    await lab.fetch("CREATE FUNCTION leave_out() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    await lab.fetch(f"CREATE TRIGGER sieve BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION leave_out()")
+    assert await write(lab, event, entries) is None
+    assert await lab.row_counts() == before
+
+
 @pytest.mark.parametrize("check", CHECKS)
 async def test_straight_path_without_a_check_is_found_out(lab: Lab, check: str) -> None:
     text = await lab.value("SELECT pg_get_functiondef('holdfast_write_usual_bookings'::regproc)")
@@ -133,6 +155,17 @@ async def test_two_processes_that_write_the_same_batch_straight_get_along(lab: L
         assert sorted(numbers, key=lambda one: numbers[one]) == sorted(numbers)
 
 
+async def test_seats_and_keys_are_locked_in_one_order_too(lab: Lab) -> None:
+    """Rows lie in the order in which they were inserted: the order in which others would wait for them."""
+    event = await lab.event()
+    entries = [lab.entry(event, seats=(seat, 19 - seat), once=key_of(event, seat)) for seat in (4, 7, 0, 9, 2)]
+    assert await write(lab, event, entries) is not None
+    for table, column in (("claims", "seat"), ("idempotency", "scope")):
+        inserted = [row[0] for row in await lab.fetch(f"SELECT {column} FROM {table} ORDER BY ctid")]
+        assert inserted == sorted(inserted)
+        assert len(inserted) >= len(entries)
+
+
 async def outcome_of(
     act: Callable[[Lab, SellableEvent, Sequence[JournalEntry]], Awaitable[object]],
     lab: Lab,
@@ -144,6 +177,9 @@ async def outcome_of(
         return await act(lab, event, entries)
     except Exception as error:
         return error
+
+
+POLICIES = [Policy(), Policy(one_booking_per_customer=True), Policy(approval="manual")]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -163,7 +199,7 @@ async def test_both_ways_answer_and_write_the_same(lab: Lab, seed: int, monkeypa
     for straight in (watched, never):
         monkeypatch.setattr(ledger_batch, "write_straight", straight)
         chance = random.Random(seed)
-        event = await lab.event(capacity=25, stops=["A", "B", "C"])
+        event = await lab.event(capacity=25, stops=["A", "B", "C"], policy=POLICIES[seed % len(POLICIES)])
         outcomes: list[object] = []
         given: list[JournalEntry] = []
         for _ in range(15):
@@ -180,6 +216,11 @@ async def test_both_ways_answer_and_write_the_same(lab: Lab, seed: int, monkeypa
 
 def made_at_random(lab: Lab, event: SellableEvent, chance: random.Random) -> JournalEntry:
     first_leg = chance.randrange(2)
+    booking_id = claim_id(uuid_utils.uuid7().int, event.event.id)  # ascending, as a batch numbers by id
+    details = BookingDetails(price=Price(900, 90, 10, 980)) if chance.random() < 0.2 else BookingDetails()
+    customer_id = chance.choice([*CUSTOMERS, BLOCKED_OWNER])
+    if customer_id == BLOCKED_OWNER:
+        details = BookingDetails(role="organizer", request_id="r", block=BlockTerms("olga"))
     return lab.entry(
         event,
         seats=tuple(chance.sample(range(20), chance.randrange(3))),
@@ -187,9 +228,10 @@ def made_at_random(lab: Lab, event: SellableEvent, chance: random.Random) -> Jou
         legs=(first_leg, chance.randint(first_leg + 1, 2)),
         once=b"" if chance.random() < 0.5 else f"{event.event.id}{chance.randrange(40)}".encode(),
         epoch=event.event.epoch - (chance.random() < 0.05),
-        customer_id=chance.choice(["ana", "ben"]),
+        customer_id=customer_id,
         sold_at_ms=SOLD_AT_MS,
-        booking_id=claim_id(uuid_utils.uuid7().int, event.event.id),  # ascending, as a batch numbers by id
+        booking_id=booking_id,
+        details=lab.sealer.seal(details, booking_id),
     )
 
 

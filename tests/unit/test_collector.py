@@ -1,6 +1,9 @@
 """The garbage collector of our processes: off while they import, and as it was afterwards."""
 
 import gc
+import subprocess
+import sys
+import textwrap
 
 import pytest
 
@@ -26,6 +29,13 @@ def test_collector_is_as_it_was_when_an_import_fails() -> None:
 
 
 def test_what_a_program_brings_is_left_out_of_later_rounds() -> None:
-    with paused_collector():
-        brought = [[] for _ in range(10)]
-    assert not {id(one) for one in brought} & {id(one) for one in gc.get_objects()}
+    """In a process of its own: what is left out stays so, and other tests have garbage to be told of."""
+    program = """
+        import gc
+        from holdfast.collector import paused_collector
+        with paused_collector():
+            brought = [[] for _ in range(10)]
+        print(len({id(one) for one in brought} & {id(one) for one in gc.get_objects()}))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"

@@ -10,6 +10,7 @@ down_revision = "0010"
 
 # Statement by statement, in the order of locks of persistence/ledger_batch.py: each sees what the locks before it have
 # waited for. Whatever is not as usual ends the whole call, with HF001 or a unique violation, and nothing is written.
+# Rows are counted all the same: an operator's trigger may leave one out without an error.
 # Rows come in the order in which they are to be locked, and are inserted in it: there is nothing but a scan in between.
 _WRITE_USUAL_BOOKINGS = """
     CREATE FUNCTION holdfast_write_usual_bookings(lanes int[], epochs json, ids uuid[], batch json, keys json,
@@ -66,16 +67,28 @@ _WRITE_USUAL_BOOKINGS = """
              WHERE status <> 'blocked' AND (type = 'booking.created' OR status = 'confirmed')
         )
         SELECT id, number FROM made;
+        GET DIAGNOSTICS done = ROW_COUNT;
+        IF done < cardinality(ids) THEN
+            RAISE EXCEPTION 'a booking is left out' USING ERRCODE = 'HF001';
+        END IF;
 
         IF keys IS NOT NULL THEN
             INSERT INTO idempotency (scope, body_digest, booking_id, created_at)
             SELECT decode(scope, 'base64'), decode(body_digest, 'base64'), booking_id, now()
               FROM json_to_recordset(keys) AS given(scope text, body_digest text, booking_id uuid);
+            GET DIAGNOSTICS done = ROW_COUNT;
+            IF done < json_array_length(keys) THEN
+                RAISE EXCEPTION 'a key is left out' USING ERRCODE = 'HF001';
+            END IF;
         END IF;
 
         IF cells IS NOT NULL THEN
             INSERT INTO claims (event_id, seat, leg, booking_id)
             SELECT * FROM json_to_recordset(cells) AS given(event_id text, seat int, leg smallint, booking_id uuid);
+            GET DIAGNOSTICS done = ROW_COUNT;
+            IF done < json_array_length(cells) THEN
+                RAISE EXCEPTION 'a seat is left out' USING ERRCODE = 'HF001';
+            END IF;
         END IF;
 
         IF counts IS NOT NULL THEN
