@@ -20,7 +20,7 @@ def server(tmp_path: Path) -> Iterator[Valkey]:
 
 def test_transport_keeps_order_and_outcomes_on_uvloop(server: Valkey) -> None:
     async def scenario() -> None:
-        async with Proxy(server.port) as proxy, opened(proxy.url, reply_timeout_s=0.3) as transport:
+        async with Proxy(server.port) as proxy, opened(proxy.url, reply_timeout_s=2) as transport:
 
             async def call(caller: int) -> None:
                 for turn in range(20):
