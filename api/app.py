@@ -104,7 +104,7 @@ class Application:
         except Exception as error:
             answer = _problem(call, error)
         try:
-            told = () if self._rates is None else self._rates.telling(call.left_of_caller, call.left_of_address)
+            told = b"" if self._rates is None else self._rates.lines(call.left_of_caller, call.left_of_address)
             if not write_answer(answer, send, request_id=call.request_id, more=told):
                 with_body = scope["method"] != "HEAD"
                 await send_answer(answer, send, request_id=call.request_id, with_body=with_body, more=told)

@@ -58,6 +58,15 @@ class LazyGroup(click.Group):
             where = f"goes before the command's name: `holdfast {error.option_name} ... {ctx.invoked_subcommand} ...`"
             raise click.UsageError(f"{error.option_name} {where}", ctx=error.ctx) from None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As usual; of a name that is none, say which may have been meant: click knows of none before its import."""
+        name = args[0]
+        if name not in self.modules and not name.startswith("-") and not ctx.resilient_parsing:
+            raise click.NoSuchCommand(name, possibilities=self.modules, ctx=ctx)
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - the same
         """Import the module and take its ``command``."""
         module = self.modules.get(cmd_name)

@@ -93,7 +93,7 @@ async def _reconcilers(engine: AsyncEngine) -> Finding:
     if alive:
         figures = ", ".join(f"{beat.host} {beat.pid} has {beat.partitions} partitions" for beat in alive)
         return Finding("reconcilers", "ok", f"{len(alive)} at work: {figures}")
-    last = f"the last was seen {known[0].age_s:.0f} s ago" if known else "none was ever seen, or not lately"
+    last = f"the last was seen {known[0].age_s:.0f} s ago" if known else "nor is an earlier one on record"
     remedy = (
         "Run `holdfast serve` without --no-reconciler, or `holdfast reconcile`: without one, bookings answered 202"
         " wait, and drift is found by nobody"

@@ -388,3 +388,5 @@ def _print_counts(counts: dict[str, int], done: str, *, as_json: bool) -> None:
         return
     for name, count in counts.items():
         click.echo(f"{name}: {count:,} {done}")
+    if not counts:
+        click.echo(f"no sink is at work: nothing was {done}")

@@ -142,6 +142,16 @@ def test_own_variables_are_no_mistakes(tmp_path: Path) -> None:
     cli.ok("token", "--sub", "ana", HOLDFAST_WEBHOOK_SECRET="whsec_x", HOLDFAST_DATA_KEY_FILE=str(key))
 
 
+def test_mistyped_command_is_told_which_one_may_have_been_meant(tmp_path: Path) -> None:
+    cli = WarmCommandLine(HOLDFAST_DATA_DIR=tmp_path)
+    done = cli.run("evnts", "list")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        2,
+        "Error: No such command 'evnts'. Did you mean 'events'?",
+    )
+    assert "Did you mean" not in cli.run("quux").stderr
+
+
 def test_secret_that_can_be_guessed_is_warned_of_in_one_line(tmp_path: Path) -> None:
     done = WarmCommandLine(HOLDFAST_DATA_DIR=tmp_path, HOLDFAST_JWT_SECRET="short").run("token", "--sub", "ana")
     assert (done.returncode, done.stdout.count(".")) == (0, 2)

@@ -277,6 +277,8 @@ async def test_command_refuses_a_private_target_unless_allowed(shop: Installatio
 async def test_command_replays_and_retries_dead_letters(
     shop: Installation, cli: CommandLine, receiver: Receiver, settings: Settings
 ) -> None:
+    nobody = await asyncio.to_thread(cli.ok, "webhooks", "replay")
+    assert nobody == "no sink is at work: nothing was queued again\n"
     await shop.parts.sinks.add("shop", receiver.url)
     await shop.open_event("gig")
     booking_id = await shop.book("gig")
