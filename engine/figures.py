@@ -100,6 +100,9 @@ SCRIPTS = Histogram(
     bounds=FAST_S,
     counted_as="holdfast_script_calls_total",
 )
+CLAIMS_SHARED = Histogram(
+    "holdfast_claims_shared", "Claims of one event, made at the same time, in one call of a script.", bounds=SIZES
+)
 SNAPSHOTS = Counter(
     "holdfast_snapshot_reads_total",
     "Reads of an event's state: nothing had changed, it was read anew, or somebody else's check was shared.",

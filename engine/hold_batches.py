@@ -16,6 +16,8 @@ from engine.ids import HoldId, claim_id_of, new_claim_key
 from engine.kernel import Kernel
 from engine.once import Once
 from engine.places import Places, format_places
+from engine.refusals import places_taken
+from engine.shared_claims import GENERAL, claim_argument, is_usual, many_arguments
 
 CLAIMS_MAX = 100  # of one call of hold_many, as the script has it: 2 ms of a slow server, and a batch over HTTP
 ATTEMPTS_MAX = 2  # at hold_many, for each such part of a batch; what is left is claimed one by one
@@ -54,21 +56,13 @@ class HoldBatches:
     async def hold_many(
         self, event_id: str, claims: Sequence[ClaimRequest], *, customer_id: str, onces: Sequence[Once | None]
     ) -> list[Held | HoldfastError]:
-        """What became of each claim, in their order. Usual ones may be granted before others that stand further up.
-
-        A claim with an idempotency key is claimed by itself: its record is a key of its own, which only
-        ``hold_places`` knows.
-        """
+        """What became of each claim, in their order. Usual ones may be granted before others that stand further up."""
         entries = [_Entry(claim, once, new_claim_key()) for claim, once in zip(claims, onces, strict=True)]
-        usual = [entry for entry in entries if entry.once is None]
-        parts = [usual[start : start + CLAIMS_MAX] for start in range(0, len(usual), CLAIMS_MAX)]
-        alone = [entry for entry in entries if entry.once is not None]
+        parts = [entries[start : start + CLAIMS_MAX] for start in range(0, len(entries), CLAIMS_MAX)]
         async with asyncio.TaskGroup() as group:
             for part in parts:
                 group.create_task(self._hold_part(event_id, part, customer_id))
                 await asyncio.sleep(0)  # this part is on its way to Redis while the next one is made ready
-            for entry in alone:
-                group.create_task(self._hold_alone(event_id, entry, customer_id))
         return [_outcome_of(entry) for entry in entries]
 
     async def _hold_part(self, event_id: str, entries: Sequence[_Entry], customer_id: str) -> None:
@@ -76,13 +70,13 @@ class HoldBatches:
             if len(entries) < 2:
                 break
             try:
-                is_any_held = await self._run(event_id, entries, customer_id)
+                is_any_answered = await self._run(event_id, entries, customer_id)
             except HoldfastError as error:  # of all alike: the event is unknown, or Redis does not answer
                 for entry in entries:
                     entry.outcome = entry.outcome or error
                 return
             entries = [entry for entry in entries if entry.outcome is None]
-            if is_any_held or not entries:
+            if is_any_answered or not entries:
                 break
             # What stands in the way of all of them (no state yet, an old layout, lapsed holds) the first one may clear
             # away by itself.
@@ -91,19 +85,22 @@ class HoldBatches:
         await asyncio.gather(*(self._hold_alone(event_id, entry, customer_id) for entry in entries))
 
     async def _run(self, event_id: str, entries: Sequence[_Entry], customer_id: str) -> bool:
-        """One call of ``hold_many``; whether it held anything."""
+        """One call of ``hold_many``; whether it did anything."""
         event = self._catalog.recall(event_id) or await self._catalog.get(event_id)
-        asked, args = _resolve(event, entries)
+        asked, claims = _resolve(event, entries, customer_id)
         if not asked:
             return False
-        args = [customer_id.encode(), event.layout.digest.encode(), *args]
-        reply: list[Any] = await self._kernel.run("hold_many", event, args)
-        if reply[0] == b"GENERAL":
+        onces = [entry.once.scope for entry, _ in asked if entry.once is not None]
+        reply: list[Any] = await self._kernel.run("hold_many", event, many_arguments(event, claims), onces=onces)
+        if reply[0] == GENERAL:
             return False
-        created_ms, *deadlines = reply[1:]
+        created_ms, *answers = reply[1:]
         last: tuple[Places, int, Hold] | None = None
-        for (entry, places), deadline_ms in zip(asked, deadlines, strict=True):
-            if deadline_ms == b"GENERAL":
+        for (entry, places), deadline_ms in zip(asked, answers, strict=True):
+            if deadline_ms == GENERAL:
+                continue
+            if not isinstance(deadline_ms, int):
+                entry.outcome = places_taken(event, *deadline_ms)
                 continue
             if last is None or deadline_ms != last[1] or _legs_of(places) != _legs_of(last[0]):
                 hold = self._hold_on(event, entry.key, created_ms, deadline_ms, places)
@@ -122,13 +119,15 @@ class HoldBatches:
             entry.outcome = error
 
 
-def _resolve(event: SellableEvent, entries: Sequence[_Entry]) -> tuple[list[tuple[_Entry, Places]], list[bytes]]:
-    """The places of each claim that makes sense, and their arguments; the others have their outcome now.
+def _resolve(
+    event: SellableEvent, entries: Sequence[_Entry], customer_id: str
+) -> tuple[list[tuple[_Entry, Places]], list[bytes]]:
+    """The places of each usual claim, and their arguments; what makes no sense has its outcome now.
 
     Neighbours are often alike, a place of the same section each: then they share what was made of the first.
     """
     asked: list[tuple[_Entry, Places]] = []
-    args: list[bytes] = []
+    claims: list[bytes] = []
     before: ClaimRequest | None = None
     for entry in entries:
         claim = entry.claim
@@ -138,11 +137,13 @@ def _resolve(event: SellableEvent, entries: Sequence[_Entry]) -> tuple[list[tupl
             except HoldfastError as error:
                 entry.outcome = error
                 continue
-            text = f"{(claim.ttl or event.definition.policy.hold_ttl) * 1000}|{format_places(places)}"
-            before = claim
-        asked.append((entry, places))
-        args.append(f"{entry.key}|{text}".encode())
-    return asked, args
+            text = format_places(places).encode()
+            ttl_ms = b"%d" % ((claim.ttl or event.definition.policy.hold_ttl) * 1000)
+            before, is_shared = claim, is_usual(places)
+        if is_shared:
+            asked.append((entry, places))
+            claims.append(claim_argument(entry.key.encode(), ttl_ms, text, entry.once, customer_id))
+    return asked, claims
 
 
 def _legs_of(places: Places) -> tuple[int, int]:

@@ -16,7 +16,8 @@ from engine.ids import ClaimKey, HoldId, claim_id_of, new_claim_key, parse_claim
 from engine.kernel import Kernel
 from engine.once import ONCE_TTL_MS, Once, attempt_of
 from engine.places import Places, format_places, parse_places
-from engine.refusals import booking_refusal, claim_refusal, hold_refusal, moment
+from engine.refusals import booking_refusal, claim_refusal, hold_refusal, moment, places_taken
+from engine.shared_claims import SharedClaims, claim_argument, is_usual
 from engine.views import Views
 
 _ONCE_TTL = b"%d" % ONCE_TTL_MS
@@ -36,6 +37,7 @@ class Holding(Views):
 
     def __init__(self, kernel: Kernel, catalog: Catalog) -> None:
         super().__init__(kernel, catalog)
+        self._shared = SharedClaims(kernel)
         self._batches = HoldBatches(kernel, catalog, hold_one=self.hold, hold_on=_hold_on)
 
     async def hold(
@@ -59,11 +61,22 @@ class Holding(Views):
         # A group of one, without what a group costs: nearly all holds come this way.
         event = self._catalog.recall(event_id) or await self._catalog.get(event_id)
         places = resolve_places(event.layout, claim.items, claim.from_, claim.to)
-        key, text = key or new_claim_key(), format_places(places).encode()
+        is_known, key, text = key is not None, key or new_claim_key(), format_places(places).encode()
         ttl_ms = b"%d" % ((claim.ttl or event.definition.policy.hold_ttl) * 1000)
-        layout = event.layout.digest.encode()
-        args = (customer_id.encode(), once.body if once else b"", _ONCE_TTL, key.encode(), layout, text, ttl_ms)
-        reply = await self._kernel.run("hold_places", event, args, once=once.scope if once else None)
+        is_crowded = self._shared.enter(event_id)
+        try:
+            if is_crowded and not is_known and is_usual(places):
+                argument = claim_argument(key.encode(), ttl_ms, text, once, customer_id)
+                if (answer := await self._shared.ask(event, argument, once)) is not None:
+                    ran_ms, deadline_ms = answer
+                    if isinstance(deadline_ms, int):
+                        return Held(_hold_on(event, key, ran_ms, deadline_ms, places))
+                    raise places_taken(event, *deadline_ms)
+            layout = event.layout.digest.encode()
+            args = (customer_id.encode(), once.body if once else b"", _ONCE_TTL, key.encode(), layout, text, ttl_ms)
+            reply = await self._kernel.run("hold_places", event, args, once=once.scope if once else None)
+        finally:
+            self._shared.leave(event_id)
         if reply[0] == b"HELD":
             _, created_ms, deadline_ms, got = reply[1]
             # What was asked for by number is what was got; the best available is known only now.

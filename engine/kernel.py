@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.exceptions import ResponseError
 
@@ -18,6 +18,8 @@ from engine.transport.errors import NotSent, OutcomeUnknown
 from engine.transport.open import Transport
 from engine.transport.servers import NodeAddress
 from engine.transport.wire import pack_keys
+
+T = TypeVar("T")
 
 ANSWER_MAX_S = 0.7  # of one call, repetition included: a request is told of an outage within a second, HTTP and all
 PATIENT_MAX_S = 5.0  # the same for work nobody waits for: longer than the transport's own limits for both sends
@@ -64,23 +66,57 @@ class Kernel:
         args: Sequence[bytes],
         *,
         once: bytes | None = None,
+        onces: Sequence[bytes] = (),
         load: bool = True,
         epoch: int | None = None,
     ) -> list[Any]:
         """Run a script on one event; ``CONTINUE``, ``LINE`` and, unless *load* is off, ``NOT_LOADED`` are followed up.
 
-        *epoch* is for scripts with keys of one load.
+        *onces* is for scripts that take many idempotency keys, *epoch* for those with keys of one load.
 
         Raises:
             StoreUnavailable: Redis gave no answer in time, or cannot write now; repeating the request is safe.
         """
         script, partition = lua.load(name), self.partition_of(event)
         keys = self._keys.for_event(script, event.event.id, partition, once, epoch)
+        if onces:
+            keys = self._keys.with_onces(keys, partition, onces)
         call = partial(self.transport.evalsha, script, keys, args)
         reply = await self._send_until_done(name, call)
         if reply[0] != b"NOT_LOADED" and reply[0] != b"LINE":
             return reply
         return await self._send_once_ready(name, call, reply, [event], load=load)
+
+    def begin(
+        self, name: str, event: SellableEvent, args: Sequence[bytes], *, onces: Sequence[bytes] = ()
+    ) -> asyncio.Future[Any]:
+        """Send a script's call at once, and once. The reply may be an error as an instance: :meth:`run` goes on then.
+
+        Raises:
+            NotSent: There is nobody to send it to.
+        """
+        script, partition = lua.load(name), self.partition_of(event)
+        keys = self._keys.with_onces(self._keys.for_event(script, event.event.id, partition), partition, onces)
+        began = time.perf_counter()
+        reply = self.transport.begin_evalsha(script, keys, args)
+        reply.add_done_callback(partial(_observe, name, began))
+        return reply
+
+    async def within_limit(self, answer: asyncio.Future[T]) -> T:
+        """*answer*, if it comes as soon as that of a call must.
+
+        Raises:
+            StoreUnavailable: It does not.
+        """
+        wait = self._limit.begin()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if not wait.is_over():
+                raise
+            raise self._too_late() from None
+        finally:
+            wait.end()
 
     async def run_over(
         self,
@@ -239,9 +275,19 @@ class Kernel:
         except asyncio.CancelledError:
             if not wait.is_over():
                 raise
-            raise StoreUnavailable(f"no answer within {self._limit.limit_s:g} s") from None
+            raise self._too_late() from None
         finally:
             wait.end()
+
+    def _too_late(self) -> StoreUnavailable:
+        return StoreUnavailable(f"no answer within {self._limit.limit_s:g} s")
+
+
+def _observe(name: str, began: float, answer: asyncio.Future[Any]) -> None:
+    """Count a call by what came of it, as ``_send_until_done`` does."""
+    is_answered = not answer.cancelled() and answer.exception() is None and isinstance(answer.result(), list)
+    status = answer.result()[0] if is_answered else b"unavailable"
+    figures.SCRIPTS.observe(time.perf_counter() - began, name, status)
 
 
 async def _send_again(call: Callable[[], Awaitable[Any]], error: Exception, sends_max: int) -> Any:

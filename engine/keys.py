@@ -95,6 +95,10 @@ class KeyRing:
                 self._packed.popitem(last=False)
         return packed if once is None else packed.end_key(once)
 
+    def with_onces(self, keys: PackedKeys, partition: int, onces: Sequence[bytes]) -> PackedKeys:
+        """*keys* and those of many idempotency keys, by the digests of their scopes."""
+        return keys.with_keys([once_key(partition, once) for once in onces])
+
     def for_partition(self, script: Script, partition: int) -> PackedKeys:
         """The keys of a call that concerns no single event."""
         packed = self._of_partitions.get((script.name, partition))

@@ -68,6 +68,13 @@ def claim_refusal(reply: list[Any], events: Sequence[SellableEvent]) -> Exceptio
     raise AssertionError(f"a script answered {reply!r}")
 
 
+def places_taken(
+    event: SellableEvent, held: int, sold: int, next_release_ms: int, *missing: bytes
+) -> PlacesUnavailable:
+    """Why places of *event* cannot be had, by the four and more values that scripts tell of it."""
+    return _unavailable([_missing(text, event, several=False) for text in missing], held, sold, next_release_ms)
+
+
 def booking_refusal(reply: list[Any], event: SellableEvent, booking_id: str) -> Exception:
     """Why ``confirm_hold`` or ``book_places`` booked nothing."""
     match reply:
@@ -75,9 +82,8 @@ def booking_refusal(reply: list[Any], event: SellableEvent, booking_id: str) -> 
             return not_open(event, status)
         case [b"LIMIT", limit, maximum]:
             return LimitExceeded(limit.decode(), maximum)
-        case [b"UNAVAILABLE", held, sold, next_release_ms, *missing]:
-            places = [_missing(text, event, several=False) for text in missing]
-            return _unavailable(places, held, sold, next_release_ms)
+        case [b"UNAVAILABLE", *places]:
+            return places_taken(event, *places)
         case [b"JOURNAL_FULL"]:
             return JournalFull("too many bookings wait for Postgres")
         case [b"KEY_REUSED"] | [b"NOT_LOADED"] | [b"STALE_LAYOUT"]:

@@ -17,6 +17,7 @@ from venues import OWNER, Venue, definition
 
 from engine.claim_requests import ClaimRequest, Held
 from engine.claims import ItemRequest
+from engine.ids import new_claim_key
 from engine.loader import EventLoader
 from engine.reservations import Reservations
 from holdfast.compose import open_parts
@@ -126,7 +127,8 @@ async def _hold_singly(reservations: Reservations, venue: Venue, claims: Sequenc
 
     async def call() -> None:
         for claim in shared:  # every claim is taken by one caller
-            await reservations.hold(venue.event.event.id, claim, customer_id=OWNER.decode())
+            # A claim with a key of its caller's shares no call with others.
+            await reservations.hold(venue.event.event.id, claim, customer_id=OWNER.decode(), key=new_claim_key())
 
     await asyncio.gather(*(call() for _ in range(CALLERS)))
 

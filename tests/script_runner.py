@@ -8,7 +8,7 @@ import datetime as dt
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import hiredis
 import msgspec
@@ -70,12 +70,14 @@ class Runner:
         args: Sequence[object],
         *,
         once: str = "",
+        onces: Sequence[str] = (),
         epoch: int | None = None,
     ) -> list[Any]:
         script = self.scripts.get(name) or lua.load(name)
         ids = [event.event.id for event in events]
         partition = partition_of(ids[0], events[0].definition.group, PARTITIONS)
-        keys = self._keys.for_events(script, ids, partition, once.encode() if once else None, epoch).keys
+        packed = self._keys.for_events(script, ids, partition, once.encode() if once else None, epoch)
+        keys = self._keys.with_onces(packed, partition, [each.encode() for each in onces]).keys
         call = (script.sha.decode(), len(keys), *keys, *map(_argument, args))
         try:
             reply = self.redis.evalsha(*call)  # type: ignore[arg-type]
@@ -97,6 +99,17 @@ class Runner:
         before = self.dump()
         yield
         assert self.dump() == before
+
+
+class ManyClaim(NamedTuple):
+    """One of the claims of a call of ``hold_many``."""
+
+    hold_id: str
+    ttl_ms: int
+    places: str
+    owner: str = "ana"
+    once: str = ""
+    body: str = "b1"
 
 
 class Venue:
@@ -202,9 +215,17 @@ class Venue:
         return self._run("hold_places", owner, body, ONCE_TTL_MS, *claim, once=once)
 
     def hold_many(self, *claims: tuple[str, int, str], owner: str = "ana", layout: str | None = None) -> list[Any]:
-        """Claims as (hold id, ms, places)."""
-        named = [f"{hold_id}|{ttl_ms}|{places}" for hold_id, ttl_ms, places in claims]
-        return self._run("hold_many", owner, layout or self.layout.digest, *named)
+        """Claims of one customer as (hold id, ms, places)."""
+        return self.hold_crowd(*(ManyClaim(*claim, owner) for claim in claims), layout=layout)
+
+    def hold_crowd(self, *claims: "ManyClaim", layout: str | None = None) -> list[Any]:
+        """The same of anybody, with or without idempotency keys."""
+        texts = [
+            f"{claim.hold_id}|{claim.ttl_ms}|{claim.places}|{claim.body if claim.once else ''}|{claim.owner}"
+            for claim in claims
+        ]
+        onces = [claim.once for claim in claims if claim.once]
+        return self._run("hold_many", layout or self.layout.digest, ONCE_TTL_MS, *texts, onces=onces)
 
     def held(self, places: str, **options: Any) -> str:
         """The id of a new hold that must be had at the first call."""
@@ -484,8 +505,10 @@ class Venue:
         entries: Any = self.redis.xrange(self.partition_key(name))
         return [(text_of(number), {text_of(k): text_of(v) for k, v in fields.items()}) for number, fields in entries]
 
-    def _run(self, name: str, *args: object, once: str = "", epoch: int | None = None) -> list[Any]:
-        return self.runner.run(name, [self.event], args, once=once, epoch=epoch)
+    def _run(
+        self, name: str, *args: object, once: str = "", onces: Sequence[str] = (), epoch: int | None = None
+    ) -> list[Any]:
+        return self.runner.run(name, [self.event], args, once=once, onces=onces, epoch=epoch)
 
 
 def hold_together(

@@ -78,6 +78,10 @@ class ClusterTransport:
         owner = self._owners[keys.slot] or self._owner(keys.slot)
         return await self._run(owner, pack_evalsha(script.sha, keys, args), keys.slot, script)
 
+    def begin_evalsha(self, script: ScriptLike, keys: PackedKeys, args: Sequence[bytes]) -> asyncio.Future[Any]:
+        owner = self._owners[keys.slot] or self._owner(keys.slot)
+        return owner.submit_now(pack_evalsha(script.sha, keys, args))
+
     async def command(self, *parts: bytes | str | int, slot: int | None = None, node: NodeAddress | None = None) -> Any:
         wire = pack_shared_command(*parts)
         if node is None:

@@ -115,6 +115,12 @@ class Multiplexer:
             self._send()
         return future
 
+    def submit_now(self, wire: bytes) -> asyncio.Future[Any]:
+        """The same, sent without waiting for the end of the turn, and with it whatever waits already."""
+        future = self.submit(wire)
+        self._send()
+        return future
+
     async def asking(self, wire: bytes) -> Any:
         """The reply to *wire*, sent right behind ``ASKING``, which holds for the next command of the connection only.
 

@@ -1,5 +1,6 @@
 """The way in: from a URL to a transport that is connected."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -23,6 +24,16 @@ class Transport(Protocol):
 
     async def evalsha(self, script: ScriptLike, keys: PackedKeys, args: Sequence[bytes]) -> Any:
         """Run *script*, after loading it into the server when it is not known there."""
+        ...
+
+    def begin_evalsha(self, script: ScriptLike, keys: PackedKeys, args: Sequence[bytes]) -> asyncio.Future[Any]:
+        """Send *script* at once, and once: the reply, or else an error reply as an instance, or ``OutcomeUnknown``.
+
+        Nothing is done about an error reply: :meth:`evalsha` does, and is what to go on with.
+
+        Raises:
+            NotSent: It cannot be sent.
+        """
         ...
 
     async def command(self, *parts: bytes | str | int, slot: int | None = None, node: NodeAddress | None = None) -> Any:

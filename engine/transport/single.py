@@ -37,6 +37,9 @@ class SingleTransport:
             return await self._persist(wire, script, reply)
         return reply
 
+    def begin_evalsha(self, script: ScriptLike, keys: PackedKeys, args: Sequence[bytes]) -> asyncio.Future[Any]:
+        return self._multiplexer.submit_now(pack_evalsha(script.sha, keys, args))
+
     async def command(
         self,
         *parts: bytes | str | int,

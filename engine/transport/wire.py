@@ -35,6 +35,12 @@ class PackedKeys(msgspec.Struct, frozen=True):
         )
         return PackedKeys(self.count + 1, self.slot, wire)
 
+    def with_keys(self, more: Sequence[bytes]) -> "PackedKeys":
+        """These and *more* of the same slot."""
+        head = _count(self.count + len(more))
+        wire = b"".join((head, self.wire[len(_count(self.count)) :], *map(_next, more)))
+        return PackedKeys(self.count + len(more), self.slot, wire)
+
     def end_key(self, rest: bytes) -> "PackedKeys":
         """The last key made whole: nothing but a copy, for every call has another one."""
         return PackedKeys(self.count, self.slot, self.wire + rest)

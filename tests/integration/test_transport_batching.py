@@ -39,6 +39,34 @@ async def test_evalsha_gives_each_of_many_callers_its_own_reply(transport: Any) 
     await asyncio.gather(*(call(caller) for caller in range(CALLERS)))
 
 
+def comes(server: Valkey, key: bytes, value: bytes) -> bool:
+    """Whether *key* has *value* within a second in which the event loop stands still."""
+    until = time.monotonic() + 1
+    while server.call("GET", key) != value and time.monotonic() < until:
+        time.sleep(0.001)
+    return bool(server.call("GET", key) == value)
+
+
+async def test_call_that_is_begun_leaves_at_once_and_what_waits_before_it(server: Valkey, transport: Any) -> None:
+    await transport.evalsha(INCREMENT, COUNTER, [])  # so that the script is known
+    before = asyncio.ensure_future(transport.command("INCR", "early"))
+    await asyncio.sleep(0)
+    reply = transport.begin_evalsha(INCREMENT, COUNTER, [])
+    assert comes(server, COUNTER.keys[0], b"2")  # though the turn of the loop has not ended
+    assert server.call("GET", "early") == b"1"
+    assert (await before, await reply) == (1, 2)
+
+
+async def test_error_reply_to_a_call_that_is_begun_is_left_to_its_caller(server: Valkey, transport: Any) -> None:
+    server.call("SCRIPT", "FLUSH")
+    assert isinstance(await transport.begin_evalsha(INCREMENT, COUNTER, []), NoScriptError)
+    assert await transport.evalsha(INCREMENT, COUNTER, []) == 1
+    assert await transport.begin_evalsha(INCREMENT, COUNTER, []) == 2
+    await transport.aclose()
+    with pytest.raises(NotSent):
+        transport.begin_evalsha(INCREMENT, COUNTER, [])
+
+
 async def test_commands_submitted_together_run_in_the_order_of_submission(transport: Any) -> None:
     replies = await asyncio.gather(*(transport.command("RPUSH", "list", n) for n in range(CALLERS)))
     assert replies == list(range(1, CALLERS + 1))

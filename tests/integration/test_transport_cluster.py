@@ -94,6 +94,19 @@ async def test_moved_slot_is_followed_and_remembered(cluster: Cluster, transport
     assert source.stat("total_error_replies") == before  # nobody was sent there again
 
 
+async def test_call_that_is_begun_goes_to_whom_the_map_names_and_no_further(cluster: Cluster, transport: Any) -> None:
+    source, target = cluster.servers[0], cluster.servers[1]
+    keys = one_key(tag_owned_by(cluster, 0, salt="begun"))
+    assert await transport.evalsha(INCREMENT, keys, []) == 1
+    assert await transport.begin_evalsha(INCREMENT, keys, []) == 2
+    cluster.begin_migration(keys.slot, source, target)
+    cluster.migrate_keys(source, target, *keys.keys)
+    cluster.end_migration(keys.slot, target)
+    assert isinstance(await transport.begin_evalsha(INCREMENT, keys, []), MovedError)
+    assert await transport.evalsha(INCREMENT, keys, []) == 3  # which notes where it is now
+    assert await transport.begin_evalsha(INCREMENT, keys, []) == 4
+
+
 async def test_ask_is_followed_while_a_slot_is_on_the_move(cluster: Cluster, transport: Any) -> None:
     source, target = cluster.servers[1], cluster.servers[2]
     tag = tag_owned_by(cluster, 1, salt="ask")

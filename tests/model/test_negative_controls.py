@@ -12,7 +12,7 @@ import pytest
 import redis
 from invariants import assert_consistent
 from script_mutants import mutated
-from script_runner import FROZEN_MS, PARTITIONS, TTL_MS, Runner, Venue, new_id
+from script_runner import FROZEN_MS, PARTITIONS, TTL_MS, ManyClaim, Runner, Venue, new_id
 
 History = Callable[[Venue], None]
 
@@ -141,14 +141,34 @@ def line_is_overtaken(venue: Venue) -> None:
 
 def batch_wants_a_seat_twice(venue: Venue) -> None:
     reply = venue.hold_many(("a", TTL_MS, "0:1;1#3"), ("b", TTL_MS, "0:1;1#3"))
-    assert (reply[0], reply[3]) == ("HELD", "GENERAL")
+    assert (reply[0], isinstance(reply[3], int)) == ("HELD", False)
 
 
 def batch_wants_what_is_gone(venue: Venue) -> None:
     venue.held("0:1;0*8;1#3", owner="bea")
     venue.booked("0:1;1#4", owner="bea")
     reply = venue.hold_many(*((f"c{number}", TTL_MS, text) for number, text in enumerate(("0:1;0*3", "0:1;1#4"))))
-    assert reply == ["GENERAL"]
+    assert not any(isinstance(answer, int) for answer in reply[2:])
+    assert [answer[:2] for answer in reply[2:]] == [[1, 0], [0, 1]]
+
+
+def batch_of_strangers_has_one_customer_s_limit(venue: Venue) -> None:
+    venue.held("0:1;0*9", owner="bea")
+    venue.booked("0:1;1?10", owner="bea")
+    asked = (ManyClaim("a", TTL_MS, "0:1;1#19", "bea"), ManyClaim("b", TTL_MS, "0:1;1#18", "bea"))
+    assert [answer == "GENERAL" for answer in venue.hold_crowd(*asked)[2:]] == [False, True]
+
+
+def batch_makes_two_holds_of_a_key(venue: Venue) -> None:
+    claims = [ManyClaim(name, TTL_MS, f"0:1;1#{seat}", "ana", "k", "b1") for name, seat in (("a", 1), ("b", 2))]
+    assert venue.hold_crowd(*claims)[3] == "GENERAL"
+    assert venue.hold_crowd(claims[1]) == ["GENERAL"]
+
+
+def batch_is_refused_what_has_lapsed(venue: Venue) -> None:
+    venue.held("0:1;1#3", owner="bea")
+    venue.advance(TTL_MS)
+    assert venue.hold_many(("a", TTL_MS, "0:1;1#3"))[2:] == [venue.now() + TTL_MS]
 
 
 def batch_comes_before_the_line(venue: Venue) -> None:
@@ -315,17 +335,30 @@ MUTANTS = {
         "hold_places", "and not waiting then", "then", line_is_overtaken
     ),
     "a batch does not ask whether a line comes first": Mutant(
-        "hold_many", " or waiting then", " then", batch_comes_before_the_line
+        "hold_many", " or waiting or", " or", batch_comes_before_the_line
     ),
     "a batch does not see what it has taken": Mutant(
-        "hold_many", ", occupied[byte] = held[byte] + bits[i], occupied[byte]", " = held[byte]",
-        batch_wants_a_seat_twice,
+        "hold_many", "held[byte] = held[byte] + bits[i]", "held[byte] = held[byte]", batch_wants_a_seat_twice
     ),
     "a batch does not see what is sold": Mutant(
-        "hold_many", "bit.bor(held[number], sold[number])", "held[number]", batch_wants_what_is_gone
+        "hold_many", "local is_sold = byte and bit.band(sold[byte], bits[i]) > 0", "local is_sold = false",
+        batch_wants_what_is_gone,
     ),
     "a batch takes more than there is": Mutant(
-        "hold_many", "and quantity <= free and", "and", batch_wants_what_is_gone
+        "hold_many", "and not is_held and quantity <= free then", "and not is_held then", batch_wants_what_is_gone
+    ),
+    "a batch forgets what its customers have taken in it": Mutant(
+        "hold_many", "totals[customer] = total + quantity", "totals[customer] = total",
+        batch_of_strangers_has_one_customer_s_limit,
+    ),
+    "a batch does not look for its keys": Mutant(
+        "hold_many", "answered[once] or ", "", batch_makes_two_holds_of_a_key
+    ),
+    "a batch takes a key twice": Mutant(
+        "hold_many", " or taken[key]", "", batch_makes_two_holds_of_a_key
+    ),
+    "a batch leaves lapsed holds where they are": Mutant(
+        "hold_many", "  end_lapsed(keys, time)\n", "", batch_is_refused_what_has_lapsed
     ),
     "a booking does not ask whether a line comes first": Mutant(
         "book_places", "if is_sale and not limit and line_is_first(ev) then", "if false then", line_is_overtaken

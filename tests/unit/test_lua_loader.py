@@ -189,6 +189,10 @@ def test_every_declared_key_is_used_and_none_besides(script: Script) -> None:
         bound = re.findall(r"(\w+) = KEYS\[base \+ \d+\]", body)
         assert tuple(bound) == script.event_keys
         declared = [key for key in declared if key != "once"]
+    if (first := re.search(r"FIRST_ONCE = \d+, (\d+)", body)) is not None:  # a key for each of many claims
+        assert int(first[1]) == len(declared)
+        assert "KEYS[FIRST_ONCE + #onces]" in body
+        declared.remove("once")
     # An include may name a key that this script has no use for; a key of the script's own it must have.
     assert set(declared) <= used
     assert set(re.findall(r"\bkeys\.(\w+)(?! =)\b", body)) <= {*declared}

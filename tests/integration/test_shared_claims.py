@@ -1,0 +1,222 @@
+"""Claims that are made at once: the usual ones share calls, and each is told what it would have been told alone."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+import redis
+from invariants import StoredState, assert_consistent
+from ledger_lab import Lab
+from script_runner import PARTITIONS
+from shops import Shop, at_once, claim, open_shops
+from stores import on_both_stores, open_client
+
+from engine import figures
+from engine.claim_requests import Held
+from engine.definition import Policy
+from engine.errors import (
+    IdempotencyKeyReused,
+    InvalidRequest,
+    LimitExceeded,
+    PlacesUnavailable,
+    StoreUnavailable,
+)
+from engine.events import SellableEvent
+from engine.once import Once
+from engine.shared_claims import SHARED_BY
+from engine.transport.errors import NotSent, OutcomeUnknown
+from engine.transport.wire import PackedKeys
+from lua import Script
+
+pytest_plugins = ["ledger_fixtures"]
+
+CROWD = 64
+PLACE = claim(section="floor", quantity=1)
+
+
+@pytest.fixture
+async def shop(redis_url: str, lab: Lab) -> AsyncIterator[Shop]:
+    async with open_shops(redis_url, lab, 1) as [opened]:
+        yield opened
+
+
+def stored(redis_url: str, event: SellableEvent) -> StoredState:
+    return assert_consistent(open_client(redis_url), event, partitions=PARTITIONS)
+
+
+def calls(script: str) -> int:
+    return sum(int(sum(cell[:-1])) for (name, _), cell in figures.SCRIPTS.cells.items() if name == script)
+
+
+def key(number: int) -> Once:
+    return Once(scope=b"%032x" % number, body=b"b" * 32)
+
+
+def of_type(results: Sequence[Any], kind: type) -> int:
+    return sum(isinstance(result, kind) for result in results)
+
+
+@on_both_stores
+@pytest.mark.parametrize("with_keys", [False, True])
+async def test_crowd_is_served_by_few_calls_each_with_a_hold_of_its_own(
+    shop: Shop, lab: Lab, redis_url: str, with_keys: bool
+) -> None:
+    event = await lab.event()
+    await shop.reservations.hold(event.event.id, PLACE, customer_id="first")  # which has the event loaded
+    alone, shared = calls("hold_places"), calls("hold_many")
+    held = await at_once(
+        [
+            shop.reservations.hold(event.event.id, PLACE, customer_id=f"c{n}", once=key(n) if with_keys else None)
+            for n in range(CROWD)
+        ]
+    )
+    assert of_type(held, Held) == CROWD
+    found = stored(redis_url, event)
+    assert {f"{hold_key}~{event.event.id}" for hold_key in found.holds} > {one.hold.id for one in held}
+    assert {hold.owner for hold in found.holds.values()} == {"first", *(f"c{n}" for n in range(CROWD))}
+    assert calls("hold_places") - alone == 1  # the first, who waited for nobody
+    # One more on a cluster, or where the script was not known yet: it is asked for again as a call by itself.
+    assert CROWD // SHARED_BY <= calls("hold_many") - shared <= CROWD // SHARED_BY + 5
+    if with_keys:
+        again = await at_once(
+            [
+                shop.reservations.hold(event.event.id, PLACE, customer_id=f"c{n}", once=key(n))
+                for n in reversed(range(CROWD))
+            ]
+        )
+        assert [one.hold.id for one in again] == [one.hold.id for one in reversed(held)]
+        assert all(one.replayed for one in again)
+        assert len(stored(redis_url, event).holds) == CROWD + 1
+
+
+async def test_each_is_told_what_it_would_have_been_told_alone(shop: Shop, lab: Lab, redis_url: str) -> None:
+    event = await lab.event(policy=Policy(max_places_per_customer=4))
+    event_id = event.event.id
+    for customer_id, wanted in (
+        ("dan", claim(section="floor", quantity=4)),
+        ("zoe", claim(section="stalls", seats=["A-1"])),
+    ):
+        await shop.reservations.hold(event_id, wanted, customer_id=customer_id)
+    await shop.reservations.hold(event_id, PLACE, customer_id="eve", once=key(1))
+
+    def hold(customer_id: str, once: Once | None = None, **wanted: Any) -> Any:
+        return shop.reservations.hold(event_id, claim(**wanted), customer_id=customer_id, once=once)
+
+    answers = await at_once(
+        [
+            hold("ana", section="floor", quantity=1),
+            hold("ana", section="floor", quantity=2),
+            hold("bea", section="stalls", seats=["A-1"]),
+            hold("cem", section="stalls", seats=["A-2"]),
+            hold("cem", section="stalls", seats=["A-2"]),
+            hold("dan", section="floor", quantity=1),
+            hold("eve", key(1), section="floor", quantity=1),
+            hold("eve", Once(key(1).scope, b"c" * 32), section="floor", quantity=2),
+            hold("fay", section="stalls", seats=["A-3", "A-4"]),
+            hold("fay", section="stalls", best=2),
+            hold("gus", section="balcony", quantity=1),
+            hold("ana|ben\n|", section="floor", quantity=2),
+        ]
+    )
+    assert [type(answer) for answer in answers] == [
+        *(Held, Held, PlacesUnavailable, Held, PlacesUnavailable, LimitExceeded),
+        *(Held, IdempotencyKeyReused, Held, Held, InvalidRequest, Held),
+    ]
+    taken, held = answers[2], answers[1].hold
+    assert (taken.held, taken.sold, taken.unavailable[0].seat) == (1, 0, "A-1")
+    assert taken.next_release_at is not None
+    assert (held.amount, held.ttl, [item.quantity for item in held.items]) == (9_000, 120, [2])
+    assert answers[6].replayed
+    owners = sorted(hold.owner for hold in stored(redis_url, event).holds.values())
+    assert owners == sorted(["dan", "zoe", "eve", "ana", "ana", "cem", "fay", "fay", "ana|ben\n|"])
+
+
+@pytest.mark.parametrize("trouble", ["lost reply", "not sent", "lost command"])
+async def test_call_that_fails_is_made_again_and_nobody_holds_twice(
+    shop: Shop, lab: Lab, redis_url: str, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    event = await lab.event()
+    transport, begun = shop.kernel.transport, []
+    begin = transport.begin_evalsha
+
+    def fail_first(script: Script, keys: PackedKeys, args: Sequence[bytes]) -> "asyncio.Future[Any]":
+        begun.append(script.name)
+        if len(begun) > 2:
+            return begin(script, keys, args)
+        if trouble == "not sent":
+            raise NotSent("no connection")
+        failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if trouble == "lost reply":
+            begin(script, keys, args).add_done_callback(lambda _: failed.set_exception(OutcomeUnknown("lost")))
+        else:
+            failed.set_exception(OutcomeUnknown("lost"))
+        return failed
+
+    monkeypatch.setattr(transport, "begin_evalsha", fail_first)
+    held = await at_once(
+        [shop.reservations.hold(event.event.id, PLACE, customer_id=f"c{n}", once=key(n)) for n in range(CROWD)]
+    )
+    assert of_type(held, Held) == CROWD
+    assert len(begun) > 2
+    assert {hold.owner for hold in stored(redis_url, event).holds.values()} == {f"c{n}" for n in range(CROWD)}
+
+
+async def test_server_that_has_forgotten_its_scripts_is_taught_them_again(shop: Shop, lab: Lab, redis_url: str) -> None:
+    event = await lab.event()
+    for _ in range(2):
+        redis.Redis.from_url(redis_url).script_flush()
+        held = await at_once(
+            [shop.reservations.hold(event.event.id, PLACE, customer_id=f"c{n}") for n in range(CROWD // 2)]
+        )
+        assert of_type(held, Held) == CROWD // 2
+    assert len(stored(redis_url, event).holds) == CROWD
+
+
+async def test_who_has_gone_away_before_the_call_leaves_holds_nothing(shop: Shop, lab: Lab, redis_url: str) -> None:
+    event = await lab.event()
+    await shop.reservations.hold(event.event.id, PLACE, customer_id="first")
+    tasks = [
+        asyncio.create_task(shop.reservations.hold(event.event.id, PLACE, customer_id=f"c{n}", once=key(n)))
+        for n in range(8)
+    ]
+    await asyncio.sleep(0)  # all of them have begun, and the call leaves at the end of this turn
+    for task in tasks[1::2]:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [Held, asyncio.CancelledError] * 4
+    assert {hold.owner for hold in stored(redis_url, event).holds.values()} == {"first", "c0", "c2", "c4", "c6"}
+
+
+async def test_crowd_in_front_of_a_silent_server_is_told_in_time(shop: Shop, lab: Lab, redis_url: str) -> None:
+    event = await lab.event()
+    await shop.reservations.hold(event.event.id, PLACE, customer_id="first")
+    redis.Redis.from_url(redis_url).execute_command("CLIENT", "PAUSE", 3_000, "ALL")
+    began = asyncio.get_running_loop().time()
+    answers = await at_once(
+        [shop.reservations.hold(event.event.id, PLACE, customer_id=f"c{n}", once=key(n)) for n in range(CROWD)]
+    )
+    assert of_type(answers, StoreUnavailable) == CROWD
+    assert asyncio.get_running_loop().time() - began < 2.5
+    again = await at_once(
+        [shop.reservations.hold(event.event.id, PLACE, customer_id=f"c{n}", once=key(n)) for n in range(CROWD)]
+    )
+    while of_type(again, Held) < CROWD:  # the pause is not over yet
+        again = await at_once(
+            [shop.reservations.hold(event.event.id, PLACE, customer_id=f"c{n}", once=key(n)) for n in range(CROWD)]
+        )
+    assert len(stored(redis_url, event).holds) == CROWD + 1
+
+
+async def test_batches_with_idempotency_keys_share_calls_too(shop: Shop, lab: Lab, redis_url: str) -> None:
+    event = await lab.event(policy=Policy(max_places_per_customer=100))
+    onces, shared = [key(n) for n in range(50)], calls("hold_many")
+    wanted = [PLACE] * 49 + [claim(section="stalls", best=1)]
+    answers = [
+        await shop.reservations.hold_many(event.event.id, wanted, customer_id="ana", onces=onces) for _ in range(2)
+    ]
+    assert of_type(answers[0], Held) == 50
+    assert [one.hold.id for one in answers[1]] == [one.hold.id for one in answers[0]]
+    assert all(one.replayed for one in answers[1])
+    assert calls("hold_many") - shared <= 4
+    assert len(stored(redis_url, event).holds) == 50
