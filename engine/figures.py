@@ -162,6 +162,7 @@ RATE_LIMITED = Counter(
 FIGURES: tuple[Counter | Histogram, ...] = (
     REQUESTS,
     SCRIPTS,
+    CLAIMS_SHARED,
     COMMIT_BOOKINGS,
     COMMIT_SECONDS,
     COMMITS,
