@@ -1,8 +1,9 @@
 """The ledger's half of an audit: bookings looked up for comparison, and the guards checked against the bookings."""
 
 import itertools
+import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -28,6 +29,10 @@ _FEW_OWNING = f"{_OWNING} LIMIT $3"
 _OWNING_OF = f"""
     SELECT {_ACTIVE_COLUMNS} FROM bookings WHERE id = ANY($1::uuid[]) AND event_id = $2 AND status = ANY($3::text[])
 """  # noqa: S608 - made of the constant above
+_ENDED_OF = """
+    SELECT id FROM bookings
+     WHERE id = ANY($1::uuid[]) AND event_id = $2 AND status <> 'payment_initiated' AND NOT status = ANY($3::text[])
+"""
 _CLAIMS_OF = "SELECT booking_id, seat, leg FROM claims WHERE booking_id = ANY($1::uuid[]) AND event_id = $2"
 _TOTALS = """
     SELECT epoch, version, status, (SELECT count(*) FROM claims WHERE event_id = $1) AS claims FROM events WHERE id = $1
@@ -43,13 +48,28 @@ _USAGE = "SELECT section, leg, sold FROM usage WHERE event_id = $1 ORDER BY sect
 
 async def find_owning(engine: AsyncEngine, event_id: str, keys: Iterable[str]) -> dict[str, ActiveBooking]:
     """Those of an event's bookings *keys* that own places, by key."""
-    wanted = {claim.uuid: key for key in keys if (claim := parse_claim_id(f"{key}~{event_id}")) is not None}
+    wanted = _uuids_of(event_id, keys)
+    rows = await _fetch_of(engine, _OWNING_OF, event_id, wanted)
+    return {(key := wanted[row["id"]]): _active(row, key, event_id) for row in rows}
+
+
+async def find_ended(engine: AsyncEngine, event_id: str, keys: Iterable[str]) -> set[str]:
+    """Those of an event's bookings *keys* that the ledger has, and that will never own places (again)."""
+    wanted = _uuids_of(event_id, keys)
+    return {wanted[row["id"]] for row in await _fetch_of(engine, _ENDED_OF, event_id, wanted)}
+
+
+def _uuids_of(event_id: str, keys: Iterable[str]) -> dict[uuid.UUID, str]:
+    return {claim.uuid: key for key in keys if (claim := parse_claim_id(f"{key}~{event_id}")) is not None}
+
+
+async def _fetch_of(engine: AsyncEngine, query: str, event_id: str, wanted: Mapping[uuid.UUID, str]) -> Sequence[Any]:
     if not wanted:
-        return {}
+        return []
     async with driver_connection(engine) as connection:
         with ledger_errors():
-            rows = await connection.fetch(_OWNING_OF, list(wanted), event_id, OWNING_STATUSES)
-    return {(key := wanted[row["id"]]): _active(row, key, event_id) for row in rows}
+            rows: Sequence[Any] = await connection.fetch(query, list(wanted), event_id, OWNING_STATUSES)
+    return rows
 
 
 class LedgerEvent(msgspec.Struct, frozen=True):

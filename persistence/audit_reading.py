@@ -6,6 +6,8 @@ What concerns a single booking is settled at once, by asking in an order that no
         an entry leaves the journal when it is in the ledger (asked after it) or undone in Redis (asked last)
     the ledger has it; Redis has not; the ledger still has it
         it is in Redis before it comes to the ledger, and stops owning places in the ledger before it leaves Redis
+    the journal has it; Redis has not; the journal still has it; the ledger has not ended it
+        an entry outlives its booking where its process died between commit and dropping it; the next drain drops it
 
 What concerns sums is *exact*: records are counted as they were at the moment of the picture, and its bitmaps and
 counters must be what they add up to. Holds are in the picture themselves. Bookings are read after it, in steps, but
@@ -35,8 +37,8 @@ from engine.records import BookingRecord, pairs, parse_booking_record, scan_hash
 from persistence.audit_accounts import are_journaled, present, unchanged
 from persistence.audit_customers import CustomerSums
 from persistence.audit_holds import HoldsSide
-from persistence.audit_journal import KEPT_S, JournalWatch
-from persistence.audit_ledger import find_owning, read_ledger
+from persistence.audit_journal import KEPT_S, PAGE, JournalWatch
+from persistence.audit_ledger import find_ended, find_owning, read_ledger
 from persistence.audit_picture import Mark, Picture, SeenRecord, deadline_of, read_mark, take_picture
 from persistence.audit_removed import RemovedBookings
 from persistence.audit_tally import Exact, Tally
@@ -184,8 +186,8 @@ class _Reader:
             lost, self._journal_seen = await journals.lost_entries(
                 self._partition, self._event_id, epoch=epoch, begun_after=begun_after
             )
-            for entry in lost:
-                await self._compare_journaled(entry)
+            for start in range(0, len(lost), PAGE):
+                await self._compare_journaled(lost[start : start + PAGE])
         await self._compare_sums()
         return Evidence(
             picture=self._picture,
@@ -365,28 +367,17 @@ class _Reader:
         for key, booking in still_owning.items():
             self._dispute("missing_in_redis", key, wanted=_record_of(booking))
 
-    async def _compare_journaled(self, entry: JournalEntry) -> None:
-        """An entry whose booking Redis did not have; those of another epoch will be refused anyway."""
-        key = entry.booking_id.partition("~")[0]
-        if (
-            key in self._lacking
-            or await present(self._kernel, self._event, [key])
-            or not await are_journaled(self._kernel, self._partition, [entry.journal_id])
-        ):
-            return
-        self._dispute(
-            "missing_in_redis",
-            key,
-            wanted=BookingRecord(
-                key=key,
-                confirmed_ms=entry.confirmed_at_ms,
-                created_ms=entry.created_at_ms,
-                journal_id=entry.journal_id,
-                quantity=entry.places.quantity,
-                places=entry.places,
-                owner=entry.customer_id,
-            ),
-        )
+    async def _compare_journaled(self, entries: Sequence[JournalEntry]) -> None:
+        """Entries whose booking Redis did not have; those of another epoch will be refused anyway."""
+        by_key = {entry.booking_id.partition("~")[0]: entry for entry in entries}
+        there = await present(self._kernel, self._event, list(by_key))
+        lost = {key: entry for key, entry in by_key.items() if key not in there and key not in self._lacking}
+        journaled = await are_journaled(self._kernel, self._partition, [entry.journal_id for entry in lost.values()])
+        # Asked last: what is cancelled has ended in the ledger before it leaves Redis.
+        ended = await find_ended(self._engine, self._event_id, lost)
+        for key, entry in lost.items():
+            if entry.journal_id in journaled and key not in ended:
+                self._dispute("missing_in_redis", key, wanted=_journaled_record(key, entry))
 
     def _count(self, record: BookingRecord, text: bytes, young: set[str]) -> None:
         if record.key in young:
@@ -447,6 +438,18 @@ def _record_of(booking: ActiveBooking) -> BookingRecord:
     key = booking.booking_id.partition("~")[0]
     places, confirmed_ms = booking.places, booking.confirmed_at_ms
     return BookingRecord(key, confirmed_ms, confirmed_ms, "", places.quantity, places, booking.customer_id)
+
+
+def _journaled_record(key: str, entry: JournalEntry) -> BookingRecord:
+    return BookingRecord(
+        key=key,
+        confirmed_ms=entry.confirmed_at_ms,
+        created_ms=entry.created_at_ms,
+        journal_id=entry.journal_id,
+        quantity=entry.places.quantity,
+        places=entry.places,
+        owner=entry.customer_id,
+    )
 
 
 def _number(text: str | None) -> int | None:

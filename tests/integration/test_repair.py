@@ -1,6 +1,7 @@
 """Repair: whatever is planted is put right, towards the ledger, and nothing rightly sold or held is touched."""
 
 import asyncio
+import datetime as dt
 import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,8 +17,10 @@ from engine.ids import new_claim_id
 from engine.journal_bound import JOURNAL_BYTES_MAX
 from engine.kernel import Kernel
 from engine.keys import partition_key
+from engine.lifecycle import Actor
 from persistence import audit, audit_picture, repair
 from persistence.audit_picture import Picture, take_picture
+from persistence.booking_desk import Order
 from persistence.repair import repair_event, repair_events
 
 pytest_plugins = ("drift_fixtures",)
@@ -305,6 +308,26 @@ async def test_lost_booking_of_the_journal_is_written_back_with_its_entry(scene:
     assert [(one.kind, one.subject) for one in done.repaired] == [("missing_in_redis", f"{key}~{scene.id}")]
     record: Any = scene.redis.hget(scene.key("bookings"), key)
     assert record.split(b"|")[2] == reply[4]
+    await scene.assert_whole()
+
+
+async def test_cancelled_booking_does_not_come_back_for_an_entry_that_its_process_left_in_the_journal(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene.parts.settlement, "_drop", lambda *_: None)  # as one that dies after the commit
+    booking_id = await scene.book("B-6", customer_id="zoe")
+    order = Order(admit=lambda customer: Actor(customer, "customer"))
+    now = dt.datetime.now(dt.UTC)
+    await scene.parts.desk.cancel(booking_id, order, event=scene.event.definition, reason=None, now=now)
+    held = await scene.parts.reservations.hold(scene.id, claim("B-6"), customer_id="eve")
+
+    done = await scene.repair()
+
+    assert (done.found, done.audit.exact, scene.redis.xlen(scene.journal)) == ((), True, 1)
+    booked = await scene.parts.reservations.confirm(held.hold.id, BookingDetails(), customer_id="eve")
+    assert booked.booking.status == "confirmed"
+    assert scene.redis.hget(scene.key("users"), "zoe") is None
+    await scene.parts.drainer.drain_now(scene.partition)
     await scene.assert_whole()
 
 
