@@ -50,10 +50,10 @@ end
 if leg and last - leg == 1 then
   local owner, hold_id, text = ARGV[1], ARGV[4], ARGV[6]
   local free_field, held_field = 'free:' .. section .. ':' .. leg, 'held:' .. section .. ':' .. leg
-  local status, layout, closes, due, clock, seq, legs, max_hold, max_customer, ttl_max, waiting, free, held =
-    unpack(redis.call('HMGET', KEYS[1], 'status', 'layout', 'closes', 'due', 'clock', 'seq', 'legs', 'max_hold',
-      'max_customer', 'ttl_max', 'waiting', free_field, held_field))
-  if status == 'open' and layout == ARGV[5] and not waiting then
+  local status, epoch, layout, closes, due, clock, seq, legs, max_hold, max_customer, ttl_max, waiting, free, held =
+    unpack(redis.call('HMGET', KEYS[1], 'status', 'epoch', 'layout', 'closes', 'due', 'clock', 'seq', 'legs',
+      'max_hold', 'max_customer', 'ttl_max', 'waiting', free_field, held_field))
+  if status == 'open' and epoch and layout == ARGV[5] and not waiting then
     local now = math.max(time, tonumber(clock))
     local deadline = now + math.min(tonumber(ARGV[7]), tonumber(ttl_max))
     local is_seat = kind == '#'

@@ -15,9 +15,9 @@
 
 local status, closes, version = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
-local known = redis.call('HGET', keys.state, 'version')
-if not known then
-  return { 'NOT_LOADED' }
+local known, has_status, epoch = unpack(redis.call('HMGET', keys.state, 'version', 'status', 'epoch'))
+if not known or not has_status or not epoch then
+  return { 'NOT_LOADED' } -- or a rebuild has closed it, and will read of the ledger what is said here: so it stays
 elseif tonumber(known) > version then
   return { 'OLDER' }
 end

@@ -19,8 +19,8 @@
 local customer, interval, ttl, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]) * 1000, tonumber(ARGV[4])
 local LAPSED_MAX = 8 -- forgotten at a call: more than one comes, so that what is kept follows who is in line
 
-local state = redis.call('HMGET', keys.state, 'status', 'closes', 'clock')
-if not state[1] then
+local state = redis.call('HMGET', keys.state, 'status', 'closes', 'clock', 'epoch')
+if not state[1] or not state[4] then
   return { 'NOT_LOADED' }
 end
 local time = redis.call('TIME')

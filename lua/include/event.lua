@@ -49,14 +49,15 @@ local function move_counters(ev, places, item, from, to)
   end
 end
 
--- The event behind `keys` at the time `time`, or nil when its state is not in Redis. The counters that most claims need
--- (of the first item and leg of `places`) come with it, in the same command; others are read when they are asked for.
+-- The event behind `keys` at the time `time`, or nil when its state is not in Redis, or is about to be built anew. The
+-- counters that most claims need (of the first item and leg of `places`) come with it, in the same command; others are
+-- read when they are asked for.
 local function read_event(keys, time, places)
   local suffix = places and counter_suffixes(places, places[1])[1] or ':0:0'
   local free, held = 'free' .. suffix, 'held' .. suffix
   local values = redis.call('HMGET', keys.state, 'status', 'epoch', 'seq', 'clock', 'due', 'closes', 'layout', 'legs',
     'max_hold', 'max_customer', 'ttl_max', 'waiting', free, held)
-  if not values[1] then
+  if not values[1] or not values[2] then -- a rebuild removes both first, and nothing else may be done in what is left
     return nil
   end
   return {

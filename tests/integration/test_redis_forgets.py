@@ -1,6 +1,7 @@
 """Redis has lost something that was promised, and the ledger still knows it: what clients are told then."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from shops import Shop, claim, open_shops
 
 from engine.bookings import BookingDetails
 from engine.definition import Policy
-from engine.errors import BookingRefused, EventNotOpen, PlacesUnavailable
+from engine.errors import BookingRefused, EventNotOpen, HoldNotFound, LedgerUnavailable, PlacesUnavailable
 from engine.loader import EventLoader
 from engine.once import Once
 from persistence.loading import PostgresTurn
@@ -108,3 +109,42 @@ async def test_event_closed_while_its_state_is_built_anew_is_closed_afterwards(
     assert await shops[0].kernel.event_command(event, "HGET", "state", "status") == b"closed"
     with pytest.raises(EventNotOpen):
         await shops[0].reservations.hold(event.event.id, seat, customer_id="bea")
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["that is finished", "that fails"])
+async def test_event_that_is_opened_behind_a_rebuild_sells_nothing_before_it_is_loaded(
+    shops: list[Shop], lab: Lab, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """The organizer's word comes when no script may book any more, and the new epoch has not begun."""
+    event = await lab.event()
+    here, there = shops
+    seats = [claim(section="stalls", seats=[f"A-{number}"]) for number in (1, 2, 3)]
+    held = await there.reservations.hold(event.event.id, seats[0], customer_id="ana")
+    begin = PostgresTurn.begin
+    words: list[asyncio.Task[Any]] = []
+
+    async def begin_and_be_overtaken(turn: PostgresTurn, event_ids: Sequence[str]) -> Any:
+        monkeypatch.undo()
+        for status in ("closed", "open"):
+            changed = await lab.events.transition(event.event.id, status)
+            words.append(asyncio.create_task(there.reservations.publish(changed)))
+        await asyncio.sleep(0.1)
+        words.append(asyncio.create_task(there.reservations.confirm(held.hold.id, DETAILS, customer_id="ana")))
+        words.append(asyncio.create_task(there.reservations.book(event.event.id, seats[1], DETAILS, customer_id="bea")))
+        words.append(asyncio.create_task(there.reservations.hold(event.event.id, seats[2], customer_id="cem")))
+        await asyncio.sleep(0.1)
+        if fails:
+            raise LedgerUnavailable("Postgres has gone away")
+        return await begin(turn, event_ids)
+
+    monkeypatch.setattr(PostgresTurn, "begin", begin_and_be_overtaken)
+    with contextlib.suppress(LedgerUnavailable):
+        await here.loader.rebuild(event.event.id, seen_epoch=1)
+    *published, confirmed, booked, held_anew = await asyncio.gather(*words, return_exceptions=True)
+
+    assert published == [None, None]
+    assert isinstance(confirmed, HoldNotFound)  # it has ended with the old state
+    assert booked.booking.status == "confirmed"
+    again = await here.reservations.confirm(held_anew.hold.id, DETAILS, customer_id="cem")
+    assert again.booking.status == "confirmed"
+    assert await here.kernel.epoch_in_store(event) == 2

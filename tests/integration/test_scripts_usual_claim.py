@@ -157,7 +157,7 @@ def test_short_cuts_are_taken(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize("act", ["hold", "confirm"])
-@pytest.mark.parametrize("field", ["free:0:0", "held:0:0", "sold:0:0", "status"])
+@pytest.mark.parametrize("field", ["free:0:0", "held:0:0", "sold:0:0", "status", "epoch"])
 def test_state_that_lacks_a_field_is_no_usual_one(redis_url: str, act: str, field: str) -> None:
     """The straight path must not begin to write what it cannot end."""
     runner = Runner(redis_url)

@@ -75,15 +75,24 @@ def event_is_cancelled(venue: Venue) -> None:
 
 
 def rebuild_has_closed_the_state(venue: Venue) -> None:
-    """As it does before it drains the journal for the last time: what is booked behind that is lost."""
+    """As it does before it drains the journal for the last time: what is held or booked behind that is lost."""
     hold_id = venue.held("0:1;0*1")
     removed = {name: venue.redis.hget(venue.key("state"), name) for name in ("status", "epoch")}
     venue.redis.hdel(venue.key("state"), *removed)
+    venue_is_not_loaded(venue, hold_id)
+    venue.redis.hset(venue.key("state"), "status", "open")  # as scripts of an earlier version do, and nothing else may
+    venue_is_not_loaded(venue, hold_id)
+    venue.redis.hset(venue.key("state"), mapping=removed)
+
+
+def venue_is_not_loaded(venue: Venue, hold_id: str) -> None:
     before = venue.runner.dump()
     with contextlib.suppress(redis.ResponseError):
         assert venue.confirm(hold_id) == ["NOT_LOADED"]
+        assert venue.set_status("open") == ["NOT_LOADED"]
+        assert [venue.hold(places)[0] for places in ("0:1;0*1", "0:1;0*1;1#3")] == ["NOT_LOADED"] * 2
+        assert venue.book("0:1;0*1") == ["NOT_LOADED"]
     assert venue.runner.dump() == before
-    venue.redis.hset(venue.key("state"), mapping=removed)
 
 
 def places_are_wanted_twice(venue: Venue) -> None:
@@ -377,6 +386,15 @@ MUTANTS = {
     ),
     "the usual confirmation is of a state that a rebuild has closed": Mutant(
         "confirm_hold", "if status and epoch and", "if", rebuild_has_closed_the_state
+    ),
+    "the usual claim is of a state that a rebuild has closed": Mutant(
+        "hold_places", "and epoch and layout", "and layout", rebuild_has_closed_the_state
+    ),
+    "a booking is of a state that a rebuild has closed": Mutant(
+        "book_places", "if not values[1] or not values[2] then", "if not values[1] then", rebuild_has_closed_the_state
+    ),
+    "the organizer opens what a rebuild has closed": Mutant(
+        "set_status", " or not has_status or not epoch then", " then", rebuild_has_closed_the_state
     ),
     "the usual confirmation ignores the journal's bound": Mutant(
         "confirm_hold", "* JOURNAL_ENTRY_MAX <= tonumber(ARGV[8])", ">= 0", journal_is_full
