@@ -2,8 +2,15 @@
 -- transfer_booking: make a booking another customer's, within their limit; or take that back.
 --
 -- KEYS[1]  state     hash    the event's counters, limits and deadlines
--- KEYS[2]  users     hash    customer -> places claimed
--- KEYS[3]  bookings  hash    booking id -> record
+-- KEYS[2]  held      bitmap  cell = seat index x legs + leg
+-- KEYS[3]  holds     hash    hold id -> record
+-- KEYS[4]  expiries  zset    hold id scored by deadline_ms
+-- KEYS[5]  users     hash    customer -> places claimed
+-- KEYS[6]  rows      string  index of neighbours
+-- KEYS[7]  ended     hash    how the last holds ended
+-- KEYS[8]  bookings  hash    booking id -> record
+-- KEYS[9]  wakeups   zset    event id scored by its earliest deadline
+-- KEYS[10] trail     stream  what became of holds, for the history in Postgres
 --
 -- ARGV[1]  booking_id
 -- ARGV[2]  transfer   id of the transfer: running the same call twice moves it once
@@ -16,6 +23,7 @@
 --         {'BUSY', deadline_ms}     its places are being changed
 --         {'LIMIT', limit, maximum}
 --         {'NOT_LOADED'}            the event's state is not in Redis
+--         {'CONTINUE'}              a bounded amount was cleaned up: call again at once
 
 --- @include clock
 --- @include bounds
@@ -26,6 +34,7 @@
 --- @include hold
 --- @include trail
 --- @include release
+--- @include reap
 --- @include server
 --- @include book
 --- @include change
@@ -52,6 +61,10 @@ if other and waits_until > ev.now then
 end
 local claimed = tonumber(redis.call('HGET', keys.users, receiver)) or 0
 if not is_undone and claimed + booking.quantity > ev.max_customer then
+  if ev.due <= ev.now then
+    reap_due(ev)
+    return { 'CONTINUE' } -- a lapsed hold of the receiver may still count
+  end
   return { 'LIMIT', 'max_places_per_customer', ev.max_customer }
 end
 

@@ -5,13 +5,14 @@ import datetime as dt
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 from drift_scene import Scene, claim
 
 from engine import place_changes
 from engine.bookings import Booking
 from engine.claim_requests import Held
-from engine.errors import LedgerUnavailable, PlacesUnavailable
+from engine.errors import LedgerUnavailable, LimitExceeded, PlacesUnavailable
 from engine.ids import parse_claim_id
 from engine.lifecycle import Actor
 from engine.places import Places
@@ -309,6 +310,19 @@ async def test_entry_that_is_drained_after_the_change_disturbs_nothing(scene: Sc
     assert scene.redis.xlen(scene.journal) == 0
     assert await places_of(scene) == NEW
     await scene.assert_whole()
+
+
+async def test_holds_of_the_receiver_that_have_lapsed_are_in_no_transfer_s_way(scene: Scene) -> None:
+    seats = claim(*(f"A-{number}" for number in range(3, 11)), floor=2)
+    for wanted in (seats, claim(floor=10)):
+        await scene.parts.reservations.hold(scene.id, msgspec.structs.replace(wanted, ttl=1), customer_id="zoe")
+    with pytest.raises(LimitExceeded):
+        await scene.parts.places.transfer(scene.booking_id, ORDER, "zoe")
+    await asyncio.sleep(1.1)  # nobody has swept
+
+    await scene.parts.places.transfer(scene.booking_id, ORDER, "zoe")
+
+    assert (await scene.assert_whole()).users == {"ana": 4, "zoe": 4}
 
 
 async def test_transfer_that_dies_before_the_ledger_is_asked_is_taken_back_by_the_audit(

@@ -111,3 +111,21 @@ def test_transfer_is_undone_only_by_itself(runner: Runner) -> None:
     assert venue.transfer(booking_id, "bea", owner="cem", transfer="t2", mode="undo")[0] == "TRANSFERRED"
     assert consistent(venue).users == {"bea": 4}
     assert venue.transfer(new_id(), "bea") == ["DIFFERS"]
+
+
+def test_lapsed_holds_of_the_receiver_do_not_count_however_many_have_lapsed(runner: Runner) -> None:
+    venue = Venue(
+        runner,
+        {"id": "floor", "price": 1, "capacity": 90},
+        policy={"max_places_per_hold": 90, "max_places_per_customer": 80},
+    )
+    booking_id = venue.booked("0:1;0*5")
+    for _ in range(80):
+        venue.held("0:1;0*1", owner="bea")
+    assert venue.transfer(booking_id, "bea") == ["LIMIT", "max_places_per_customer", 80]
+    venue.advance(TTL_MS)
+    assert venue.transfer(booking_id, "bea") == ["CONTINUE"]
+    assert venue.transfer(booking_id, "bea")[0] == "TRANSFERRED"
+    while venue.reap()[1]:
+        pass
+    assert consistent(venue).users == {"bea": 5}

@@ -952,6 +952,13 @@ def _transferred_beyond_the_limit(runner: Runner) -> tuple[Venue, Act]:
     return venue, lambda: venue.transfer(booking_id, "bea")
 
 
+@situation("transfer_booking", "CONTINUE")
+def _transferred_to_somebody_whose_hold_has_lapsed(runner: Runner) -> tuple[Venue, Act]:
+    venue, act = _transferred_beyond_the_limit(runner)
+    venue.advance(TTL_MS)
+    return venue, act
+
+
 _ON_AN_EVENT: dict[str, Callable[[Venue], list[Any]]] = {
     "archive_event": lambda venue: venue.archive(epoch=1, seq=1),
     "hold_places": lambda venue: hold_together([venue], ["0:1;0*1"]),
