@@ -35,6 +35,7 @@
 --         {'KEY_REUSED'}                   the key came with another body
 --         {'BOOKED'} {'NOT_FOUND'}         the id belongs to another request, or customer
 --         {'GONE'}                         there is no such letter (any more)
+--         {'REFUSED'}                      it was a booking, which the ledger has refused
 --         {'NOT_LOADED'} {'STALE_LAYOUT'}
 --         {'UNAUDITED', epoch, server}     another server has taken over: hold the state against the ledger first
 --         {'NOT_OPEN', status}
@@ -53,6 +54,7 @@
 --- @include rows, best for choose_seats
 --- @include claim
 --- @include line
+--- @include hold for status_of_ended
 --- @include hold, trail, release, reap for reap_due
 --- @include server
 --- @include book
@@ -80,6 +82,8 @@ if known then
   return known
 elseif buried_id and redis.call('HGET', keys.dead, buried_id) ~= letter then
   return { 'GONE' }
+elseif not buried_id and status_of_ended(ev, booking_id, owner) == 'REFUSED' then
+  return { 'REFUSED' } -- its customer was told so: a copy of that call which comes late must not book after all
 end
 if ev.due <= ev.now then
   reap_due(ev)

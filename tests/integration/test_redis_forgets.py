@@ -10,6 +10,7 @@ import redis
 from ledger_lab import Lab
 from shops import Shop, claim, open_shops
 
+import lua
 from engine.bookings import BookingDetails
 from engine.definition import Policy
 from engine.errors import BookingRefused, EventNotOpen, HoldNotFound, LedgerUnavailable, PlacesUnavailable
@@ -83,6 +84,33 @@ async def test_booking_refused_for_its_epoch_is_told_as_refused_after_the_event_
     with pytest.raises(BookingRefused):
         await reservations.find_booking(hold.id, customer_id="ana")
     assert await shops[0].kernel.epoch_in_store(event) == 3
+
+
+async def test_booking_refused_for_its_epoch_is_not_made_by_a_copy_of_its_call_that_comes_late(
+    shops: list[Shop], lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = await lab.event()
+    transport, calls = shops[0].kernel.transport, []
+    send = transport.evalsha
+
+    async def remember(script: lua.Script, *args: Any) -> Any:
+        if script.name == "book_places":
+            calls.append((script, *args))
+        return await send(script, *args)
+
+    monkeypatch.setattr(transport, "evalsha", remember)
+    seat = claim(section="stalls", seats=["A-1"])
+    await shops[0].loader.load(event.event.id)
+    await lab.fetch("UPDATE events SET epoch = epoch + 1")
+    with pytest.raises(PlacesUnavailable):
+        await shops[0].reservations.book(event.event.id, seat, DETAILS, customer_id="ana")
+    await shops[0].settlement.close()  # the event is built anew, and would take it
+
+    assert await send(*calls[0]) == [b"REFUSED"]
+
+    assert await shops[0].kernel.event_command(event, "HLEN", "bookings") == 0
+    again = await shops[0].reservations.book(event.event.id, seat, DETAILS, customer_id="ana")
+    assert again.booking.status == "confirmed"  # whoever asks once more makes another call
 
 
 async def test_event_closed_while_its_state_is_built_anew_is_closed_afterwards(

@@ -518,6 +518,14 @@ def _booked_behind_a_crowd(runner: Runner) -> tuple[Venue, Act]:
     return venue, lambda: venue.book("0:1;0*70")
 
 
+@situation("book_places", "REFUSED")
+def _booked_by_a_copy_of_a_call_that_was_refused_since(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    booking_id = venue.booked("0:1;0*2")
+    venue.unbook(booking_id, venue.journal()[0][0], refused_owner="ana")
+    return venue, lambda: venue.book("0:1;0*2", booking_id=booking_id)
+
+
 @situation("unbook_places", "UNBOOKED")
 def _unbooked(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)

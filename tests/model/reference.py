@@ -117,6 +117,8 @@ class Reference:
         known = self._replay(once, body) or self._booked_before(booking_id, owner, attempt)
         if known is not None:
             return known
+        if self.ended.get(booking_id) == ("REFUSED", owner):
+            return ["REFUSED"]
         if (refusal := self._refuse(owner, places)) is not None:
             # One event is asked, so the refusal does not number it.
             if refusal[0] == "UNAVAILABLE":

@@ -74,6 +74,12 @@ def event_is_cancelled(venue: Venue) -> None:
         assert venue.confirm(hold_id) == ["NOT_OPEN", "cancelled"]
 
 
+def refused_booking_is_sent_once_more(venue: Venue) -> None:
+    booking_id = venue.booked("0:1;0*2")
+    venue.unbook(booking_id, venue.journal()[0][0], refused_owner="ana")
+    assert venue.book("0:1;0*2", booking_id=booking_id) == ["REFUSED"]
+
+
 def rebuild_has_closed_the_state(venue: Venue) -> None:
     """As it does before it drains the journal for the last time: what is held or booked behind that is lost."""
     hold_id = venue.held("0:1;0*1")
@@ -440,6 +446,10 @@ MUTANTS = {
     ),
     "a dead letter is revived and stays": Mutant(
         "revive_entry", "redis.call('HDEL', keys.dead, journal_id)", "", letter_is_revived_twice
+    ),
+    "a refused booking is made after all by a late copy of its call": Mutant(
+        "book_places", "elseif not buried_id and status_of_ended(ev, booking_id, owner) == 'REFUSED' then",
+        "elseif false then", refused_booking_is_sent_once_more,
     ),
     "a dead letter is booked again and stays": Mutant(
         "book_places", "redis.call('HDEL', keys.dead, buried_id)", "", letter_is_booked_again_twice
