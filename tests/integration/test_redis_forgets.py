@@ -8,12 +8,22 @@ from typing import Any
 import pytest
 import redis
 from ledger_lab import Lab
+from script_runner import PARTITIONS
 from shops import Shop, claim, open_shops
 
 import lua
 from engine.bookings import BookingDetails
 from engine.definition import Policy
-from engine.errors import BookingRefused, EventNotOpen, HoldNotFound, LedgerUnavailable, PlacesUnavailable
+from engine.errors import (
+    BookingRefused,
+    EventNotOpen,
+    HoldNotFound,
+    LedgerUnavailable,
+    LimitExceeded,
+    PlacesUnavailable,
+)
+from engine.events import SellableEvent
+from engine.keys import event_key, partition_of
 from engine.loader import EventLoader
 from engine.once import Once
 from persistence.loading import PostgresTurn
@@ -67,6 +77,51 @@ async def test_repeated_confirm_gets_the_first_answer_though_redis_thinks_that_t
     again = await reservations.confirm(hold.id, DETAILS, customer_id="ana", once=ONCE)
 
     assert (again.booking.id, again.replayed) == (first.booking.id, True)
+
+
+def forget_what_came_after(client: "redis.Redis", kept: dict[bytes, Any], event: SellableEvent) -> None:
+    """Redis is back, as another server, without its last second."""
+    client.flushall()
+    for key, value in kept.items():
+        client.restore(key, 0, value)
+    client.hset(event_key(partition_of(event.event.id, None, PARTITIONS), event.event.id, "state"), "audited", "0" * 40)
+
+
+async def test_limit_of_a_customer_is_passed_by_what_redis_has_forgotten_and_no_further(
+    shops: list[Shop], lab: Lab, client: "redis.Redis"
+) -> None:
+    """As docs/events.md says: the one way past it. Bookings are not lost for it, nor places sold twice."""
+    event = await lab.event(policy=Policy(max_places_per_customer=2))
+    reservations = shops[0].reservations
+    await shops[0].loader.load(event.event.id)
+    kept: dict[bytes, Any] = {key: client.dump(key) for key in client.scan_iter()}
+    await reservations.book(event.event.id, claim(section="stalls", seats=["A-1", "A-2"]), DETAILS, customer_id="ana")
+    await shops[0].settlement.close()
+    forget_what_came_after(client, kept, event)
+
+    more = claim(section="stalls", seats=["A-3", "A-4"])
+    held = await reservations.hold(event.event.id, more, customer_id="ana")
+    again = await reservations.confirm(held.hold.id, DETAILS, customer_id="ana")
+
+    assert again.booking.status == "confirmed"
+    with pytest.raises(LimitExceeded):
+        await reservations.hold(event.event.id, claim(section="stalls", seats=["A-5"]), customer_id="ana")
+
+
+async def test_one_booking_of_a_customer_stays_one_whatever_redis_has_forgotten(
+    shops: list[Shop], lab: Lab, client: "redis.Redis"
+) -> None:
+    event = await lab.event(policy=Policy(one_booking_per_customer=True))
+    reservations = shops[0].reservations
+    await shops[0].loader.load(event.event.id)
+    kept: dict[bytes, Any] = {key: client.dump(key) for key in client.scan_iter()}
+    await reservations.book(event.event.id, claim(section="stalls", seats=["A-1"]), DETAILS, customer_id="ana")
+    await shops[0].settlement.close()
+    forget_what_came_after(client, kept, event)
+
+    held = await reservations.hold(event.event.id, claim(section="stalls", seats=["A-2"]), customer_id="ana")
+    with pytest.raises(LimitExceeded):
+        await reservations.confirm(held.hold.id, DETAILS, customer_id="ana")
 
 
 async def test_booking_refused_for_its_epoch_is_told_as_refused_after_the_event_was_built_anew(
