@@ -19,10 +19,11 @@ from engine.lifecycle import SYSTEM, Actor
 from engine.ports import Sealer
 from persistence.database import Row, fetch_rows, in_transaction
 from persistence.schema import bookings, history
-from persistence.steps import Step, take_step
+from persistence.steps import PLACES_CHANGED, TRANSFERRED, Step, take_step
 
 PAGE = 100  # bookings of one transaction: a fifth of a second in which nobody else can change them
 ERASED = "personal data erased"
+_KEPT_REASONS = (ERASED, PLACES_CHANGED, TRANSFERRED)  # of people's steps, but in Holdfast's words, which it acts on
 
 
 class Eraser:
@@ -63,7 +64,8 @@ class Eraser:
         ids = [row["id"] for row in rows]
         said = (
             sa.update(history)
-            .where(history.c.booking_id.in_(ids), history.c.role != SYSTEM.role, history.c.reason != ERASED)
+            .where(history.c.booking_id.in_(ids), history.c.role != SYSTEM.role)
+            .where(history.c.reason.not_in(_KEPT_REASONS))
             .values(reason=None)
             .returning(history.c.booking_id)
         )

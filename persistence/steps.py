@@ -22,7 +22,8 @@ from persistence.bookings import IDEMPOTENCY_TIME, NO_BLOCK
 from persistence.database import Row
 from persistence.schema import bookings, claims, history, outbox, usage
 
-# Reasons in the history of steps that leave the status as it is, and change whose a place is.
+# Reasons in the history of steps that leave the status as it is, and change whose a place is. Holdfast gives them and
+# acts on them: who may be charged by what the booking was paid with, and who had a seat, is read from them.
 PLACES_CHANGED, TRANSFERRED = "places changed", "transferred"
 
 # What subscribers hear when a booking reaches a status; those that are not here are told as ``status_changed``.

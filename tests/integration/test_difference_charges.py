@@ -127,10 +127,13 @@ async def test_dearer_places_are_charged_by_the_bookings_own_method_or_by_anothe
     await till.assert_whole(booking)
 
 
-async def test_receiver_of_a_booking_cannot_spend_what_its_giver_has_paid_with(till: Till) -> None:
+@pytest.mark.parametrize("erased", [False, True])
+async def test_receiver_of_a_booking_cannot_spend_what_its_giver_has_paid_with(till: Till, erased: bool) -> None:
     booking = await till.paid("A-1")
     path = f"/v1/bookings/{booking['id']}"
     ok(await till.ana.post(f"{path}/transfer", {"customer_id": "ben"}))
+    if erased:  # what people have said about themselves goes, and not whose the booking was
+        ok(await till.ben.delete("/v1/customers/ben/personal-data"))
 
     refused = await till.ben.patch(path, claim("A-1", "A-2"))
 

@@ -16,6 +16,7 @@ from engine.events import SellableEvent
 from engine.ids import parse_claim_id
 from engine.lifecycle import Actor
 from persistence.booking_desk import Amendment, Order
+from persistence.erasure import Eraser
 from persistence.hold_history import moment, store_trail
 from persistence.place_desk import PlaceWish
 from persistence.seat_history import ClaimThen, SeatThen, who_held
@@ -248,6 +249,22 @@ async def test_seat_of_a_booking_that_was_given_away_was_its_first_customer_s(pa
     second = await past.now()
 
     assert (await past.who(first), await past.who(second)) == (("owned", "ana", "transferred"), ("owned", "ben", None))
+
+
+async def test_erasing_what_people_have_said_changes_nothing_of_who_had_a_seat(past: Past) -> None:
+    booking_id = await past.hold("A-4")
+    await past.confirm(booking_id)
+    first = await past.now()
+    await change(past, booking_id, "A-5")
+    second = await past.now()
+    await past.shop.places.transfer(booking_id, Order(admit=lambda _: Actor("ana", "customer")), "eve")
+    before = [await past.seat(first), await past.seat(second, seat=SEAT + 1)]
+
+    assert await Eraser(past.lab.engine, past.lab.sealer).erase("eve", Actor("eve", "customer")) == 1
+
+    assert [await past.seat(first), await past.seat(second, seat=SEAT + 1)] == before
+    owners = [(one.customer_id, one.ended) for told in before for one in told.claims if one.status == "owned"]
+    assert owners == [("ana", "changed"), ("ana", "transferred")]
 
 
 async def test_change_that_the_outbox_has_forgotten_is_told_as_such(past: Past) -> None:
