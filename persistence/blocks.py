@@ -8,6 +8,7 @@ written by one transaction, and its first load brings them along. Giving back is
 import asyncio
 import datetime as dt
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ from persistence.steps import find_repetition, give_up_places
 
 BLOCK_SEATS_MAX = 1_000  # numbered seats of one block: some two milliseconds of one script
 DRAFT_ATTEMPTS_MAX = 3  # of a draft that others change, or open, meanwhile
-RELEASES_MAX = 200  # blocks of one call of the reconciler's
+RELEASES_MAX = 200  # blocks of one page of those that are due
 RELEASED_REASON = "its time was over"
 _NO_JOURNAL = "0-0"  # what stands for the place in the journal of an entry that never was in one
 
@@ -102,6 +103,7 @@ class Blocks:
         self._events = events
         self._reservations = reservations
         self._free = free
+        self._released_to: tuple[dt.datetime, uuid.UUID] | None = None
 
     async def block(self, event_id: str, order: BlockOrder) -> Blocked:
         """Take places off sale, all or none, whatever the event's limits are and whether or not it is open.
@@ -225,18 +227,43 @@ class Blocks:
             raise IdempotencyKeyReused
         return [_id_of(row) for row in rows]
 
-    async def release_due(self) -> int:
+    async def release_due(self, *, pages_max: float = 1) -> int:
         """Give back what is to be on sale again by now, a bounded number of blocks; returns how many.
 
+        They have their turns in rotation: one that cannot be given back keeps no others waiting.
+
         Raises:
-            LedgerUnavailable: Postgres does not answer.
+            LedgerUnavailable: Postgres does not answer; the next call goes on behind the block that it was asked about.
+            Exception: What was wrong with the first that could not be given back, when the others have been.
         """
-        query = sa.select(bookings.c.id, bookings.c.event_id).where(_IS_DUE).order_by(bookings.c.expires_at)
-        released = 0
-        for row in await fetch_rows(self._database, query.limit(RELEASES_MAX)):
-            released += await self._end([_id_of(row)], SYSTEM, reason=RELEASED_REASON)
-        ENDED.add("block_released", count=released)
+        released, pages, problem = 0, 0, None
+        while pages < pages_max:
+            page = await self._due_page()
+            for row in page:
+                self._released_to = (row["expires_at"], row["id"])
+                try:
+                    is_released = await self._end([_id_of(row)], SYSTEM, reason=RELEASED_REASON)
+                except LedgerUnavailable:
+                    raise
+                except Exception as error:
+                    problem = problem or error
+                else:
+                    ENDED.add("block_released", count=is_released)
+                    released += is_released
+            pages += 1
+            if len(page) < RELEASES_MAX:
+                self._released_to = None
+                break
+        if problem is not None:
+            raise problem
         return released
+
+    async def _due_page(self) -> Sequence[Row]:
+        key = (bookings.c.expires_at, bookings.c.id)
+        query = sa.select(*key, bookings.c.event_id).where(_IS_DUE)
+        if self._released_to is not None:
+            query = query.where(sa.tuple_(*key) > sa.tuple_(*map(sa.literal, self._released_to)))
+        return await fetch_rows(self._database, query.order_by(*key).limit(RELEASES_MAX))
 
     async def count_due(self) -> int:
         """How many blocks would be given back now.

@@ -7,7 +7,7 @@ from functools import partial
 
 import sqlalchemy as sa
 
-from engine.errors import EventNotFound, EventNotOpen, LedgerUnavailable
+from engine.errors import EventNotFound, EventNotOpen, LedgerUnavailable, StoreUnavailable
 from engine.keys import partition_of
 from persistence.database import Row
 from persistence.heartbeats import Figures
@@ -98,7 +98,8 @@ class SettleEntries(Duty):
         while True:
             rows = await rows_to_settle(self._equipment.database, condition, after=after, limit=PAGE)
             ours = self._ours(rows, territory)
-            await for_each(ours, partial(self._settle, ours, unreached), at_once=AT_ONCE_MAX)
+            # One that cannot be settled keeps no other waiting: what is wrong with it is told at last.
+            await for_each(ours, partial(self._settle, ours, unreached), at_once=AT_ONCE_MAX, unreached=unreached)
             count += len(ours)
             if len(rows) < PAGE:
                 return count
@@ -107,9 +108,13 @@ class SettleEntries(Duty):
     async def _settle(self, rows: Mapping[uuid.UUID, Row], unreached: Unreached, entry: uuid.UUID) -> None:
         row = rows[entry]
         partition = self._partition_of(row)
-        if partition not in unreached:
+        if partition in unreached:
+            return
+        try:
+            await self._equipment.waitlist.settle_row(row)
+        except StoreUnavailable:  # none of its partition need be tried in this round
             with unreached.noting(partition):
-                await self._equipment.waitlist.settle_row(row)
+                raise
 
     def _ours(self, rows: Sequence[Row], territory: Territory) -> dict[uuid.UUID, Row]:
         partitions = frozenset(territory.partitions)

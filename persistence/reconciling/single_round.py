@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from engine.errors import StoreUnavailable
+from engine.errors import LedgerUnavailable
 from persistence.partition_leases import Everywhere
 from persistence.reconciling.archive import Archive
 from persistence.reconciling.audit import Audit
@@ -110,10 +110,18 @@ class SingleRound:
 
     @contextmanager
     def _going_on(self, duty: str) -> Iterator[None]:
-        """Have the round go on though *duty*, which is not a matter of one partition, has met one that is away."""
+        """Have the round go on though *duty*, which is not a matter of one partition, could not be done in full.
+
+        It has met a partition that is away, or something that it cannot end, which is a matter for a person.
+
+        Raises:
+            LedgerUnavailable: Postgres does not answer.
+        """
         try:
             yield
-        except StoreUnavailable as error:
+        except LedgerUnavailable:
+            raise
+        except Exception as error:
             self._findings.held_up(duty, error)
 
     async def _name(self, event_id: str) -> int:

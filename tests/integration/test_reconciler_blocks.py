@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from reconciling import Installation, reconciling, until
+from sqlalchemy.exc import IntegrityError
 
+import persistence.blocks as blocks_module
 from engine.claim_requests import ClaimRequest
 from engine.claims import ItemRequest
 from engine.errors import PlacesUnavailable
@@ -86,6 +88,63 @@ async def test_a_single_round_says_what_it_gave_back_and_a_dry_one_what_it_would
 
     assert (done.unblocked, await live_blocks(shop, "gig")) == (1, set())
     assert done.verdict == "clean"
+
+
+async def block_floor(shop: Installation, event_id: str, *, for_s: float) -> str:
+    """A block that cannot be given back: the counter of its section says that nobody has a place in it."""
+    release_at = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=for_s)
+    order = BlockOrder(
+        claim=ClaimRequest([ItemRequest("floor", quantity=5)]), release_at=release_at, reason=None, actor=OLGA
+    )
+    block_id = (await shop.parts.blocks.block(event_id, order)).block.id
+    await shop.postgres("UPDATE usage SET sold = 0 WHERE event_id = $1", event_id)
+    return block_id
+
+
+async def test_block_that_cannot_be_given_back_keeps_no_later_one_waiting(shop: Installation) -> None:
+    await shop.open_event("gig")
+    broken = await block_floor(shop, "gig", for_s=0.2)
+    await block(shop, "gig", "A-1", for_s=0.25)
+    await asyncio.sleep(0.3)
+
+    async with reconciling(shop.settings) as reconciler:
+        await until(lambda: reconciler.figures.failures.get("blocks", 0) > 0, within_s=5)
+
+    assert await live_blocks(shop, "gig") == {broken}
+    await shop.book("gig", "A-1")
+
+
+async def test_blocks_that_cannot_be_given_back_have_their_turns_as_the_others_have(
+    shop: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks_module, "RELEASES_MAX", 2)
+    await shop.open_event("gig")
+    broken = {await block_floor(shop, "gig", for_s=0.2) for _ in range(3)}
+    for number in range(1, 3):
+        await block(shop, "gig", f"A-{number}", for_s=0.3)
+    await asyncio.sleep(0.4)
+    blocks = shop.parts.blocks
+
+    for _ in range(2):
+        with pytest.raises(IntegrityError):
+            await blocks.release_due()
+    assert await blocks.release_due() == 1
+    assert await live_blocks(shop, "gig") == broken
+
+    await shop.postgres("UPDATE usage SET sold = 15 WHERE event_id = 'gig' AND section = 0")
+    assert [await blocks.release_due() for _ in range(2)] == [2, 1], "they are tried again"
+
+
+async def test_a_single_round_goes_on_behind_what_cannot_be_given_back_and_says_so(shop: Installation) -> None:
+    await shop.open_event("gig")
+    broken = await block_floor(shop, "gig", for_s=0.2)
+    await block(shop, "gig", "A-1", for_s=0.25)
+    await asyncio.sleep(0.3)
+
+    done = await SingleRound(make_equipment(shop.parts, shop.settings), dry_run=False).run()
+
+    assert (done.verdict, list(done.held_up), done.audited) == ("person", ["blocks"], 1)
+    assert await live_blocks(shop, "gig") == {broken}
 
 
 async def test_several_reconcilers_at_once_give_each_block_back_once(shop: Installation) -> None:

@@ -10,6 +10,7 @@ import pytest
 from postgres_outage import postgres_away
 from reconciling import Installation, reconciling, until
 from shops import at_once
+from sqlalchemy.exc import SQLAlchemyError
 
 from engine.bookings import BookingDetails
 from engine.claim_requests import ClaimRequest
@@ -18,8 +19,10 @@ from engine.errors import PlacesUnavailable
 from engine.ids import HoldId
 from engine.kernel import offer_args
 from engine.waitlist import WaitlistEntry
-from holdfast.compose import open_parts, open_reconciler
+from holdfast.compose import make_equipment, open_parts, open_reconciler
 from holdfast.settings import Settings, load_settings
+from persistence.partition_leases import Everywhere
+from persistence.reconciling import offer
 from persistence.waitlist_entries import Wish
 
 pytest_plugins = ("ledger_fixtures",)
@@ -226,3 +229,27 @@ async def test_a_single_round_serves_the_line(shop: Installation) -> None:
 
     assert done.offered == 1
     assert (await shop.parts.waitlist.find(entry.id)).status == "offered"
+
+
+async def test_entry_that_cannot_be_settled_keeps_no_other_waiting(
+    shop: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offer, "AT_ONCE_MAX", 1)
+    await sell_out(shop)
+    for number in range(3):
+        await join(shop, f"customer-{number}")
+    await shop.postgres("UPDATE waitlist SET status = 'cancelled', settled = false")  # by processes that died then
+    await shop.postgres(
+        "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'broken row'; END $$"
+    )
+    await shop.postgres(
+        "CREATE TRIGGER broken BEFORE UPDATE ON waitlist FOR EACH ROW WHEN (old.customer_id = 'customer-0') "
+        "EXECUTE FUNCTION broken()"
+    )
+    entries = offer.SettleEntries(make_equipment(shop.parts, shop.settings))
+
+    with pytest.raises(SQLAlchemyError, match="broken row"):
+        await entries.work(Everywhere(range(shop.parts.kernel.partitions)))
+
+    rows = await shop.postgres("SELECT settled FROM waitlist ORDER BY id")
+    assert [row["settled"] for row in rows] == [False, True, True]
