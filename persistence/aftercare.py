@@ -3,7 +3,18 @@
 ``events.aftercare_at`` says when they are to be looked through: at the event's end, or at once when it is cancelled.
 Whoever takes care puts that off first, by a short lease, and so works alone; should they die the lease lapses, and
 somebody else goes on, for a booking that was ended is not looked at again. When nothing is left the event is looked at
-now and then for a day more, because bookings that were accepted before may still come out of a journal; then never.
+now and then for a day more, because bookings that were accepted before may still come out of a journal; then never,
+unless one comes even later: who writes it has the event looked through again (``persistence.ledger_batch``)::
+
+    last look at the event                     commit of a late booking
+    ----------------------                     ------------------------
+    no booking is left
+                                               events row FOR KEY SHARE, aftercare_at is there; writes, …
+    events row FOR UPDATE: waits
+                                               COMMIT
+    a booking is left: looks again soon
+
+So either the last look sees the booking, or whoever writes it sees that there will be no other look.
 """
 
 import asyncio
@@ -139,7 +150,11 @@ class Aftercare:
         if visit.problem is not None:
             raise visit.problem
         if is_whole and visit.lease is not None:
-            await self._put_off(event_id, visit.lease, _pause_after(event, care))
+            pause_s = None if care is None else _pause_after(event)
+            if care is not None and pause_s is None:
+                await self._look_last(event_id, visit.lease, care)
+            else:
+                await self._put_off(event_id, visit.lease, pause_s)
         if visit.ended:
             logger.info("bookings of an event ended", event_id=event_id, bookings=visit.ended)
         return visit.ended
@@ -203,12 +218,26 @@ class Aftercare:
 
         return await in_transaction(self._database, work)
 
+    async def _look_last(self, event_id: str, lease: dt.datetime, care: Care) -> None:
+        """Look at the event never again, unless a booking has come since the last page was read."""
+        held = (events.c.id == event_id, events.c.aftercare_at == lease)
+        left = sa.select(sa.exists().where(bookings.c.event_id == event_id, bookings.c.status.in_(care.steps)))
 
-def _pause_after(event: Event, care: Care | None) -> float | None:
-    """Until an event of which nothing is left is looked at again; ``None``: never."""
+        async def work(connection: AsyncConnection) -> None:
+            if (await connection.execute(sa.select(events.c.id).where(*held).with_for_update())).first() is None:
+                return
+            is_any_left = (await connection.execute(left)).scalar_one()
+            at = _in_seconds(SOON_S) if is_any_left else None
+            await connection.execute(sa.update(events).where(events.c.id == event_id).values(aftercare_at=at))
+
+        await in_transaction(self._database, work)
+
+
+def _pause_after(event: Event) -> float | None:
+    """Until an event of which nothing is left is looked at again; ``None``: once more, for the last time."""
     since = event.updated_at if event.status == "cancelled" else event_end_at(event.definition)
     age = dt.datetime.now(dt.UTC) - since
-    if care is None or age > LATE_FOR:
+    if age > LATE_FOR:
         return None
     return SOON_S if age < SOON_FOR else AGAIN_S
 

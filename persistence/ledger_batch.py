@@ -7,6 +7,7 @@ not wait for each other in a circle. (Two might where customers may have one boo
 entries each: the index of that has another order. Then the time limit of locks ends one, which is run again.)
 
 1. ``events``, shared: a loader that raises the epoch comes before the batch or after it (see ``persistence.loading``);
+   one that is to be looked through again is changed at once;
 2. ``bookings``: of two processes writing the same booking, the second waits here, and then finds it written;
 3. ``idempotency``: the same for two bookings made with the same key;
 4. ``claims``: the guard of numbered seats;
@@ -25,6 +26,10 @@ A booking that was paid for is there before its entry is, as ``payment_initiated
 instead of inserted, through ``paid``; what has become of it meanwhile decides. That its entry is there says that the
 money was set aside: so the payment is advanced with it, and nobody needs to have written that down before. It is locked
 with its booking (whoever changes payments locks their booking first), and looked at only then.
+
+An entry may come so late (from a journal that has waited, or as a dead letter that is tried again) that its event is
+over, or cancelled, and nobody looks at its bookings any more: see ``persistence.aftercare``. Then the event is to be
+looked through again, from the moment that the booking is there.
 
 A block (see ``engine.blocks``) is written as a booking is. Its history has who made it; subscribers hear nothing of it.
 """
@@ -51,7 +56,13 @@ from persistence.straight_batch import (
 Outcome = Committed | Refused | UnwritableEntry | None  # nothing to say of a booking that is written
 Outcomes = dict[uuid.UUID, Outcome]
 
-_LOCK_EVENTS = "SELECT id, epoch FROM events WHERE id = ANY($1::text[]) ORDER BY id FOR KEY SHARE"
+_LOCK_EVENTS = """
+    SELECT id, epoch, aftercare_at IS NULL AS is_left FROM events WHERE id = ANY($1::text[]) ORDER BY id FOR KEY SHARE
+"""
+_LOOK_AGAIN = """
+    WITH locked AS MATERIALIZED (SELECT id FROM events WHERE id = ANY($1::text[]) ORDER BY id FOR NO KEY UPDATE)
+    UPDATE events SET aftercare_at = now() FROM locked WHERE events.id = locked.id AND aftercare_at IS NULL
+"""
 _SHARE_LANES = "SELECT pg_advisory_xact_lock_shared($1, lane) FROM unnest($2::int[]) AS lane"
 _LOCK_LANES = "SELECT pg_advisory_xact_lock($1, lane) FROM unnest($2::int[]) AS lane"
 # One that waits for its payment has no places yet: it is not what its entry wants written.
@@ -217,9 +228,14 @@ async def _check_epochs(
 ) -> tuple[list[ReadyEntry], Outcomes]:
     """The entries of their event's current epoch, and what has become of the others."""
     event_ids = sorted({one.entry.event_id for one in batch})
-    epochs = {row["id"]: row["epoch"] for row in await connection.fetch(_LOCK_EVENTS, event_ids)}
+    rows = await connection.fetch(_LOCK_EVENTS, event_ids)
+    epochs = {row["id"]: row["epoch"] for row in rows}
     current = [one for one in batch if epochs.get(one.entry.event_id) == one.entry.epoch]
     others = [one for one in batch if epochs.get(one.entry.event_id) != one.entry.epoch]
+    # Nobody stops looking at an event whose row is locked here: that takes the whole of it.
+    left = {row["id"] for row in rows if row["is_left"]}
+    if look_again := sorted(left & {one.entry.event_id for one in current}):
+        await connection.execute(_LOOK_AGAIN, look_again)
     outcomes = await _find_stored(connection, others, sealer) if others else {}
     for one in others:
         if one.entry.event_id not in epochs:

@@ -7,6 +7,7 @@ whatever is not usual ends it with nothing written, and is left to that module.
 """
 
 import binascii
+import datetime as dt
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,9 @@ from persistence.ledger_entries import ReadyEntry
 
 _WRITE = "SELECT made_id, made_number FROM holdfast_write_usual_bookings($1, $2, $3, $4, $5, $6, $7)"
 _UNUSUAL = ("HF001", "23505")  # our own; a booking, a key, a seat or a customer's one booking is there already
+# An entry that comes later may be of an event at whose bookings nobody looks any more: see ledger_batch. That is a day
+# after its end; such entries come from journals that have waited for Postgres, and from retried dead letters.
+USUAL_FOR = dt.timedelta(hours=1)
 LANES = 64  # few enough for Postgres's table of locks whatever is in a batch
 LANES_CLASS = 7201  # of advisory locks; as in migrations 0010 and 0011
 
@@ -35,7 +39,8 @@ async def write_straight(connection: Any, batch: Sequence[ReadyEntry]) -> dict[u
     A statement by itself is a transaction: it is committed when its answer is there. Within a transaction of the
     caller's its failure would be that one's end, so there no batch is usual.
     """
-    if connection.is_in_transaction() or any(one.is_paid for one in batch):
+    late = dt.datetime.now(dt.UTC) - USUAL_FOR
+    if connection.is_in_transaction() or any(one.is_paid or one.row["updated_at"] < late for one in batch):
         return None
     epochs = sorted({(one.entry.event_id, one.entry.epoch) for one in batch})
     ordered = sorted(batch, key=_uuid_number)

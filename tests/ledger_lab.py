@@ -2,6 +2,7 @@
 
 import datetime as dt
 import itertools
+import time
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,7 +19,7 @@ from persistence.events import Events
 from persistence.ledger import PostgresLedger
 from persistence.sealing import AesSealer
 
-SOLD_AT_MS = 1_800_000_000_123
+SOLD_AT_MS = int(time.time()) * 1000 + 123  # of now: what comes late is not written straight
 STARTS_AT = dt.datetime(2027, 5, 1, 19, tzinfo=dt.UTC)
 GUEST = BookingDetails(
     guest={"name": "Ana Raposo", "email": "ana@example.org", "phone": "+351 900 100 200"},

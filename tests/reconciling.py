@@ -81,10 +81,11 @@ class Installation:
         assert reply[0] == b"CONFIRMED"
         journal, record = self.partition_key(event, "journal"), self.key(event, "bookings")
         ((name, fields),) = self.redis.xrange(journal, reply[4], reply[4])
-        made = f"{int((time.time() - age_s) * 1000)}-0"
+        made_ms = int((time.time() - age_s) * 1000)
+        made = f"{made_ms}-0"
         self.redis.xtrim(journal, maxlen=0)
         self.redis.delete(journal)  # whose last id would be later than the one that it should have
-        self.redis.xadd(journal, fields, id=made)
+        self.redis.xadd(journal, fields | {b"created": made_ms, b"confirmed": made_ms}, id=made)
         text = self.redis.hget(record, claim.key)
         self.redis.hset(record, claim.key, text.replace(name, made.encode()))
         return booking_id

@@ -66,6 +66,10 @@ async def for_more_than_is_left(lab: Lab, event: SellableEvent) -> list[JournalE
     return [*await usual(lab, event), lab.entry(event, count=95)]
 
 
+async def that_comes_late(lab: Lab, event: SellableEvent) -> list[JournalEntry]:
+    return [*await usual(lab, event), lab.entry(event, count=1, sold_at_ms=SOLD_AT_MS - 2 * 3600 * 1000)]
+
+
 def key_of(event: SellableEvent, number: int) -> bytes:
     return f"{event.event.id} {number}".encode()
 
@@ -81,6 +85,7 @@ UNUSUAL = [
     with_a_key_that_is_used,
     for_a_seat_that_is_taken,
     for_more_than_is_left,
+    that_comes_late,
 ]
 CUSTOMERS = [f"c-{number}" for number in range(12)]
 CHECKS = {

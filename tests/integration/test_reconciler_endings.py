@@ -13,10 +13,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from engine.bookings import BookingDetails
 from engine.claim_requests import ClaimRequest
 from engine.claims import ItemRequest
+from engine.dead_letters import scan_letters
 from engine.definition import Policy
+from engine.mending import retry
 from holdfast.compose import make_equipment, open_parts
 from holdfast.settings import Settings, load_settings
 from persistence import aftercare, deadlines
+from persistence.database import driver_connection
 from persistence.deadlines import LapsedRequests, purge_refusals
 from persistence.reconciling.single_round import SingleRound
 
@@ -175,6 +178,67 @@ async def test_event_with_bookings_that_cannot_be_ended_is_named_and_keeps_no_ot
 
     assert (found.verdict, found.ended) == ("person", 1)
     assert [event.event_id for event in found.events if event.error and "broken row" in event.error] == ["bad"]
+
+
+async def leave_for_good(shop: Installation, event_id: str) -> None:
+    """Look through the bookings of a cancelled event until nobody will again, which takes a day."""
+    await shop.postgres("UPDATE events SET updated_at = now() - interval '25 hours', aftercare_at = now()")
+    await shop.parts.aftercare.take_care(event_id)
+    (event,) = await shop.postgres("SELECT aftercare_at FROM events")
+    assert event["aftercare_at"] is None
+
+
+@pytest.mark.parametrize("how", ["drained", "retried"])
+async def test_booking_that_is_written_long_after_its_event_was_cancelled_is_cancelled_too(
+    shop: Installation, how: str
+) -> None:
+    event, parts = await shop.open_event("gig"), shop.parts
+    late = await shop.leave_behind(event, age_s=26 * 3600)
+    if how == "retried":
+        await shop.postgres("ALTER TABLE bookings ADD CONSTRAINT nobody CHECK (customer_id <> 'cy') NOT VALID")
+        await parts.drainer.drain_now(parts.kernel.partition_of(event))
+        await shop.postgres("ALTER TABLE bookings DROP CONSTRAINT nobody")
+    await parts.reservations.publish(await parts.events.transition("gig", "cancelled"))
+    await leave_for_good(shop, "gig")
+
+    if how == "drained":
+        await parts.drainer.drain_now(parts.kernel.partition_of(event))
+    else:
+        (letter,) = [one async for one in scan_letters(parts.kernel, parts.kernel.partition_of(event))]
+        again = parts.reservations.accept_again
+        retried = await retry(parts.kernel, parts.settlement, parts.catalog, parts.ledger, letter, accept_again=again)
+        assert retried.outcome == "written"
+
+    assert await shop.status_of(late) == "confirmed"
+    assert await parts.aftercare.find_due(limit=5) == ["gig"]
+    assert await parts.aftercare.take_care("gig") == 1
+    assert await shop.status_of(late) == "cancelled"
+    assert (await shop.postgres("SELECT aftercare_at FROM events"))[0]["aftercare_at"] is None
+    assert (await parts.oversight.audit("gig")).drift == 0
+
+
+async def test_last_look_at_an_event_waits_for_a_booking_that_is_being_written(shop: Installation) -> None:
+    event = await shop.open_event("gig")
+    for seat in ("A-1", "A-2"):
+        await shop.book("gig", seat)
+    await shop.parts.reservations.publish(await shop.parts.events.transition("gig", "cancelled"))
+    await shop.parts.aftercare.take_care("gig")
+    await shop.postgres("UPDATE events SET updated_at = now() - interval '25 hours', aftercare_at = now()")
+
+    async with driver_connection(shop.parts.database) as connection, connection.transaction():
+        await connection.execute("SELECT FROM events WHERE id = $1 FOR KEY SHARE", event.event.id)
+        looking = asyncio.create_task(shop.parts.aftercare.take_care("gig"))
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%FOR UPDATE%'"
+        began = time.monotonic()
+        while (await shop.postgres(waits))[0][0] == 0 and not looking.done():
+            assert time.monotonic() - began < 5
+            await asyncio.sleep(0.01)
+        await connection.execute("UPDATE bookings SET status = 'confirmed' WHERE number = 1")
+    await looking
+
+    (row,) = await shop.postgres("SELECT aftercare_at - now() AS pause FROM events")
+    assert row["pause"] is not None
+    assert row["pause"] <= dt.timedelta(seconds=aftercare.SOON_S)
 
 
 @pytest.mark.parametrize(
