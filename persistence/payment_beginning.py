@@ -54,10 +54,11 @@ _GIVEN = {
     "created_at": "timestamptz",
     "expires_at": "timestamptz",
 }
-_REST = [f"${len(_GIVEN) + number}" for number in range(1, 10)]
-_ROLE, _REQUEST_ID, _PAYMENT_ID, _PROVIDER, _METHOD, _ONCE, _BODY, _STATE, _CHECK = _REST
+_REST = [f"${len(_GIVEN) + number}" for number in range(1, 9)]
+_ROLE, _REQUEST_ID, _PAYMENT_ID, _PROVIDER, _METHOD, _ONCE, _BODY, _CHECK = _REST
 # Locks in the order of everybody: the event, as the group commit does (whoever raises the epoch or changes the event
-# comes before us, or after), the booking, its payment, its key.
+# comes before us, or after), the booking, its payment, its key. Nothing to be paid is paid: no provider hears of it,
+# and whoever goes on with it would ask in vain.
 _BEGIN = f"""
     WITH sold AS MATERIALIZED (
         SELECT id FROM events WHERE id = $2 FOR KEY SHARE
@@ -67,10 +68,11 @@ _BEGIN = f"""
           FROM sold
         RETURNING *
     ), initiated AS (
-        INSERT INTO payments (id, booking_id, event_id, attempt, provider, method, amount, currency, state, once,
-                              expires_at, created_at, updated_at, check_at)
+        INSERT INTO payments (id, booking_id, event_id, attempt, provider, method, amount, currency, state, chosen,
+                              once, expires_at, created_at, updated_at, check_at)
         SELECT {_PAYMENT_ID}::uuid, id, event_id, 1, {_PROVIDER}::text, {_METHOD}::text, amount, currency,
-               {_STATE}::text, {_ONCE}::bytea, expires_at, now(), now(), now() + {_CHECK}::interval
+               CASE amount WHEN 0 THEN 'captured' ELSE 'initiated' END, amount = 0,
+               {_ONCE}::bytea, expires_at, now(), now(), now() + {_CHECK}::interval
           FROM made
         RETURNING booking_id
     ), kept AS (
@@ -165,7 +167,7 @@ async def _begin_anew(engine: AsyncEngine, order: Order, row: dict[str, Any]) ->
     assert details.payment_id is not None  # it is sealed with the details
     said = (details.role, details.request_id, uuid.UUID(details.payment_id), order.provider, order.method)
     key = (None, None) if once is None else (once.scope, once.body)
-    values = [*(row[name] for name in _GIVEN), *said, *key, "initiated", CHECK_FIRST]
+    values = [*(row[name] for name in _GIVEN), *said, *key, CHECK_FIRST]
 
     async def attempt() -> bool:
         async with driver_connection(engine) as connection:

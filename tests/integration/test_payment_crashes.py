@@ -136,6 +136,40 @@ async def test_payment_on_the_straight_way_is_brought_to_an_end_wherever_its_pro
     await check_money(services.bookings.engine, simulator)
 
 
+FREE_POINTS: list[tuple[str, Callable[[Services], Any]]] = [
+    ("_authorize", lambda services: services.checkout),
+    ("note", lambda services: services.checkout.store),
+    ("_book", lambda services: services.checkout.settler),
+    ("commit", lambda services: services.reservations._ledger),
+]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("name", "of"), FREE_POINTS, ids=[name for name, *_ in FREE_POINTS])
+async def test_booking_that_costs_nothing_is_made_wherever_its_process_died(
+    name: str,
+    of: Callable[[Services], Any],
+    when: str,
+    client: httpx2.AsyncClient,
+    services: Services,
+    simulator: RunningSimulator,
+) -> None:
+    """No provider knows of its payment, so that none can tell whoever comes later that nothing is in the way."""
+    booking_id = await _held(client, price=0)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        crashing(of(services), name, when, monkeypatch)
+        with pytest.raises(Crash):
+            await _carry_out(services, booking_id, straight=True)
+
+    await _come_back(services)
+
+    async with driver_connection(services.bookings.engine) as connection:
+        (booking,) = await connection.fetch("SELECT status, payment_status FROM bookings")
+        (payment,) = await connection.fetch("SELECT state, chosen FROM payments")
+    assert (*booking, *payment) == ("confirmed", "completed", "captured", True)
+    assert simulator.of(booking_id) == []
+
+
 async def test_payment_that_was_let_go_before_its_booking_was_written_does_not_buy_it(
     client: httpx2.AsyncClient, services: Services, simulator: RunningSimulator
 ) -> None:
@@ -226,10 +260,11 @@ async def test_money_is_let_go_wherever_the_process_died_that_ended_its_booking(
     await check_money(services.bookings.engine, simulator)
 
 
-async def _held(client: httpx2.AsyncClient, **policy: Any) -> str:
+async def _held(client: httpx2.AsyncClient, *, price: int = 9000, **policy: Any) -> str:
     """The id of a hold whose payment has been written down, and not been asked for yet."""
     olga, ana = Person(client, "olga", "organizer"), Person(client, "ana", "customer")
-    event_id = await open_event(olga, policy={"payment": "required"} | policy)
+    stalls = {"id": "stalls", "price": price, "rows": [{"id": "A", "seats": "1-6"}]}
+    event_id = await open_event(olga, policy={"payment": "required"} | policy, sections=[stalls])
     held = await ana.post(f"/v1/events/{event_id}/holds", claim("A-1"))
     hold_id: str = held.json()["id"]
     return hold_id

@@ -12,6 +12,7 @@ from payment_lab import RunningSimulator, check_money, running_simulator, simula
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.services import Services
+from engine.errors import LedgerUnavailable
 from engine.lifecycle import Actor
 from engine.payments import Said
 from persistence.database import driver_connection, in_transaction
@@ -549,6 +550,29 @@ async def test_booking_that_costs_nothing_is_paid_for_without_asking_its_provide
     assert (cancelled.json()["status"], cancelled.json()["payment_status"]) == ("cancelled", "completed")
     await settle_due(services)
     assert simulator.of(booking["id"]) == []
+
+
+async def test_booking_that_costs_nothing_is_made_though_postgres_goes_away_once_it_has_begun(
+    ana: Person, olga: Person, services: Services, simulator: RunningSimulator
+) -> None:
+    event_id = await open_event(olga, policy=PAID, sections=[{"id": "floor", "price": 0, "capacity": 5}])
+    body = order("sim_ok", event_id=event_id, **claim(floor=2))
+
+    async def away(*_: object) -> None:
+        raise LedgerUnavailable("a moment")
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(services.checkout.store, "note", away)
+        accepted = await ana.post("/v1/bookings", body, idempotency_key="free")
+    assert (accepted.status_code, accepted.json()["status"]) == (202, "payment_initiated")
+    async with driver_connection(services.bookings.engine) as connection:
+        await connection.execute("UPDATE payments SET created_at = now() - interval '5 minutes'")
+    await settle_due_now(services)
+
+    assert await status_of(ana, accepted.json()["id"]) == ("confirmed", "completed")
+    again = await ana.post("/v1/bookings", body, idempotency_key="free")
+    assert (again.status_code, again.json()["id"]) == (201, accepted.json()["id"])
+    assert simulator.of(accepted.json()["id"]) == []
 
 
 async def test_payment_that_is_voided_before_its_booking_makes_room_for_another_one(
