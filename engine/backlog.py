@@ -5,6 +5,7 @@ import time
 
 import msgspec
 
+from engine.journal import entry_order, parse_entry
 from engine.kernel import Kernel
 
 AT_ONCE = 500  # partitions asked in one go: an installation may have thousands, and the queue is everybody's
@@ -12,7 +13,10 @@ FRESH_S = 1.5  # a reading this old will do: Prometheus, probes and people ask e
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """Bookings in the journals, the age in seconds of the one that waits longest, and dead letters."""
+    """Bookings in the journals, the age in seconds of the one that waits longest, and dead letters.
+
+    After Redis's clock was set back an entry's age may be told as 0 until its event's clock has followed.
+    """
 
     entries: int
     oldest_age_s: float | None
@@ -67,4 +71,15 @@ async def _oldest_age(kernel: Kernel, partition: int) -> float:
     )
     if not first:  # written in between
         return 0.0
-    return max(0, now_ms - int(first[0][0].partition(b"-")[0])) / 1000
+    return max(0, now_ms - _made_ms(first[0][0], first[0][1], now_ms)) / 1000
+
+
+def _made_ms(journal_id: bytes, fields: list[bytes], now_ms: int) -> int:
+    """When an entry was made. Its id tells, unless Redis's clock has been set back: then the booking itself."""
+    made_ms, _ = entry_order(journal_id.decode())
+    if made_ms <= now_ms:
+        return made_ms
+    try:
+        return parse_entry(journal_id, fields).confirmed_at_ms
+    except (ValueError, IndexError):  # none of ours
+        return made_ms

@@ -13,12 +13,13 @@ from engine.catalog import Catalog
 from engine.dead_letters import bury
 from engine.errors import EventNotFound, EventNotOpen, LedgerUnavailable
 from engine.events import SellableEvent
-from engine.journal import drop_entries, parse_entry, read_journal
+from engine.journal import drop_entries, entry_order, journal_tail, parse_entry, read_journal
 from engine.kernel import Kernel
 from engine.ports import Ledger, Refused, UnwritableEntry
 from engine.settlement import Settlement
 
 GRACE_MS = 10_000  # an entry this old is no longer being committed by the process that made it
+AHEAD_MS = 1_000  # an id this far in the future is of a clock that has been set back since
 PAGE = 500  # entries read at once, and written in one transaction: see BATCH_MAX of the group commit
 PAGES_AHEAD = 2  # one is being written while the next is made ready; this bounds memory whatever the backlog
 
@@ -56,18 +57,19 @@ class Drainer:
     async def drain(self, partition: int, *, grace_ms: int | None = None) -> Drained:
         """Settle what has been in the partition's journal for longer than the grace, the oldest first.
 
-        Bounded in memory, not in time: it ends when it has seen what was old enough when it began.
+        Bounded in memory, not in time: it ends when it has seen what was old enough when it began. Entries whose age
+        nobody can tell, because Redis's clock was set back, are old enough.
 
         Raises:
             StoreUnavailable: Redis does not answer; what was settled is settled.
         """
-        until_ms = await self._kernel.time_ms(partition) - (self._grace_ms if grace_ms is None else grace_ms)
-        if not await self._kernel.partition_command(partition, "XLEN", "journal"):
+        until = await last_old_id(self._kernel, partition, self._grace_ms if grace_ms is None else grace_ms)
+        if until is None:
             return Drained()
         pages: list[asyncio.Task[Drained]] = []
         total, after = Drained(), "0-0"
         try:
-            while raw := await read_journal(self._kernel, partition, after=after, until_ms=until_ms, limit=PAGE):
+            while raw := await read_journal(self._kernel, partition, after=after, until=until, limit=PAGE):
                 after = raw[-1][0].decode()
                 pages.append(asyncio.create_task(self._settle_page(partition, raw)))
                 if len(pages) == PAGES_AHEAD:
@@ -85,6 +87,8 @@ class Drainer:
 
     async def drain_now(self, partition: int) -> Drained:
         """The same for all that is in the journal, also what its own process is just about to commit: twice is once.
+
+        No clock is asked what that is.
 
         Raises:
             LedgerUnavailable: Some of it could not be written, and would be refused under another epoch.
@@ -134,3 +138,29 @@ class Drainer:
         figures.DRAINED.add(count=settled)
         figures.BURIED.add(count=buried)
         return Drained(settled=settled, buried=buried)
+
+
+async def last_old_id(kernel: Kernel, partition: int, grace_ms: int) -> str | None:
+    """The id up to which entries are older than the grace, for :func:`read_journal`; ``None`` for an empty journal.
+
+    Where ids are ahead of the clock, and where there is no grace, that is the last one of now.
+
+    Raises:
+        StoreUnavailable: Redis does not answer.
+    """
+    last_id, count = await journal_tail(kernel, partition)
+    if not count:
+        return None
+    if grace_ms > 0 and not is_ahead(last_id, now_ms := await kernel.time_ms(partition)):
+        return str(now_ms - grace_ms)
+    return last_id
+
+
+def is_ahead(journal_id: str, now_ms: int) -> bool:
+    """Whether an entry seems to be made in the future, so that its id says nothing of its age.
+
+    Ids never go back. After the clock has, or after a failover to a server whose clock is behind, entries are numbered
+    on from the last one before, until the clock has come there again. To wait for that could be to wait for ever, and
+    who writes an entry while its own process does only does it twice.
+    """
+    return entry_order(journal_id)[0] > now_ms + AHEAD_MS

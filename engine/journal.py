@@ -39,9 +39,12 @@ def parse_entry(journal_id: bytes, fields: list[bytes]) -> JournalEntry:
         raise ValueError(f"journal entry {journal_id!r} has no {error}") from error
 
 
-async def read_journal(kernel: Kernel, partition: int, *, after: str, until_ms: int, limit: int) -> list[Any]:
-    """Raw entries of a partition as ``[id, fields]``, oldest first, made before *until_ms* of Redis's clock."""
-    reply = await kernel.partition_command(partition, "XRANGE", "journal", f"({after}", until_ms, "COUNT", limit)
+async def read_journal(kernel: Kernel, partition: int, *, after: str, until: str, limit: int) -> list[Any]:
+    """Raw entries of a partition as ``[id, fields]``, in the order they were made, up to and with the id *until*.
+
+    An id may be cut to its milliseconds: it then stands for all of them.
+    """
+    reply = await kernel.partition_command(partition, "XRANGE", "journal", f"({after}", until, "COUNT", limit)
     return list(reply)
 
 
@@ -70,6 +73,9 @@ async def stream_tail(asked: Awaitable[Any]) -> tuple[str, int]:
 
 def entry_order(journal_id: str) -> tuple[int, int]:
     """What sorts ids of entries by when they were made.
+
+    The first number is when that was, by Redis's clock at the time, unless an entry before it has a later one: ids
+    never go back, though the clock may have.
 
     Raises:
         ValueError: It is no such id.

@@ -18,7 +18,6 @@ from engine.kernel import Kernel
 from engine.keys import event_key
 
 PAGE = 500
-EVER_MS = 2**53
 LOST_MAX = 10_000  # entries kept by one pass; more are left to a later one
 KEPT_S = 30.0  # for a first look at an event, a pass this old will do
 
@@ -70,7 +69,7 @@ async def _find_lost(kernel: Kernel, partition: int) -> _Lost:
     last_id, _ = await journal_tail(kernel, partition)
     after = FIRST_ID
     while entry_order(after) < entry_order(last_id) and count < LOST_MAX:
-        entries = await read_journal(kernel, partition, after=after, until_ms=EVER_MS, limit=PAGE)
+        entries = await read_journal(kernel, partition, after=after, until=last_id, limit=PAGE)
         if not entries:
             break
         after = entries[-1][0].decode()

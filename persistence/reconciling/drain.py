@@ -2,8 +2,8 @@
 
 import asyncio
 
-from engine.draining import GRACE_MS
-from engine.journal import read_journal
+from engine.draining import GRACE_MS, is_ahead, last_old_id
+from engine.journal import FIRST_ID, entry_order, read_journal
 from engine.kernel import Kernel
 from persistence.partition_leases import Territory
 from persistence.reconciling.clock import StoreClock
@@ -39,10 +39,10 @@ class Drain(Duty):
         Raises:
             LedgerUnavailable: Postgres does not answer.
         """
-        turns, until_ms = asyncio.Semaphore(AT_ONCE_MAX), await self._until_ms()
+        turns, now_ms = asyncio.Semaphore(AT_ONCE_MAX), await self._clock.now_ms()
 
         async def drain(partition: int) -> None:
-            if await self._is_old(partition, until_ms):
+            if await self._begins_old(partition, now_ms):
                 async with turns:
                     self._findings.drained(partition, await self._equipment.drain(partition))
 
@@ -50,27 +50,30 @@ class Drain(Duty):
 
     async def find_old(self, territory: Territory, unreached: Unreached) -> list[int]:
         """The partitions whose first journal entry is older than the grace."""
-        until_ms = await self._until_ms()
+        now_ms = await self._clock.now_ms()
 
         async def look(partition: int) -> list[int]:
-            return [partition] if await self._is_old(partition, until_ms) else []
+            return [partition] if await self._begins_old(partition, now_ms) else []
 
         return [one for found in await for_each(territory.partitions, look, unreached=unreached) for one in found]
 
     async def count_old(self, partition: int) -> int:
         """How many entries of a journal are older than the grace; of many, a thousand."""
-        until_ms, kernel = await self._until_ms(), self._equipment.kernel
-        return len(await read_journal(kernel, partition, after="0-0", until_ms=until_ms, limit=COUNTED_MAX))
+        kernel = self._equipment.kernel
+        until = await last_old_id(kernel, partition, GRACE_MS)
+        if until is None:
+            return 0
+        return len(await read_journal(kernel, partition, after=FIRST_ID, until=until, limit=COUNTED_MAX))
 
-    async def _until_ms(self) -> int:
-        return await self._clock.now_ms() - GRACE_MS
+    async def _begins_old(self, partition: int, now_ms: int) -> bool:
+        """Whether there is something to drain; of entries that are too young, the drain itself lets go."""
+        first_id = await _first_id(self._equipment.kernel, partition)
+        if first_id is None:
+            return False
+        return is_ahead(first_id, now_ms) or entry_order(first_id)[0] <= now_ms - GRACE_MS
 
-    async def _is_old(self, partition: int, until_ms: int) -> bool:
-        first_ms = await _first_ms(self._equipment.kernel, partition)
-        return first_ms is not None and first_ms <= until_ms
 
-
-async def _first_ms(kernel: Kernel, partition: int) -> int | None:
-    """When the first entry of a journal was made."""
+async def _first_id(kernel: Kernel, partition: int) -> str | None:
+    """The id of the first entry of a journal."""
     entries = await kernel.partition_command(partition, "XRANGE", "journal", "-", "+", "COUNT", 1)
-    return int(entries[0][0].partition(b"-")[0]) if entries else None
+    return entries[0][0].decode() if entries else None

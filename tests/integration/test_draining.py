@@ -1,6 +1,7 @@
 """The journal's other end: a backlog goes into the ledger, poison goes aside, and what is refused is undone."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from ledger_lab import Lab
 from postgres_outage import postgres_away
 from shops import Shop, at_once, claim, open_shops
 
+from engine.backlog import read_backlog
 from engine.booking_requests import BookingRequest, booking_args
 from engine.bookings import BookingDetails, JournalEntry
 from engine.dead_letters import DeadLetter, scan_letters
@@ -83,6 +85,12 @@ class Journal:
 
         return await asyncio.gather(*(book() for _ in range(count)))
 
+    def run_ahead(self, *, hours: int) -> None:
+        """As a clock leaves it that was so far ahead while an entry was made, and is right again."""
+        ahead = f"{int((time.time() + hours * 3600) * 1000)}-0"
+        self.redis.xadd(partition_key(self.partition, "journal"), {"made": "meanwhile"}, id=ahead)
+        self.redis.xdel(partition_key(self.partition, "journal"), ahead)
+
     def add(self, **fields: str) -> str:
         """An entry that no script of ours wrote."""
         added: Any = self.redis.xadd(partition_key(self.partition, "journal"), fields)  # type: ignore[arg-type]
@@ -130,6 +138,21 @@ async def test_entries_younger_than_the_grace_are_left_to_the_process_that_made_
     patient = Drainer(shop.kernel, shop.settlement, shop.catalog, lab.ledger)
     assert await patient.drain(journal.partition) == Drained()
     assert journal.length == 1
+
+
+async def test_entries_are_drained_though_the_clock_was_set_back_since_one_before_them(
+    shop: Shop, lab: Lab, journal: Journal
+) -> None:
+    """Ids never go back: until the clock has come to the last one again, all are numbered on from there."""
+    journal.run_ahead(hours=1)
+    await journal.accept(2)
+    assert 0 <= (await read_backlog(shop.kernel)).oldest_age_s < 60  # type: ignore[operator]  # told by the bookings
+    patient = Drainer(shop.kernel, shop.settlement, shop.catalog, lab.ledger)
+    assert await patient.drain(journal.partition) == Drained(settled=2)
+    await journal.accept()
+    assert await patient.drain_now(journal.partition) == Drained(settled=1)
+    assert journal.length == 0
+    assert await lab.value("SELECT count(*) FROM bookings") == 3
 
 
 async def test_two_drainers_at_once_write_every_booking_once(

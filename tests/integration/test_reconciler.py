@@ -107,6 +107,13 @@ async def test_young_entries_are_left_to_the_process_that_made_them(shop: Instal
         assert shop.redis.xlen(shop.partition_key(event, "journal")) == 1
 
 
+async def test_a_booking_entered_under_a_clock_that_was_set_back_since_is_written(shop: Installation) -> None:
+    booking_id = await shop.leave_behind(await shop.open_event("gig"), age_s=-3600)
+    async with reconciling(shop.settings) as reconciler:
+        await until(lambda: reconciler.figures.drained == 1, within_s=5)
+    assert await shop.status_of(booking_id) == "confirmed"
+
+
 async def test_a_flushed_redis_is_rebuilt_at_once_though_nobody_calls(shop: Installation) -> None:
     events = [await shop.open_event(f"gig-{number}") for number in range(20)]
     booking_id = await shop.book("gig-7")
@@ -363,11 +370,12 @@ async def test_a_rebuild_that_is_cut_off_before_it_has_begun_is_made_up_for_by_t
     assert shop.counter(event, "seq") > seq
 
 
+@pytest.mark.parametrize("age_s", [0, -3600], ids=["", "the clock was set back since"])
 async def test_bookings_of_the_journal_are_in_the_ledger_before_the_epoch_is_raised_over_them(
-    shop: Installation,
+    shop: Installation, age_s: int
 ) -> None:
     event = await shop.open_event("gig")
-    booking_id = await shop.leave_behind(event, age_s=0)
+    booking_id = await shop.leave_behind(event, age_s=age_s)
 
     assert await shop.parts.loader.rebuild("gig", seen_epoch=1)
 

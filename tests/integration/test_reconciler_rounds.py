@@ -56,11 +56,12 @@ async def test_lapsed_holds_and_events_that_are_over_are_daily_work(shop: Instal
     assert [(event.event_id, event.archived) for event in done.events] == [("gig", False), ("gig-2", True)]
 
 
+@pytest.mark.parametrize("age_s", [60, -3600], ids=["", "the clock was set back since"])
 async def test_missing_events_and_old_entries_are_put_right_and_a_dry_round_only_finds_them(
-    shop: Installation,
+    shop: Installation, age_s: int
 ) -> None:
     lost, other = await shop.open_event("lost"), await shop.open_event("other")
-    booking_id = await shop.leave_behind(await shop.open_event("gig"), age_s=60)
+    booking_id = await shop.leave_behind(await shop.open_event("gig"), age_s=age_s)
     shop.redis.delete(shop.key(lost, "state"), shop.key(other, "state"))
     before = {key: shop.redis.dump(key) for key in shop.redis.scan_iter()}
 
