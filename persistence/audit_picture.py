@@ -45,11 +45,14 @@ class SeenRecord(msgspec.Struct, frozen=True):
 class Picture(msgspec.Struct, frozen=True):
     """An event's state but for its bookings; ``holds`` and ``deadlines`` are ``None`` where they are too many.
 
+    ``time_ms`` is Redis's clock.
+
     The live holds are kept in memory, a few hundred bytes each. ``journal_id`` is that of the partition's last entry,
     ``journal_length`` how many entries there are; ``removed_id`` is the last entry's of the list of removed bookings.
     """
 
     mark: Mark
+    time_ms: int
     state: Mapping[str, str]
     held: bytes
     sold: bytes
@@ -66,6 +69,11 @@ class Picture(msgspec.Struct, frozen=True):
     def loaded(self) -> bool:
         """Whether Redis has the event."""
         return bool(self.state)
+
+    @property
+    def lead_ms(self) -> int:
+        """By how much the event's clock, which never goes back, is ahead of Redis's."""
+        return int(self.state["clock"]) - self.time_ms
 
     @property
     def repairs(self) -> int:
@@ -105,9 +113,10 @@ async def take_picture(kernel: Kernel, event: SellableEvent) -> Picture:
             break
     else:
         raise StoreUnavailable(f"event {event.event.id} changes too fast to be read")
-    state, held, sold, wakeup, hold_count, booking_count, tail, removed, holds, deadlines = parts
+    time_ms, state, held, sold, wakeup, hold_count, booking_count, tail, removed, holds, deadlines = parts
     return Picture(
         mark=after,
+        time_ms=time_ms,
         state={name.decode(): value.decode() for name, value in pairs(state)},
         held=held or b"",
         sold=sold or b"",
@@ -126,6 +135,7 @@ async def _read(kernel: Kernel, event: SellableEvent, *, at_once: bool) -> tuple
     partition = kernel.partition_of(event)
     commands = [
         read_mark(kernel, event),
+        kernel.time_ms(partition),
         kernel.event_command(event, "HGETALL", "state"),
         kernel.event_command(event, "GET", "held"),
         kernel.event_command(event, "GET", "sold"),

@@ -46,6 +46,7 @@ from persistence.bookings import Bookings
 from persistence.differences import Difference, Kind, name_places
 
 DIFFERENCES_MAX = 10_000  # of one event; past this, more would tell nobody anything
+CLOCK_LEEWAY_MS = 5_000  # of an event's clock ahead of Redis's: NTP slews, or steps by less
 # What every state has the same, as long as its layout stands; and what it must have.
 _OF_THE_LAYOUT = ("event", "legs", "seats", "blocks", "stride")
 _LATER = ("undone", "repairs", "off_sale")  # 0 where a state was made by a version that did not know them
@@ -177,6 +178,8 @@ class _Reader:
         if int(self._picture.state["version"]) < ledger.version:
             said = self._picture.state["status"]
             self._note([Difference(self._event_id, "status_wrong", redis=said, ledger=ledger.status)])
+        if self._picture.lead_ms > CLOCK_LEEWAY_MS or "back" in self._picture.state:
+            self._note([Difference(self._event_id, "clock_wrong", redis=int(self._picture.state["clock"]))])
         await self._compare_holds()
         async for batch in scan_hash(self._kernel, self._event, "bookings"):
             await self._removed.catch_up()

@@ -11,6 +11,7 @@ Kind = Literal[
     "epoch_wrong",  # Redis's state was built under another epoch than the ledger's: nothing sold in it can be committed
     "layout_wrong",  # Redis numbers places by another layout; nothing else was compared
     "status_wrong",  # Redis was not told the event's latest status: it sells what was closed, say
+    "clock_wrong",  # the event's clock is ahead of Redis's, which was set back: until it has caught up no hold lapses
     "event_unknown",  # Redis has an event that the ledger does not know
     "missing_in_redis",  # a booking of the ledger or the journal
     "missing_in_ledger",  # a booking that is in neither ledger nor journal

@@ -167,7 +167,7 @@ class Reconciler:
             Expire(equipment, findings),
             ReleaseBlocks(equipment, findings),
             CareForEvents(equipment, findings),
-            WatchClock(clock, findings.figures),
+            WatchClock(clock, roster, suspicions, findings.figures),
             EachPartition("history", self._store_trail, findings.figures, pause_s=HISTORY_PAUSE_S),
             Once("forgotten", self._forget_history, findings.figures, pause_s=FORGET_PAUSE_S),
             Once("refusals", self._purge_refusals, findings.figures, pause_s=FORGET_PAUSE_S),

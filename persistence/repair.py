@@ -23,7 +23,7 @@ from engine.records import parse_booking_record, scan_hash
 from persistence.audit import EventAudit, EventReader, unknown_event, unread_event
 from persistence.audit_journal import JournalWatch
 from persistence.audit_picture import SeenRecord
-from persistence.audit_reading import DIFFERENCES_MAX, Evidence, Reading
+from persistence.audit_reading import CLOCK_LEEWAY_MS, DIFFERENCES_MAX, Evidence, Reading
 from persistence.bookings import Bookings
 from persistence.differences import GUARD_KINDS, Difference
 from persistence.repair_ledger import repair_guards
@@ -189,6 +189,8 @@ class _Repairer:
         self._tried = identities
         if any(one.kind == "status_wrong" for one in confirmed):
             await self._loader.tell_status(self._sellable.event.id)
+        if any(one.kind == "clock_wrong" for one in confirmed):  # before a rebuild, which leaves people's turns alone
+            await self._kernel.run("set_clock", self._sellable, [b"%d" % CLOCK_LEEWAY_MS], load=False)
         in_redis = [difference for difference in confirmed if difference.kind not in GUARD_KINDS]
         if len(in_redis) < len(confirmed):
             await repair_guards(self._bookings.engine, self._sellable, confirmed)

@@ -449,6 +449,9 @@ class Venue:
         slots, digests = [slot for slot, _, _ in marks], [digest for _, _, digest in marks]
         return self._run("take_tokens", interval_us, burst, interval_us, address_burst, ahead, *slots, *digests)
 
+    def set_clock(self, *, leeway_ms: int = 5_000) -> list[Any]:
+        return self._run("set_clock", leeway_ms)
+
     def take_ticket(
         self, customer: str, *, interval_us: int = 500_000, ttl_ms: int = TTL_MS, most: int = 100
     ) -> list[Any]:
@@ -491,6 +494,10 @@ class Venue:
 
     def now(self) -> int:
         return self.state("clock")
+
+    def real_ms(self) -> int:
+        seconds, microseconds = self.redis.time()  # type: ignore[misc]
+        return int(seconds * 1000 + microseconds // 1000)
 
     def set_time(self, now_ms: int) -> None:
         self.redis.hset(self.key("state"), "clock", now_ms)

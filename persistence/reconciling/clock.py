@@ -10,12 +10,15 @@ from engine.errors import StoreUnavailable
 from engine.figures import CLOCK_JUMPS
 from engine.kernel import Kernel
 from engine.transport.servers import NodeAddress
+from persistence.audit_reading import CLOCK_LEEWAY_MS
 from persistence.heartbeats import Figures
 from persistence.partition_leases import Territory
 from persistence.reconciling.duty import Duty
 from persistence.reconciling.partitions import for_each
+from persistence.reconciling.roster import Roster
+from persistence.reconciling.watch import Suspicions
 
-JUMP_MS = 5_000  # NTP slews, or steps by less; holds that lapse so much early or late are worth a word
+JUMP_MS = CLOCK_LEEWAY_MS  # holds that lapse so much early or late are worth a word
 BLUR_MAX_MS = 500  # a look that took longer than this tells nothing: we were held up, not the clock
 LOOK_PAUSE_S = 1.0
 NODES_MAX = 1_000  # known clocks; a cluster has no more masters, and those that left are forgotten with the oldest
@@ -83,14 +86,19 @@ class StoreClock:
 
 
 class WatchClock(Duty):
-    """The duty: a jump is an error in the log, and counted. Forwards, holds end early by it; no place is sold twice."""
+    """The duty: a jump is an error in the log, and counted. Forwards, holds end early by it; no place is sold twice.
+
+    Backwards, time stands still in all events until their audits have set their clocks back too: these come at once.
+    """
 
     name = "clock"
     pause_s = LOOK_PAUSE_S
 
-    def __init__(self, clock: StoreClock, figures: Figures) -> None:
+    def __init__(self, clock: StoreClock, roster: Roster, suspicions: Suspicions, figures: Figures) -> None:
         super().__init__()
         self._clock = clock
+        self._roster = roster
+        self._suspicions = suspicions
         self._figures = figures
 
     async def work(self, territory: Territory) -> None:  # noqa: ARG002 - clocks belong to nodes, not to partitions
@@ -100,3 +108,7 @@ class WatchClock(Duty):
         self._figures.clock_jumps += 1
         CLOCK_JUMPS.add()
         logger.error("Redis's clock has jumped", node=jump.node, by_ms=jump.ms)
+        if jump.ms < 0:
+            for sighting in self._roster:
+                sighting.urgent = True
+            self._suspicions.ring()

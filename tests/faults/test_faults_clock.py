@@ -45,7 +45,7 @@ async def test_no_place_is_sold_twice_when_the_clock_jumps_ahead_and_back(
             _move_journals(rig)
             await crowd.until_operations(AFTER)
             await _until_said(rig, ALARM)
-            rig.store_proxy.rewrite = None  # and back: the events' clocks do not follow
+            rig.store_proxy.rewrite = None  # and back: the events' clocks follow when they are audited
             _leave_entries(rig)  # that must not wait until the clock has come to their ids; see `check`
         await crowd.until_operations(WARM_UP)
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime as dt
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from api.services import Services
 from engine.admission_queue import CLOCK_LEEWAY_MS, AdmissionQueue
 from engine.catalog import Catalog
 from engine.kernel import Kernel
+from engine.keys import event_key, partition_of
 from engine.transport.open import open_transport
 
 ONE_AFTER_ANOTHER = {"admission": {"rate": 1, "ticket_ttl": 600}}
@@ -293,3 +295,21 @@ def _calls(store: "redis.Redis") -> int:
     """How many scripts the server has run."""
     stats: Any = store.info("commandstats")
     return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
+async def test_queue_goes_on_once_the_clock_was_set_back(
+    client: httpx2.AsyncClient, redis_url: str, olga: Person, ana: Person
+) -> None:
+    event_id = await queued(olga)
+    state = event_key(partition_of(event_id, None, PARTITIONS), event_id, "state")
+    with redis.Redis.from_url(redis_url) as store:  # as a clock leaves it that was an hour ahead
+        store.hset(state, "clock", int((time.time() + 3600) * 1000))
+    early = await take(ana, event_id)
+    assert await hold(ana, event_id, early["ticket"]) == (409, "admission-pending")
+
+    (done,) = (await Person(client, "root", "admin").post(f"/v1/admin/reconcile?event_id={event_id}")).json()["results"]
+    assert [one["kind"] for one in done["repaired"]] == ["clock_wrong"]
+
+    ticket = await take(ana, event_id)
+    assert ticket["admitted"]
+    assert await hold(ana, event_id, ticket["ticket"]) == (201, "")

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -238,6 +239,33 @@ async def test_a_clock_that_jumps_is_counted(shop: Installation, monkeypatch: py
 
         monkeypatch.setattr(kernel, "node_time_ms", ten_minutes_ahead)
         await until(lambda: reconciler.figures.clock_jumps == 1, within_s=4)
+
+
+async def test_events_follow_a_clock_that_was_set_back_before_their_turn(shop: Installation) -> None:
+    event = await shop.open_event("gig")
+    ahead_ms = int((time.time() + 600) * 1000)  # as a clock leaves it that was so far ahead
+    shop.redis.hset(shop.key(event, "state"), "clock", ahead_ms)
+    await shop.hold("gig", ttl_s=1)
+    async with reconciling(shop.settings) as reconciler:
+        kernel = reconciler._equipment.kernel
+        honest_node_ms, honest_ms = kernel.node_time_ms, kernel.time_ms
+
+        async def node_ahead_ms(node: object) -> int:
+            return await honest_node_ms(node) + 600_000  # type: ignore[arg-type]
+
+        async def time_ahead_ms(partition: int) -> int:
+            return await honest_ms(partition) + 600_000
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(kernel, "node_time_ms", node_ahead_ms)
+            patched.setattr(kernel, "time_ms", time_ahead_ms)
+            await until(lambda: reconciler.figures.audited, within_s=5)
+            await asyncio.sleep(1.2)  # longer than from one look at the clock to the next
+            assert not reconciler.figures.found
+
+        took_s = await until(lambda: reconciler.figures.repaired == {"clock_wrong": 1}, within_s=10)
+        assert took_s < ROTATION_S / 2
+        await until(lambda: shop.counter(event, "held:0:0") == 0, within_s=4)
 
 
 async def test_reconcilers_say_that_they_live_and_take_their_word_back_when_they_end(shop: Installation) -> None:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 from drift_scene import Scene, claim, open_event
 from invariants import assert_consistent
@@ -261,6 +262,13 @@ async def deleted_booking_row(scene: Scene) -> None:
     await scene.postgres("DELETE FROM bookings")
 
 
+@plant
+async def clock_that_was_ahead(scene: Scene) -> None:
+    """Redis's, by a minute while somebody held places; the event's has not gone back with it."""
+    scene.redis.hincrby(scene.key("state"), "clock", 60_000)
+    await scene.parts.reservations.hold(scene.id, claim("A-9"), customer_id="cy")
+
+
 @pytest.mark.parametrize("name", PLANTS)
 async def test_what_is_planted_is_repaired_and_nothing_is_left(scene: Scene, name: str) -> None:
     planted = PLANTS[name](scene)
@@ -276,6 +284,21 @@ async def test_what_is_planted_is_repaired_and_nothing_is_left(scene: Scene, nam
     assert {one.identity for one in done.repaired} == {one.identity for one in done.found}
     assert done.rebuilt == name.startswith("state_")
     await scene.assert_whole()
+
+
+async def test_holds_lapse_in_time_once_the_clock_was_set_back(scene: Scene) -> None:
+    await clock_that_was_ahead(scene)
+    brief = msgspec.structs.replace(claim("A-10"), ttl=1)
+    held = (await scene.parts.reservations.hold(scene.id, brief, customer_id="cy")).hold.id
+    assert [one.kind for one in (await scene.repair(dry_run=True)).found] == ["clock_wrong"]
+
+    done = await scene.repair()
+
+    assert [one.kind for one in done.repaired] == ["clock_wrong"]
+    await asyncio.sleep(1)
+    assert await status_of(scene, held) == "EXPIRED"
+    assert await status_of(scene, scene.hold_id) == "ACTIVE"
+    await scene.parts.reservations.hold(scene.id, claim("A-10"), customer_id="dora")
 
 
 async def test_journal_is_drained_before_an_event_is_built_anew(scene: Scene) -> None:

@@ -742,6 +742,20 @@ def _set_to_what_it_was(runner: Runner) -> tuple[Venue, Act]:
     return venue, lambda: venue.set_status("open", version=2)
 
 
+@situation("set_clock", "SET")
+def _clock_set_back(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    venue.held("0:1;0*1")
+    return venue, venue.set_clock
+
+
+@situation("set_clock", "CONTINUE")
+def _clock_set_back_of_a_long_queue(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    runner.redis.zadd(venue.key("queue"), {f"c{number}": venue.now() * 1000 + number for number in range(1000)})
+    return venue, venue.set_clock
+
+
 @situation("snapshot_event", "SNAPSHOT")
 def _seen(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
@@ -980,6 +994,7 @@ _ON_AN_EVENT: dict[str, Callable[[Venue], list[Any]]] = {
     "unbook_places": lambda venue: venue.unbook("x"),
     "read_booking": lambda venue: venue.read_booking("x"),
     "set_status": lambda venue: venue.set_status("open"),
+    "set_clock": lambda venue: venue.set_clock(),
     "mark_audited": lambda venue: venue.mark_audited(1),
     "snapshot_event": lambda venue: venue.snapshot(),
     "repair_event": lambda venue: venue.repair(),

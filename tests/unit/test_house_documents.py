@@ -85,6 +85,7 @@ def test_the_table_of_the_state_hash_has_exactly_its_fields() -> None:
     loaded = [name.decode() for name in state_fields(event, compile_layout(definition))[::2]]
     begun = re.findall(r"'(event|epoch|seq|audited)'", lua.load("begin_load").source.decode())
     begun += re.findall(r"keys\.state, '(waiting)'", lua.load("join_line").source.decode())
+    begun += re.findall(r"keys\.state, '(back)', string", lua.load("set_clock").source.decode())
     begun += [
         f"{mark}<id>" for mark in re.findall(r"keys\.state, '(blocked:)'", lua.load("book_places").source.decode())
     ]

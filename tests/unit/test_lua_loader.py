@@ -35,6 +35,7 @@ FROM_MEMORY = {"EXPIRED", "RELEASED", "REFUSED"}
 DONE = {"HELD", "CONFIRMED", "EXTENDED", "RELEASED", "MARKED", "EXPIRED", "LOADING", "BURIED", "REVIVED", "REPAIRED"}
 DONE |= {"ARCHIVED", "UNBOOKED", "DISCARDED", "LOADED", "TAKEN", "BEGUN", "JOINED", "LEFT", "QUEUED"}
 DONE |= {"RESERVED", "APPLIED", "ABANDONED", "TRANSFERRED", "COUNTED", "ADOPTED"}
+DONE |= {"SET", "CONTINUE"}  # of set_clock: what it has done is done, whether or not it has to be called again
 
 
 def read(name: str) -> str:
