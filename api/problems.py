@@ -346,6 +346,14 @@ KINDS: dict[type, Kind] = {
         meaning="Postgres does not answer. With the same idempotency key the request is safe to repeat.",
         headers=_retry_after,
     ),
+    engine.NotWrittenYet: Kind(
+        status=503,
+        code="not-written-yet",
+        title="Not written yet",
+        meaning="The booking is accepted and its places are taken, but it is still being written to Postgres, which "
+        "decides what becomes of it: repeat the request after `Retry-After` seconds. Nothing was changed.",
+        headers=_retry_after,
+    ),
     engine.JournalFull: Kind(
         status=503,
         code="journal-full",

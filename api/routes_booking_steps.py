@@ -16,6 +16,7 @@ from engine.errors import (
     InvalidRequest,
     InvalidTransition,
     LimitExceeded,
+    NotWrittenYet,
     PaymentDeclined,
     PaymentOpen,
     PlacesUnavailable,
@@ -24,7 +25,7 @@ from engine.errors import (
 from engine.refund_tiers import RefundQuote
 
 _STEPPED = (Reply(200, "The booking as it is now.", Booking, headers=("ETag", *REPLAYABLE)),)
-_REFUSALS = (BookingNotFound, BookingRefused, InvalidTransition, VersionConflict, InvalidRequest)
+_REFUSALS = (BookingNotFound, BookingRefused, NotWrittenYet, InvalidTransition, VersionConflict, InvalidRequest)
 
 
 def _step(path: str, handler: Handler, summary: str, body: Any, *, method: Method = "POST", **more: Any) -> Route:
@@ -113,7 +114,7 @@ BOOKING_STEP_ROUTES: tuple[Route, ...] = (
         tag="Bookings",
         roles=ROLES,
         replies=(Reply(200, "Of what is still paid.", RefundQuote),),
-        refusals=(BookingNotFound, InvalidTransition),
+        refusals=(BookingNotFound, BookingRefused, NotWrittenYet, InvalidTransition),
     ),
     Route(
         method="GET",

@@ -33,6 +33,7 @@
     └── Unavailable                 nothing was decided: try again
         ├── StoreUnavailable        Redis cannot be reached, or did not answer: the outcome may be unknown
         ├── LedgerUnavailable       Postgres cannot be reached
+        ├── NotWrittenYet           the booking is accepted, and on its way to Postgres
         ├── JournalFull             as many bookings wait for Postgres as may wait
         ├── PaymentOpen             the payment of a change has not been answered; the booking keeps its places
         ├── InventoryUnavailable    the inventory service cannot be asked, and nothing is booked without it
@@ -341,6 +342,14 @@ class StoreUnavailable(Unavailable):
 
 class LedgerUnavailable(Unavailable):
     """Postgres cannot be reached or did not answer in time."""
+
+
+class NotWrittenYet(Unavailable):
+    """The booking is accepted, its places are taken, and the ledger, which decides on its steps, has not got it yet."""
+
+    def __init__(self, booking_id: str) -> None:
+        super().__init__(booking_id)
+        self.booking_id = booking_id
 
 
 class JournalFull(Unavailable):

@@ -5,6 +5,7 @@ follows the commit may be done twice: the places are freed in Redis and the paym
 server be away by then, the step stands all the same, and reconcilers do what is left: the audit frees the places.
 """
 
+import asyncio
 import datetime as dt
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from engine.booking_requests import DETAILS_BYTES_MAX
 from engine.bookings import Booking, BookingDetails, PaymentStatus
 from engine.claims import ClaimedItem
 from engine.definition import EventDefinition
-from engine.errors import BookingNotFound, InvalidRequest, InvalidTransition, LedgerUnavailable, Unavailable
+from engine.errors import BookingNotFound, InvalidRequest, InvalidTransition, NotWrittenYet, Unavailable
 from engine.ids import BookingId, claim_id, parse_claim_id
 from engine.lifecycle import OWNING_STATUSES, Actor, allowed_from, status_after
 from engine.once import Once
@@ -35,6 +36,9 @@ AMENDABLE = ("pending", "confirmed")
 # What somebody has promised to pay, or has paid. Before that there is nothing to give back, and what was rejected,
 # failed or lapsed has never been taken for good.
 REFUNDABLE = ("paid", "pending", "confirmed", "checked_in", "completed", "no_show", "cancelled")
+# Between one look for a booking that is on its way to the ledger and the next: most are there within 10 ms, and who
+# waited longer than a second had better be told so.
+_ARRIVAL_PAUSES_S = (0, 0.01, 0.03, 0.1, 0.3, 0.5)
 _UNCONFIRMED = ("payment_initiated", "paid", "pending")
 
 T = TypeVar("T")
@@ -85,8 +89,8 @@ class BookingDesk:
 
     *find_accepted* knows of bookings that are on their way to the ledger, and raises ``BookingNotFound`` of others.
 
-    Every step raises ``BookingNotFound``, ``VersionConflict``, ``InvalidTransition``, ``IdempotencyKeyReused``,
-    ``LedgerUnavailable``, and whatever its order's ``admit`` does.
+    Every step raises ``BookingNotFound``, ``BookingRefused``, ``VersionConflict``, ``InvalidTransition``,
+    ``IdempotencyKeyReused``, ``NotWrittenYet``, ``LedgerUnavailable``, and whatever its order's ``admit`` does.
     """
 
     def __init__(
@@ -250,10 +254,11 @@ class BookingDesk:
         """What the caller's cancelling would grant back at *now*.
 
         Raises:
-            BookingNotFound: The ledger has none of this id.
+            BookingNotFound, BookingRefused: There is none of this id, or not any more.
+            NotWrittenYet: It is on its way to the ledger.
             InvalidTransition: It cannot be cancelled any more.
         """
-        row = await self._find(booking_id)
+        row = await self._once_written(booking_id, admit, lambda: self._find(booking_id))
         actor = admit(row["customer_id"])
         status_after(row["status"], "cancel")
         return quote_of(row, actor, event, now)
@@ -277,12 +282,8 @@ class BookingDesk:
         return Stepped(await self.follow_up(booking_id, row), replayed)
 
     async def explained(self, booking_id: str, order: Order, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Run *work* on a booking in a transaction of its own, and tell one that is missing from one on its way."""
-        try:
-            return await in_transaction(self._database, work)
-        except BookingNotFound:
-            await self._explain_missing(booking_id, order)
-            raise
+        """Run *work* on a booking in a transaction of its own, once it is in the ledger if it is on its way there."""
+        return await self._once_written(booking_id, order.admit, lambda: in_transaction(self._database, work))
 
     def seal_anew(self, row: Row, amendment: Amendment) -> bytes:
         """The details of *row*, amended, as they are kept.
@@ -309,16 +310,27 @@ class BookingDesk:
             logger.warning("booking not followed up", booking_id=booking_id, status=row["status"], reason=str(error))
         return open_booking(row, self._sealer)
 
-    async def _explain_missing(self, booking_id: str, order: Order) -> None:
-        """Tell a booking that is not there from one that is accepted and not in the ledger yet.
+    async def _once_written(
+        self, booking_id: str, admit: Callable[[str], Actor], attempt: Callable[[], Awaitable[T]]
+    ) -> T:
+        """What comes of *attempt*; where it finds no booking that was accepted, again when the ledger has it.
 
         Raises:
-            BookingNotFound, BookingRefused: It is not, nor will it be.
-            LedgerUnavailable: It is on its way: the same request may succeed in a moment.
+            BookingNotFound, BookingRefused: There is none, nor will there be.
+            NotWrittenYet: The ledger has not got it within a second: the same request may succeed in a moment.
         """
-        if self._find_accepted is not None:
-            order.admit((await self._find_accepted(booking_id)).customer_id)
-            raise LedgerUnavailable(f"booking {booking_id} is not written yet")
+        try:
+            return await attempt()
+        except BookingNotFound as error:
+            if self._find_accepted is None or error.is_foreign:  # the ledger has it, and it is somebody else's
+                raise
+        for pause_s in _ARRIVAL_PAUSES_S:
+            await asyncio.sleep(pause_s)
+            accepted = await self._find_accepted(booking_id)
+            admit(accepted.customer_id)  # before any more waiting: whose it is not gets no answer but 404
+            if accepted.durable:
+                return await attempt()
+        raise NotWrittenYet(booking_id)
 
     def _granting(self, row: Row, amount: int) -> dict[str, Any]:
         """The columns that say that *amount* more is granted back.

@@ -201,7 +201,7 @@ async def test_booking_on_its_way_to_the_ledger_is_told_from_one_that_is_not_the
         assert booking["durable"] is False
 
         answer = await world.ana.post(path_of(booking, "cancel"), {"reason": "ill"})
-        assert (answer.status_code, answer.json()["code"]) == (503, "ledger-unavailable")
+        assert (answer.status_code, answer.json()["code"]) == (503, "not-written-yet")
         assert answer.headers["retry-after"] == "1"
         assert (await world.ben.post(path_of(booking, "cancel"))).status_code == 404
 

@@ -1,6 +1,7 @@
 """Bookings while Postgres is slow or away: 202, 503 once too many wait, and 201 where the event leaves it to Redis."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -186,6 +187,59 @@ async def test_event_that_leaves_it_to_redis_sells_without_postgres(
     for booking in (confirmed.json(), booked.json()):
         found = (await shop.find(booking)).json()
         assert (found["status"], found["durable"], found["version"]) == ("confirmed", True, 1)
+
+
+@contextlib.asynccontextmanager
+async def nothing_written(services: Services, shop: Shop) -> AsyncIterator[None]:
+    """Let no booking of the shop's get into the ledger until the context ends; all else goes on."""
+    async with services.bookings.engine.connect() as connection:
+        locked = sa.text("SELECT FROM events WHERE id = :id FOR UPDATE")
+        await connection.execute(locked, {"id": shop.event_id})
+        yield
+        await connection.rollback()
+
+
+async def test_steps_and_quotes_of_a_booking_that_was_left_to_redis_wait_until_it_is_written(
+    services: Services, ana: Person, olga: Person
+) -> None:
+    shop = await open_shop(ana, olga, durability="redis")
+    async with nothing_written(services, shop):
+        booked = [(await shop.book()).json()["id"] for _ in range(4)]
+        asked = [
+            asyncio.create_task(ana.get(f"/v1/bookings/{booked[0]}/refund-quote")),
+            asyncio.create_task(ana.patch(f"/v1/bookings/{booked[1]}", {"notes": "x"})),
+            asyncio.create_task(ana.post(f"/v1/bookings/{booked[2]}/cancel")),
+            asyncio.create_task(olga.post(f"/v1/bookings/{booked[3]}/check-in")),
+        ]
+        await asyncio.sleep(0.05)
+        assert not any(task.done() for task in asked)
+    answers = await asyncio.gather(*asked)
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert answers[0].json()["amount"] == 4500
+    assert [answer.json().get("version") for answer in answers[1:]] == [2] * 3
+
+
+async def test_steps_and_quotes_of_a_booking_that_is_not_written_in_time_are_told_so(
+    services: Services, ana: Person, olga: Person
+) -> None:
+    shop = await open_shop(ana, olga, durability="redis")
+    stranger = Person(ana._client, "ben", "customer")
+    async with nothing_written(services, shop):
+        path = f"/v1/bookings/{(await shop.book()).json()['id']}"
+        answers = await asyncio.gather(
+            ana.get(f"{path}/refund-quote"),
+            ana.patch(path, {"notes": "x"}),
+            ana.patch(path, claim(floor=2)),
+            ana.post(f"{path}/cancel"),
+            olga.post(f"{path}/check-in"),
+        )
+        foreign = await asyncio.gather(stranger.get(f"{path}/refund-quote"), stranger.post(f"{path}/cancel"))
+        assert (await ana.get(path)).status_code == 200
+    assert [(one.status_code, one.json()["code"], one.headers["retry-after"]) for one in answers] == [
+        (503, "not-written-yet", "1")
+    ] * 5
+    assert not any("does not answer" in one.json()["detail"] for one in answers)
+    assert [one.json()["code"] for one in foreign] == ["booking-not-found"] * 2
 
 
 async def test_booking_that_was_left_to_redis_and_lost_in_the_ledger_is_refused_afterwards(

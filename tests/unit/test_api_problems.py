@@ -50,6 +50,7 @@ EXAMPLES: list[Exception] = [
     engine.IdempotencyInFlight(),
     engine.StoreUnavailable("redis://user:secret@host"),
     engine.LedgerUnavailable("postgresql://user:secret@host"),
+    engine.NotWrittenYet("x"),
     engine.JournalFull(),
     engine.PaymentOpen("x", "https://bank.test/pay"),
     engine.InventoryUnavailable("timeout"),
