@@ -35,11 +35,13 @@ from persistence.booking_history import HistoryLine
 from persistence.place_desk import PlaceWish
 
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2000, pattern=NOT_BLANK_PATTERN)]
-_Version = Annotated[int, msgspec.Meta(ge=1)]
+_Version = Annotated[int, msgspec.Meta(ge=0)]
+# A booking that is not durable yet has version 0; the ledger writes it as 1, and nobody has changed it by that.
+_ACCEPTED, _WRITTEN = 0, 1
 
 
 class StepRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Optional: the version that must be the current one."""
+    """Optional: the version that must be the current one. 0, told while it was not durable yet, is 1 since."""
 
     expected_version: _Version | None = None
 
@@ -303,7 +305,8 @@ def order_of(call: Call, request: StepRequest, event: Event, *, staff_only: bool
         return Actor(call.caller.sub, role, call.request_id.decode("ascii"))
 
     def expect(version: int) -> None:
-        expected_version(call, request.expected_version, current=version)
+        formerly = _ACCEPTED if version == _WRITTEN else None
+        expected_version(call, request.expected_version, current=version, formerly=formerly)
 
     return Order(admit=admit, expect=expect, once=call.once)
 

@@ -35,17 +35,22 @@ def tagged_answer(
     return Answer(200, encoded.body, content_type, tagged)
 
 
-def expected_version(call: Call, in_body: int | msgspec.UnsetType | None, *, current: int) -> int | None:
+def expected_version(
+    call: Call, in_body: int | msgspec.UnsetType | None, *, current: int, formerly: int | None = None
+) -> int | None:
     """The version a change must find, by ``If-Match`` or the body's ``expected_version``; ``None`` when any will do.
+
+    *formerly* is another number under which clients may know *current*, of a representation that was told before.
 
     Raises:
         VersionConflict: *current*, as just read, is not the one.
     """
+    known_as = (current,) if formerly is None else (current, formerly)
     if_match = call.headers.get(b"if-match")
-    if if_match is not None and not _names(if_match, b'"%d"' % current, weak=False):
+    if if_match is not None and not any(_names(if_match, b'"%d"' % version, weak=False) for version in known_as):
         raise VersionConflict(current, not_a_version=_VERSION_TAG.search(if_match) is None)
     if isinstance(in_body, int):
-        if in_body != current:
+        if in_body not in known_as:
             raise VersionConflict(current)
         return current
     return None if if_match is None or if_match.strip() == b"*" else current

@@ -242,6 +242,25 @@ async def test_steps_and_quotes_of_a_booking_that_is_not_written_in_time_are_tol
     assert [one.json()["code"] for one in foreign] == ["booking-not-found"] * 2
 
 
+async def test_version_that_was_told_before_a_booking_was_written_is_good_until_somebody_changes_it(
+    ana: Person, olga: Person
+) -> None:
+    shop = await open_shop(ana, olga, durability="redis")
+    first, second = await shop.book(), await shop.book()
+    assert [one.json()["version"] for one in (first, second)] == [0, 0]
+    for booked, told in ((first, {"if_match": first.headers["etag"]}), (second, {})):
+        path = f"/v1/bookings/{booked.json()['id']}"
+        body = {"notes": "x"} if told else {"notes": "x", "expected_version": booked.json()["version"]}
+        changed = await ana.patch(path, body, **told)
+        assert (changed.status_code, changed.json()["version"]) == (200, 2), changed.text
+        again = await ana.patch(path, body, **told)
+        assert (again.status_code, again.json()["code"], again.json()["current_version"]) == (
+            409,
+            "version-conflict",
+            2,
+        )
+
+
 async def test_booking_that_was_left_to_redis_and_lost_in_the_ledger_is_refused_afterwards(
     services: Services, ana: Person, olga: Person
 ) -> None:
