@@ -10,6 +10,7 @@ import structlog
 from api import errors as http
 from api import problem_shapes as shapes
 from api.answers import PROBLEM_JSON, Answer, Header, encode_json
+from api.idempotency import REPLAYED
 from engine import errors as engine
 
 logger = structlog.get_logger("holdfast.api")
@@ -77,7 +78,10 @@ def answer_problem(error: Exception, *, base_url: str, request_id: bytes, route:
                 code=kind.code,
                 reason=str(error).partition("\n")[0] or None,  # statements and their values are on lines of their own
             )
-    return Answer(kind.status, body, PROBLEM_JSON, kind.headers(error))
+    headers = kind.headers(error)
+    if isinstance(error, engine.Refusal) and error.replayed:
+        headers = (*headers, REPLAYED)
+    return Answer(kind.status, body, PROBLEM_JSON, headers)
 
 
 def kind_of_class(error_type: type[Exception]) -> Kind:

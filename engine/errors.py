@@ -44,7 +44,7 @@ be answered differently without anybody changing it. Infrastructure failures are
 """
 
 import datetime as dt
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import msgspec
 
@@ -54,9 +54,15 @@ class HoldfastError(Exception):
 
 
 class Refusal(HoldfastError):
-    """The request was understood, and the answer is no."""
+    """The request was understood, and the answer is no; ``replayed``: to an earlier one with the same key."""
 
     may_succeed_later: ClassVar[bool] = False
+    replayed = False
+
+    def again(self) -> Self:
+        """The same as what the idempotency key is answered once more."""
+        self.replayed = True
+        return self
 
 
 class InvalidRequest(Refusal):

@@ -23,6 +23,7 @@ from engine.errors import (
     InvalidRequest,
     LedgerUnavailable,
     PaymentDeclined,
+    Refusal,
     Unavailable,
 )
 from engine.ids import BookingId
@@ -315,10 +316,13 @@ class Checkout:
             payment = await self.store.find_last(booking_id)
         if payment is None:
             return Paid(booking, replayed=replayed)
+        refusal: Refusal | None = None
         if payment["state"] == "declined":
-            raise PaymentDeclined(booking_id, payment["reason"])
-        if booking.status in ("failed", "expired") and booking.confirmed_at is None:
-            raise HoldExpired(booking_id)  # what became of a 202: it never was a booking
+            refusal = PaymentDeclined(booking_id, payment["reason"])
+        elif booking.status in ("failed", "expired") and booking.confirmed_at is None:
+            refusal = HoldExpired(booking_id)  # what became of a 202: it never was a booking
+        if refusal is not None:
+            raise refusal.again() if replayed else refusal
         is_open = booking.status == "payment_initiated"
         return Paid(booking, payment["redirect_url"] if is_open else None, replayed)
 

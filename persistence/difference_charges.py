@@ -191,7 +191,7 @@ def _require_new_or_same(booking: Booking, ours: Sequence[Row], once: Once) -> N
         if kept != once.scope + once.body:
             raise IdempotencyKeyReused
         if one["state"] == "declined":
-            raise PaymentDeclined(booking.id, one["reason"])
+            raise PaymentDeclined(booking.id, one["reason"]).again()
 
 
 async def _transferred_at(connection: AsyncConnection, row: Row) -> dt.datetime | None:

@@ -147,6 +147,7 @@ async def test_declined_payment_answers_402_and_the_hold_can_be_paid_for_otherwi
 
     again = await ana.post("/v1/bookings", order("sim_declined", hold_id=hold_id), idempotency_key="one")
     assert (again.status_code, again.json()["code"]) == (402, "payment-declined")
+    assert ("idempotent-replayed" in declined.headers, again.headers["idempotent-replayed"]) == (False, "true")
     await check_money(services.bookings.engine, simulator)
 
 
@@ -387,6 +388,7 @@ async def test_booking_whose_payment_never_came_expires_and_the_payment_is_void(
     assert simulator.of(hold_id)[0]["status"] == "voided"
     again = await ana.post("/v1/bookings", request, idempotency_key="k")
     assert (again.status_code, again.json()["code"]) == (410, "hold-expired")
+    assert again.headers["idempotent-replayed"] == "true"
 
 
 @pytest.mark.parametrize("late_payment", ["book", "refund"])
