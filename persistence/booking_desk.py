@@ -132,10 +132,10 @@ class BookingDesk:
         return await self.take(booking_id, order, decide)
 
     async def reject(self, booking_id: str, order: Order, *, organizer_notes: str) -> Stepped:
-        """Turn down what was requested; the places are free when this returns."""
+        """Turn down what was requested, and grant back what was paid; the places are free when this returns."""
 
         def decide(row: Row, _: Actor) -> Step:
-            changes = {"organizer_notes": organizer_notes, "expires_at": None}
+            changes = self._letting_go(row) | {"organizer_notes": organizer_notes, "expires_at": None}
             return Step(to_status=status_after(row["status"], "reject"), reason=organizer_notes, changes=changes)
 
         return await self.take(booking_id, order, decide)
@@ -241,10 +241,10 @@ class BookingDesk:
         return await self.take(booking_id, order, decide)
 
     async def expire(self, booking_id: str, order: Order, *, reason: str) -> Stepped:
-        """End a request that nobody has decided on in time."""
+        """End a request that nobody has decided on in time, and grant back what was paid."""
 
         def decide(row: Row, _: Actor) -> Step:
-            return Step(to_status=status_after(row["status"], "expire"), reason=reason)
+            return Step(to_status=status_after(row["status"], "expire"), reason=reason, changes=self._letting_go(row))
 
         return await self.take(booking_id, order, decide)
 
@@ -347,6 +347,13 @@ class BookingDesk:
             status: PaymentStatus = "refunded" if refunded == row["amount"] else "partially_refunded"
             changes["payment_status"] = status
         return changes
+
+    def _letting_go(self, row: Row) -> dict[str, Any]:
+        """The columns that say that everything is granted back of a request that comes to nothing.
+
+        Of one that nothing was paid for through Holdfast nothing is: nobody has asked its customer for money yet.
+        """
+        return {} if row["payment_status"] == "none" else self._granting(row, row["amount"] - row["refunded"])
 
     def _is_paid_on_the_spot(self, row: Row) -> bool:
         return self._sealer.unseal(row["sealed"], _id_of(row)).payment_id is None

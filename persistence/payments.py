@@ -112,7 +112,9 @@ class PaymentsStore:
                 or await _has_chosen(connection, row["id"]) is not step.despite_payment
             ):
                 return False
-            changes = {"payment_status": "failed"}
+            changes: dict[str, Any] = {"payment_status": "failed"}
+            if step.despite_payment:
+                changes["refunded"] = row["amount"]  # granted now; the payment's side says when it has gone back
             await take_step(connection, row, Step(to_status=step.to_status, reason=reason, changes=changes), actor)
             return True
 

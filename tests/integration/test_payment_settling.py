@@ -14,8 +14,10 @@ from reconciling import Installation, reconciling
 from api.services import Services
 from engine.bookings import BookingDetails
 from engine.definition import Policy
+from engine.lifecycle import SYSTEM
 from holdfast.compose import make_equipment, open_parts
 from holdfast.settings import Settings, load_settings
+from persistence.booking_desk import Order
 from persistence.reconciling.single_round import SingleRound
 
 pytest_plugins = ("ledger_fixtures",)
@@ -154,7 +156,21 @@ async def test_rejection_lets_the_money_go(
     olga = Person(client, "olga", "organizer")
     response = await olga.post(f"/v1/bookings/{booking['id']}/reject", {"organizer_notes": "fully booked"})
     assert response.status_code == 200, response.text
-    assert (response.json()["status"], response.json()["payment_status"]) == ("rejected", "refunded")
+    told = response.json()
+    assert (told["status"], told["payment_status"], told["refunded"]) == ("rejected", "refunded", 9000)
+    statistics = (await olga.get(f"/v1/events/{booking['event_id']}/statistics")).json()
+    assert (statistics["rejected"], statistics["revenue"], statistics["refunded"]) == (1, 0, 9000)
+    assert simulator.of(booking["id"])[0]["status"] == "voided"
+    await check_money(services.bookings.engine, simulator)
+
+
+async def test_request_that_nobody_decided_on_lets_the_money_go(
+    client: httpx2.AsyncClient, services: Services, simulator: RunningSimulator
+) -> None:
+    booking = await paid_booking(client, approval="manual")
+    expired = await services.desk.expire(booking["id"], Order(admit=lambda _: SYSTEM), reason="nobody decided")
+    ended = expired.booking
+    assert (ended.status, ended.payment_status, ended.refunded) == ("expired", "refunded", 9000)
     assert simulator.of(booking["id"])[0]["status"] == "voided"
     await check_money(services.bookings.engine, simulator)
 

@@ -409,6 +409,7 @@ async def test_payment_that_comes_when_the_hold_is_gone_is_booked_or_let_go_as_t
         assert (payment["status"], await free_seats(olga, event_id)) == ("captured", 5)
     else:
         assert await status_of(ana, hold_id) == ("expired", "refunded")
+        assert (await ana.get(f"/v1/bookings/{hold_id}")).json()["refunded"] == 9000
         assert (payment["status"], await free_seats(olga, event_id)) == ("voided", 6)
     await check_money(services.bookings.engine, simulator)
 
