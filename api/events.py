@@ -178,10 +178,11 @@ async def answer_event(
 ) -> Answer:
     """The event, and to its organizer how far its cancelling has come."""
     view = view_event(event)
+    beside: tuple[int, ...] = ()
     if event.status == "cancelled" and call.caller.organizes(event.organizer_id):
         told = await read_cancellation(call.services.bookings.engine, event.id)
-        view = msgspec.structs.replace(view, cancellation=told)
-    return versioned_answer(call, view, event.version, status=status, headers=headers)
+        view, beside = msgspec.structs.replace(view, cancellation=told), (told.bookings, told.done)
+    return versioned_answer(call, view, event.version, *beside, status=status, headers=headers)
 
 
 async def managed_event(call: Call) -> Event:

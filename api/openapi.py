@@ -44,17 +44,18 @@ _HEADERS: dict[str, dict[str, Any]] = {
     },
     "If-Match": {
         "description": "Change only the version with this entity tag.",
-        "schema": {"type": "string", "pattern": '^"[0-9]{1,9}"$'},
+        "schema": {"type": "string", "pattern": '^"[0-9]{1,9}(-[0-9]{1,9}){0,2}"$'},
     },
     "If-None-Match": {
         "description": "Answer 304 when this is still the entity tag.",
-        "schema": {"type": "string", "pattern": '^"[0-9a-f]{1,32}"$'},
+        "schema": {"type": "string", "pattern": '^"[0-9a-f-]{1,32}"$'},
     },
 }
 
 _ANSWER_HEADERS: dict[str, dict[str, Any]] = {
     "ETag": {
-        "description": "A strong entity tag: the version, or a digest of the bytes.",
+        "description": "A strong entity tag: the version, with what changes without it (how far the cancelling of an "
+        "event has come), or a digest of the bytes. `If-Match` takes it as it is.",
         "schema": {"type": "string"},
     },
     "Link": {"description": "The next page (`rel=next`), if there is one.", "schema": {"type": "string"}},

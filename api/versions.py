@@ -11,14 +11,23 @@ from engine.snapshots import Encoded
 
 # The tag of a representation that somebody may look at again is checked anew every time; shared caches stay out of it.
 _PRIVATE: Header = (b"cache-control", b"private, no-cache")
-_VERSION_TAG = re.compile(rb'(?<!W/)"[0-9]+"')  # strong: a weak tag names no version that could be changed
+# Strong: a weak tag names no version that could be changed. What follows the version is no matter of changes.
+_VERSION_TAG = re.compile(rb'(?<!W/)"([0-9]+)(?:-[0-9]+)*"')
 
 
 def versioned_answer(
-    call: Call, value: msgspec.Struct, version: int, *, status: int = 200, headers: tuple[Header, ...] = ()
+    call: Call,
+    value: msgspec.Struct,
+    version: int,
+    *beside: int,
+    status: int = 200,
+    headers: tuple[Header, ...] = (),
 ) -> Answer:
-    """*value* with its entity tag; 304 when the client of a ``GET`` has this version already."""
-    tag = b'"%d"' % version
+    """*value* with its entity tag; 304 when the client of a ``GET`` has this representation already.
+
+    *beside* are figures in *value* that change without its version; the tag has them too, and changes ignore them.
+    """
+    tag = b'"%b"' % b"-".join(b"%d" % number for number in (version, *beside))
     tagged = ((b"etag", tag), _PRIVATE, *headers)
     if call.scope["method"] in ("GET", "HEAD") and _names(call.headers.get(b"if-none-match"), tag, weak=True):
         return Answer(304, headers=tagged)
@@ -47,8 +56,10 @@ def expected_version(
     """
     known_as = (current,) if formerly is None else (current, formerly)
     if_match = call.headers.get(b"if-match")
-    if if_match is not None and not any(_names(if_match, b'"%d"' % version, weak=False) for version in known_as):
-        raise VersionConflict(current, not_a_version=_VERSION_TAG.search(if_match) is None)
+    if if_match is not None:
+        versions = _VERSION_TAG.sub(rb'"\1"', if_match)
+        if not any(_names(versions, b'"%d"' % version, weak=False) for version in known_as):
+            raise VersionConflict(current, not_a_version=_VERSION_TAG.search(if_match) is None)
     if isinstance(in_body, int):
         if in_body not in known_as:
             raise VersionConflict(current)

@@ -164,6 +164,34 @@ async def test_bookings_of_a_cancelled_event_are_refunded_in_full_with_progress_
     assert (await ok(await world.ana.get(f"/v1/events/{event_id}")))["cancellation"] is None  # not theirs to know
 
 
+async def test_entity_tag_of_a_cancelled_event_changes_as_its_cancelling_goes_on(world: World) -> None:
+    event_id = await crowd(world, 60)
+    path = f"/v1/events/{event_id}"
+    cancelled = await world.olga.post(f"{path}/cancel")
+    told = {cancelled.headers["etag"]: cancelled.json()}
+    tag = cancelled.headers["etag"]
+
+    async def at_its_end() -> bool:
+        nonlocal tag
+        answer = await world.olga.get(path, if_none_match=tag)
+        tag = answer.headers["etag"]
+        if answer.status_code == 200:
+            assert told.setdefault(tag, answer.json()) == answer.json()
+        return told[tag]["cancellation"] == {"bookings": 60, "done": 60}
+
+    await until_so(at_its_end, within_s=30)
+    assert len(told) > 1
+    unchanged = await world.olga.get(path, if_none_match=tag)
+    assert (unchanged.status_code, unchanged.headers["etag"]) == (304, tag)
+    customers = await world.ana.get(path)
+    assert (customers.headers["etag"], customers.json()["cancellation"]) == ('"3"', None)
+    for known in told:  # whichever was told, it names this version
+        assert (await world.olga.post(f"{path}/cancel", if_match=known)).status_code == 200
+    for other in ('"2-60-60"', f"W/{tag}", '"33-60-60"'):
+        refused = await world.olga.post(f"{path}/cancel", if_match=other)
+        assert (refused.status_code, refused.json()["code"]) == (409, "version-conflict")
+
+
 async def test_cancelling_goes_on_where_a_process_has_died_once_its_lease_has_lapsed(world: World) -> None:
     event_id = await crowd(world, 60)
     aftercare = world.services.aftercare
