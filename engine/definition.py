@@ -4,6 +4,7 @@ Types and ranges are checked here, by msgspec, which names the JSON path of what
 another (a seat twice, a price list of the wrong length) is checked when ``engine.layout`` compiles the definition.
 """
 
+import contextlib
 import datetime as dt
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -160,7 +161,10 @@ else:  # the same members with the same bounds, of which all may be left out
 
 
 class EventDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything an organizer decides about an event; times carry a zone, money is in minor units of ``currency``."""
+    """Everything an organizer decides about an event; money is in minor units of ``currency``.
+
+    Times are given in any zone, and told in UTC.
+    """
 
     name: Name
     starts_at: Moment
@@ -173,6 +177,15 @@ class EventDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slots: SlotsDefinition | None = None
     policy: Policy = Policy()
     metadata: Metadata = {}
+
+    def __post_init__(self) -> None:
+        """Bring times to UTC: decoded, patched, imported, and as earlier versions stored them."""
+        for name, moment in (("starts_at", self.starts_at), ("ends_at", self.ends_at)):
+            if moment is None or moment.tzinfo in (None, dt.UTC):
+                continue
+            # At the ends of the calendar there is no such moment in UTC; the years are checked later.
+            with contextlib.suppress(OverflowError):
+                msgspec.structs.force_setattr(self, name, moment.astimezone(dt.UTC))
 
 
 class EventPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

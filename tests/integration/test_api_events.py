@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import httpx2
 import pytest
 import redis
@@ -88,6 +89,31 @@ async def test_key_makes_another_event_once_it_has_been_forgotten(
         ids.add(made.json()["id"])
         redis.Redis.from_url(redis_url).flushall()
     assert len(ids) == 2
+
+
+async def test_times_of_an_event_are_told_in_utc_whatever_zone_they_came_in(
+    olga: Person, ana: Person, database_url: str
+) -> None:
+    said = {"starts_at": "2035-05-01T21:00:00+02:00", "ends_at": "2035-05-01T19:30:00-02:00"}
+    event = await draft_of(olga, **said)
+    assert (event["starts_at"], event["ends_at"]) == ("2035-05-01T19:00:00Z", "2035-05-01T21:30:00Z")
+    path = f"/v1/events/{event['id']}"
+    moved = (await olga.patch(path, {"starts_at": "2035-05-01T21:15:00+05:30"})).json()
+    assert (moved["starts_at"], moved["ends_at"]) == ("2035-05-01T15:45:00Z", "2035-05-01T21:30:00Z")
+    opened = (await olga.post(f"{path}/open")).json()
+
+    # Earlier versions stored what they were told.
+    postgres = await asyncpg.connect(database_url)
+    try:
+        await postgres.execute("UPDATE events SET definition = definition || $1::jsonb", json.dumps(said))
+    finally:
+        await postgres.close()
+    for person in (olga, ana):
+        stored = (await person.get(path)).json()
+        assert stored == opened | {"starts_at": "2035-05-01T19:00:00Z"}
+        assert (await person.get("/v1/events")).json()["items"] == [stored]
+    held = await ana.post(f"{path}/holds", claim("A-1"))
+    assert held.status_code == 201, held.text
 
 
 async def test_event_without_an_id_gets_one(olga: Person) -> None:
