@@ -34,6 +34,7 @@ AGE_MAX = 150  # nobody has been older than 122
 
 # As the subject of a token can be: nobody else could ever be that customer.
 CustomerId = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=PRINTABLE_PATTERN)]
+_TO_DATE = "A date in UTC, which is the last day, or a moment with a zone (RFC 3339), which is excluded."
 _Line = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
@@ -110,12 +111,12 @@ class BookingPage(msgspec.Struct, frozen=True):
 
 
 class EventBookingQuery(PageQuery, frozen=True, forbid_unknown_fields=True):
-    """Which bookings of an event: by whom, in which status, made when; ``to_date`` is excluded."""
+    """Which bookings of an event: by whom, in which status, made when."""
 
     customer_id: CustomerId | None = None
     status: BookingStatus | None = None
     from_date: DateOrMoment | None = None
-    to_date: DateOrMoment | None = None
+    to_date: Annotated[DateOrMoment, msgspec.Meta(description=_TO_DATE)] | None = None
     q: Annotated[str, msgspec.Meta(min_length=1, max_length=128, description="A reference or an id.")] | None = None
 
     def wanted(self, *, event_id: str | None) -> BookingFilter:
@@ -129,7 +130,7 @@ class EventBookingQuery(PageQuery, frozen=True, forbid_unknown_fields=True):
             customer_id=self.customer_id,
             status=self.status,
             from_date=decode_moment(self.from_date, "from_date"),
-            to_date=decode_moment(self.to_date, "to_date"),
+            to_date=decode_moment(self.to_date, "to_date", is_end=True),
             q=self.q,
         )
 

@@ -23,7 +23,7 @@ DateOrMoment = Annotated[
     msgspec.Meta(
         min_length=10,
         max_length=40,
-        description="A date, or a moment with a zone (RFC 3339).",
+        description="A date in UTC, or a moment with a zone (RFC 3339).",
         extra={HINT: _DATE_OR_MOMENT},
         extra_json_schema={"anyOf": [{"format": "date"}, {"format": "date-time"}]},
     ),
@@ -32,6 +32,7 @@ DateOrMoment = Annotated[
 FREE_FORM_DEPTH_MAX = 16  # levels of objects and arrays inside metadata
 _INTEGER_RANGE = range(-(2**53) + 1, 2**53)  # what every JSON reader keeps exactly (RFC 8259, section 6)
 _YEARS = range(1970, 9999)
+_DAY = dt.timedelta(days=1)
 _QUERY_FIELDS_MAX = 32
 _AT = re.compile(r"(.*) - at (?:`key` in )?`(.*)`", re.DOTALL)
 _PATTERN = re.compile(r"Expected `str` matching regex (.*)", re.DOTALL)
@@ -190,23 +191,26 @@ def check_free_form(value: Any, path: str, *, depth_max: int | None = FREE_FORM_
             pending.extend((inner, f"{at}[{number}]", levels - 1) for number, inner in enumerate(member))
 
 
-def decode_moment(text: str | None, name: str) -> dt.datetime | None:
+def decode_moment(text: str | None, name: str, *, is_end: bool = False) -> dt.datetime | None:
     """A moment of a query: with a zone, or a date, which begins at midnight UTC.
+
+    With *is_end* it is where a range ends, itself excluded; a date is its last day, which is in it as a whole.
 
     Raises:
         InvalidRequest: It is neither, or out of the years that can be stored.
     """
     if text is None:
         return None
+    is_date = len(text) == len("2027-05-01")
     try:
-        if len(text) == len("2027-05-01"):
+        if is_date:
             moment = dt.datetime.combine(msgspec.convert(text, dt.date), dt.time(), dt.UTC)
         else:
             moment = msgspec.convert(text, Moment)
     except msgspec.ValidationError:
         raise InvalidRequest(name, f"Expected {_DATE_OR_MOMENT}") from None
     check_moment(moment, name)
-    return moment
+    return moment + _DAY if is_end and is_date else moment
 
 
 def check_moment(moment: dt.datetime, path: str) -> None:

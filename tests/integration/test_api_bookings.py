@@ -278,8 +278,12 @@ async def test_own_bookings_are_listed_the_newest_first_in_pages(ana: Person, be
 async def test_listing_is_narrowed_by_its_parameters(ana: Person, olga: Person) -> None:
     one, other = await open_event(olga), await open_event(olga)
     first, second = await booking_of(ana, one, "A-1"), await booking_of(ana, other, "A-1")
+    first_day, last_day = first["created_at"][:10], second["created_at"][:10]
     for query, expected in (
         (f"event_id={one}", [first]),
+        (f"from_date={first_day}&to_date={last_day}", [second, first]),  # of a date the whole day
+        (f"to_date={second['created_at']}", [first]),  # of a moment what was before
+        (f"to_date={first_day}T00:00:00Z", []),
         ("status=confirmed", [second, first]),
         ("status=cancelled", []),
         (f"q={second['reference']}", [second]),

@@ -282,6 +282,13 @@ def test_moment_of_a_query_is_a_date_at_midnight_utc_or_a_moment_with_a_zone() -
     assert decode_moment(None, "from_date") is None
 
 
+def test_date_ends_a_range_as_its_last_day_and_a_moment_as_itself() -> None:
+    assert decode_moment("2027-12-31", "to_date", is_end=True) == dt.datetime(2028, 1, 1, tzinfo=dt.UTC)
+    at_midnight = decode_moment("2027-12-31T00:00:00Z", "to_date", is_end=True)
+    assert at_midnight == dt.datetime(2027, 12, 31, tzinfo=dt.UTC)
+    assert decode_moment("9998-12-31", "to_date", is_end=True) == dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
+
+
 @pytest.mark.parametrize("text", ["2027-05-32", "2027-05-01T19:00:00", "yesterday!", "0001-01-01", "9999-12-31"])
 def test_moment_of_a_query_is_refused_when_it_is_none_or_out_of_range(text: str) -> None:
     with pytest.raises(InvalidRequest, match=r"such as 2027-05-01T19:00:00Z|the year must be") as refused:
