@@ -166,7 +166,7 @@ _transfer = msgspec.json.Decoder(TransferRequest)
 async def approve_booking(call: Call) -> Answer:
     """``POST /v1/bookings/{booking_id}/approve`` → 200; 409 invalid-transition unless it is pending."""
     request = decode_body(_approval, call.body or b"{}")
-    _check_moments(request, "estimated_pickup_time", "estimated_dropoff_time")
+    _check_ride(request, "estimated_pickup_time", "estimated_dropoff_time")
     order = order_of(call, request, await _event_of(call), staff_only=True)
     stepped = await call.services.desk.approve(
         call.params["booking_id"],
@@ -210,7 +210,7 @@ async def check_in_booking(call: Call) -> Answer:
 async def complete_booking(call: Call) -> Answer:
     """``POST /v1/bookings/{booking_id}/complete`` → 200."""
     request = decode_body(_completion, call.body or b"{}")
-    _check_moments(request, "actual_pickup_time", "actual_dropoff_time")
+    _check_ride(request, "actual_pickup_time", "actual_dropoff_time")
     order = order_of(call, request, await _event_of(call), staff_only=True)
     stepped = await call.services.desk.complete(
         call.params["booking_id"],
@@ -346,7 +346,15 @@ async def _seating_of(
     return lambda items: check_attendees(layout, items, attendees)
 
 
-def _check_moments(request: msgspec.Struct, *names: str) -> None:
-    for name in names:
-        if (moment := getattr(request, name)) is not None:
+def _check_ride(request: msgspec.Struct, pickup: str, dropoff: str) -> None:
+    """Refuse a ride whose moments cannot be stored, or that ends before it begins.
+
+    Raises:
+        InvalidRequest: It is one.
+    """
+    begin, end = getattr(request, pickup), getattr(request, dropoff)
+    for name, moment in ((pickup, begin), (dropoff, end)):
+        if moment is not None:
             check_moment(moment, f"$.{name}")
+    if begin is not None and end is not None and end < begin:
+        raise InvalidRequest(f"$.{dropoff}", f"must not be before {pickup}")

@@ -82,6 +82,7 @@ class _PlanForm(msgspec.Struct, frozen=True):
 _definition = msgspec.json.Decoder(EventDefinition)
 _patch = msgspec.json.Decoder(EventPatch)
 _FIXED = frozenset(EventDefinition.__struct_fields__) - frozenset(EventPatch.__struct_fields__)  # its id, its group
+_CHANGEABLE = tuple(name for name in EventPatch.__struct_fields__ if name != "expected_version")
 _transition_request = msgspec.json.Decoder(TransitionRequest)
 _plan_form = msgspec.json.Decoder(_PlanForm)
 _priced_plan = msgspec.json.Decoder(PricedPlan)
@@ -125,6 +126,8 @@ async def show_event(call: Call) -> Answer:
 async def patch_event(call: Call) -> Answer:
     """``PATCH /v1/events/{event_id}`` → 200; its definition can be changed while it is a draft."""
     patch = decode_body(_patch, call.body, fixed=_FIXED)
+    if all(getattr(patch, name) is msgspec.UNSET for name in _CHANGEABLE):
+        raise InvalidRequest("$", f"say at least one of {', '.join(_CHANGEABLE)}")
     _check_storable(patch)
     return await _patch_event(call, patch)
 

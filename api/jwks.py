@@ -39,6 +39,7 @@ class JwksKeys:
         self._clock = clock
         self._keys: dict[tuple[str, str], jwt.PyJWK] = {}
         self._tried_at: float | None = None
+        self._sought_at: float | None = None  # when a fetch was last made for an id that those at hand do not have
         self._lock = asyncio.Lock()
 
     async def find_key(self, header: Mapping[str, Any]) -> jwt.PyJWK:
@@ -55,8 +56,11 @@ class JwksKeys:
         # Whose key is at hand does not wait for a fetch under way; whose key is not, waits, and then looks again.
         if self._may_fetch(known=known) and not (known and self._lock.locked()):
             async with self._lock:
-                if self._may_fetch(known=wanted in self._keys):
+                known, had_some = wanted in self._keys, bool(self._keys)
+                if self._may_fetch(known=known):
                     await self._refresh()
+                    if had_some and not known:
+                        self._sought_at = self._clock()
         if not self._keys:
             raise KeysUnavailable
         if (key := self._keys.get(wanted)) is None:  # type: ignore[arg-type]  # both are strings: looked at above
@@ -66,8 +70,12 @@ class JwksKeys:
     def _may_fetch(self, *, known: bool) -> bool:
         if self._tried_at is None:
             return True
-        age_s = self._clock() - self._tried_at
-        return age_s >= (KEPT_S if known else REFETCH_MIN_S)
+        if known:
+            return self._clock() - self._tried_at >= KEPT_S
+        # How old the keys at hand are does not matter to one that was published since: the first such id is looked
+        # for at once, and none is for a while after.
+        last = self._sought_at if self._keys else self._tried_at
+        return last is None or self._clock() - last >= REFETCH_MIN_S
 
     async def _refresh(self) -> None:
         try:

@@ -226,6 +226,15 @@ async def test_moment_that_cannot_be_stored_is_refused(world: World) -> None:
     assert (answer.status_code, answer.json()["path"]) == (422, "$.estimated_pickup_time")
 
 
+@pytest.mark.parametrize(("step", "kind"), [("approve", "estimated"), ("complete", "actual")])
+async def test_ride_that_ends_before_it_begins_is_refused(world: World, step: str, kind: str) -> None:
+    booking = await (world.requested() if step == "approve" else world.booked())
+    times = {f"{kind}_pickup_time": "2035-05-01T17:00:00Z", f"{kind}_dropoff_time": "2035-05-01T18:59:59+02:00"}
+    refused = await world.olga.post(path_of(booking, step), times)
+    assert (refused.status_code, refused.json()["path"]) == (422, f"$.{kind}_dropoff_time")
+    await ok(await world.olga.post(path_of(booking, step), dict.fromkeys(times, "2035-05-01T17:00:00Z")))
+
+
 async def test_admin_lists_all_bookings_with_the_usual_filters(world: World) -> None:
     mine, theirs = await world.requested(), await world.booked()
     everything = await ok(await world.root.get("/v1/admin/bookings"))

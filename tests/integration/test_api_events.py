@@ -228,6 +228,14 @@ async def test_patch_changes_what_it_names_and_raises_the_version(olga: Person) 
     assert response.headers["etag"] == '"2"'
 
 
+@pytest.mark.parametrize("body", [{}, {"expected_version": 1}], ids=str)
+async def test_patch_that_changes_nothing_is_refused_and_raises_no_version(olga: Person, body: dict[str, Any]) -> None:
+    path = f"/v1/events/{(await draft_of(olga))['id']}"
+    refused = await olga.patch(path, body)
+    assert (refused.status_code, refused.json()["path"]) == (422, "$")
+    assert (await olga.get(path)).json()["version"] == 1
+
+
 @pytest.mark.parametrize("name", ["id", "group"])
 async def test_patch_of_what_stays_for_ever_is_refused_as_that(olga: Person, name: str) -> None:
     refused = await olga.patch(f"/v1/events/{(await draft_of(olga))['id']}", {name: "other"})

@@ -114,8 +114,23 @@ async def test_key_published_since_is_found() -> None:
     verifier = verifier_of(provider, clock)
     await verifier.verify(token_of(RSA_KEY, "r", "RS256"))
     provider.keys.append(jwk_of(EC_KEY, "new"))
-    clock.now_s += REFETCH_MIN_S
     assert (await verifier.verify(token_of(EC_KEY, "new", "ES256"))).sub == "ana"
+    provider.keys.append(jwk_of(RSA_KEY, "newer"))
+    with pytest.raises(Unauthenticated):
+        await verifier.verify(token_of(RSA_KEY, "newer", "RS256"))
+    clock.now_s += REFETCH_MIN_S
+    assert (await verifier.verify(token_of(RSA_KEY, "newer", "RS256"))).sub == "ana"
+    assert provider.fetches == 3
+
+
+async def test_made_up_key_ids_at_once_lead_to_one_fetch() -> None:
+    provider = Provider(jwk_of(RSA_KEY, "r"))
+    verifier = verifier_of(provider)
+    await verifier.verify(token_of(RSA_KEY, "r", "RS256"))
+    tokens = [token_of(RSA_KEY, f"made-up-{number}", "RS256") for number in range(20)]
+    refused = await asyncio.gather(*map(verifier.verify, tokens), return_exceptions=True)
+    assert {type(error) for error in refused} == {Unauthenticated}
+    assert provider.fetches == 2
 
 
 async def test_key_withdrawn_is_forgotten_when_the_set_is_fetched_anew() -> None:
