@@ -170,17 +170,20 @@ class Holding(Views):
         places = parse_places(reply[4].decode())
         return PayingHold(event=event, places=places, created_ms=reply[2], deadline_ms=reply[3])
 
-    async def release(self, hold_id: str, *, customer_id: str | None, once: Once | None = None) -> None:
+    async def release(
+        self, hold_id: str, *, customer_id: str | None, once: Once | None = None, made_with: Once | None = None
+    ) -> None:
         """Give a hold's places back at once.
 
-        A repetition succeeds with the same *once*; any other is told :class:`HoldReleased`.
+        A repetition succeeds with the same *once*; any other is told :class:`HoldReleased`. The key that the hold was
+        *made_with* is forgotten, also where the hold has ended before: the request that made it may be sent again.
 
         Raises:
             HoldNotFound, HoldExpired, HoldReleased, HoldConfirmed: It is not live, or not this customer's.
         """
         key, event = await self._find_event_of(hold_id)
-        args = [key.key.encode(), _owner(customer_id), attempt_of(once)]
-        reply = await self._kernel.run("release_hold", event, args)
+        args = [key.key.encode(), _owner(customer_id), attempt_of(once), made_with.body if made_with else b""]
+        reply = await self._kernel.run("release_hold", event, args, once=made_with.scope if made_with else None)
         if reply[0] != b"RELEASED":
             raise hold_refusal(reply[0], hold_id)
 

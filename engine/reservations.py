@@ -191,6 +191,8 @@ class Reservations(Holding):
         body, _, key = bytes(kept).partition(b"|")
         if body != once.body:
             raise IdempotencyKeyReused
+        if b"/" in key:  # that of a hold which is to be paid for: whether it came to a booking, the ledger says
+            return await self._find_replay(once, customer_id)
         return await self._resume(claim_id_of(key.decode(), event_id), customer_id)
 
     async def find_booking(self, booking_id: str, *, customer_id: str | None) -> Booking:

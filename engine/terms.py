@@ -129,14 +129,20 @@ class Terms:
     ) -> tuple[Hold, BookingDetails]:
         """Hold places and agree on their terms; when it comes to nothing they are given back.
 
+        Safe to repeat with the same *once*: the hold is the one that it made, as long as that lives, and then another.
+        That it has not come to a payment yet is for the caller to know.
+
         Raises:
             InventoryUnavailable, PlacesUnavailable: As :meth:`agree`; and whatever :meth:`Reservations.hold` raises.
         """
-        hold = (await self._reservations.hold(event_id, claim, customer_id=customer_id, once=once)).hold
+        held = await self._reservations.hold(event_id, claim, customer_id=customer_id, once=once)
+        if held.replayed and await self._is_over(held.hold, customer_id):
+            await self._give_back(held.hold, customer_id, once)
+            held = await self._reservations.hold(event_id, claim, customer_id=customer_id, once=once)
         try:
-            return hold, await self.agree(hold, details, customer_id=customer_id)
+            return held.hold, await self.agree(held.hold, details, customer_id=customer_id)
         except HoldfastError:
-            await self._give_back(hold, customer_id)
+            await self._give_back(held.hold, customer_id, once)
             raise
 
     async def agree(self, hold: Hold, details: BookingDetails, *, customer_id: str) -> BookingDetails:
@@ -222,8 +228,21 @@ class Terms:
             tuple(unavailable), held=0, sold=place_count, next_release_at=None, reason=answer.reason
         )
 
-    async def _give_back(self, hold: Hold, customer_id: str) -> None:
+    async def _is_over(self, hold: Hold, customer_id: str) -> bool:
+        """Whether a hold has ended without a booking, or is not known any more."""
         try:
-            await self._reservations.release(hold.id, customer_id=customer_id)
+            await self._reservations.find_hold(hold.id, customer_id=customer_id)
+        except (HoldExpired, HoldReleased, HoldNotFound):
+            return True
+        except HoldConfirmed:
+            pass  # by the same request, sent twice at once: whoever pays for it is told of the booking
+        return False
+
+    async def _give_back(self, hold: Hold, customer_id: str, made_with: Once | None = None) -> None:
+        """Let a hold go, and the key that it was *made_with*: what is asked for under it again is held anew."""
+        try:
+            await self._reservations.release(hold.id, customer_id=customer_id, made_with=made_with)
+        except (HoldExpired, HoldReleased):
+            pass  # by itself, or by the same request, sent twice at once
         except HoldfastError as error:
             logger.warning("a hold is left to lapse", hold_id=hold.id, reason=type(error).__name__)

@@ -248,9 +248,11 @@ class Venue:
     def begin_payment(self, hold_id: str, *, owner: str = "ana", ttl_ms: int = TTL_MS) -> list[Any]:
         return self._run("begin_payment", hold_id, owner, ttl_ms)
 
-    def release(self, hold_id: str, *, owner: str = "ana", attempt: str | None = None) -> list[Any]:
-        """Without an *attempt* of its own every call is another request."""
-        return self._run("release_hold", hold_id, owner, attempt or new_id())
+    def release(
+        self, hold_id: str, *, owner: str = "ana", attempt: str | None = None, once: str = "", body: str = "b1"
+    ) -> list[Any]:
+        """Without an *attempt* of its own every call is another request; *once* is the key that made the hold."""
+        return self._run("release_hold", hold_id, owner, attempt or new_id(), body if once else "", once=once)
 
     def read(self, hold_id: str, *, owner: str = "ana") -> list[Any]:
         return self._run("read_hold", hold_id, owner)

@@ -114,6 +114,41 @@ def test_release_whose_answer_was_lost_is_answered_again_and_another_one_is_late
     consistent(venue)
 
 
+@pytest.mark.parametrize("end", ["now", "before", "by itself", "so long ago that nobody knows"])
+def test_release_forgets_the_key_that_made_the_hold_and_no_other(runner: Runner, end: str) -> None:
+    venue = Venue(runner)
+    hold_id = venue.held("0:1;0*2", ttl_ms=1_000, once="k", body="b1")
+    if end == "before":
+        venue.release(hold_id)
+    elif end == "by itself":
+        venue.advance(1_000)
+    elif end != "now":
+        venue.release(hold_id)
+        runner.redis.delete(venue.key("ended"))
+    other = venue.held("0:1;0*1", once="other", body="b1")
+    with runner.writes_nothing():
+        assert venue.hold("0:1;0*2", once="k", body="b1")[0] == "REPLAYED"
+    venue.release(hold_id, once="k", body="b2")
+    venue.release(hold_id, once="other", body="b1")
+    assert venue.hold("0:1;0*2", once="k", body="b1")[0] == "REPLAYED"
+    assert venue.hold("0:1;0*1", once="other", body="b1")[1][0] == other
+    venue.release(hold_id, once="k", body="b1")
+    anew = venue.held("0:1;0*2", once="k", body="b1")
+    venue.release(hold_id, once="k", body="b1")  # its reply was lost, and it comes late
+    assert venue.hold("0:1;0*2", once="k", body="b1")[1][0] == anew
+    consistent(venue)
+
+
+def test_release_of_what_is_booked_or_somebody_elses_leaves_the_key(runner: Runner) -> None:
+    venue = Venue(runner)
+    live, booked = venue.held("0:1;0*1", once="k1"), venue.held("0:1;0*1", once="k2")
+    venue.confirm(booked)
+    with runner.writes_nothing():
+        assert venue.release(live, owner="bea", once="k1") == ["NOT_FOUND"]
+        assert venue.release(booked, once="k2") == ["BOOKED"]
+        assert [venue.hold("0:1;0*1", once=key)[1][0] for key in ("k1", "k2")] == [live, booked]
+
+
 def test_memory_of_ended_holds_has_a_fixed_size(runner: Runner) -> None:
     venue = Venue(runner)
     early, late = "0" * 23 + "abc", "1" * 23 + "abc"
