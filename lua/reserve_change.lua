@@ -127,7 +127,7 @@ if ev.status == 'cancelled' or (is_for_sale_only and #pieces > 0 and not is_on_s
 end
 local limit, maximum = check_growth(ev, booking)
 local missing = { held = 0, sold = 0 }
-if not limit and #pieces > 0 and line_is_first(ev) then
+if is_on_sale and not limit and #pieces > 0 and line_is_first(ev) then -- of a line off sale nobody is asked
   return { 'LINE' }
 elseif not limit and not check_pieces(ev, missing) then
   return { 'CONTINUE' }

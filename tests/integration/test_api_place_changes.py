@@ -235,6 +235,18 @@ async def test_after_the_sale_customers_only_give_up_and_organizers_do_everythin
     assert seats_of(ok(await world.olga.patch(path_of(booking), claim("A-1", "A-3")))) == ["A-1", "A-3"]
 
 
+async def test_after_the_sale_an_organizer_does_not_wait_for_a_line_that_nobody_asks(world: World) -> None:
+    booking = await world.booked("A-1", policy={"waitlist": True})
+    event_id = booking["event_id"]
+    held = ok(await world.ben.post(f"/v1/events/{event_id}/holds", claim("A-2")), 201)
+    ok(await world.ana.post(f"/v1/events/{event_id}/waitlist", claim("A-2")), 201)
+    ok(await world.olga.post(f"/v1/events/{event_id}/close"))
+    assert (await world.ben.delete(f"/v1/holds/{held['id']}")).status_code == 204
+
+    assert seats_of(ok(await world.olga.patch(path_of(booking), claim("A-1", "A-3")))) == ["A-1", "A-3"]
+    await world.assert_no_drift(event_id)
+
+
 async def test_key_makes_a_change_once(world: World) -> None:
     booking = await world.booked("A-1")
     for replayed in (None, "true"):

@@ -268,6 +268,22 @@ def test_nobody_is_asked_while_the_event_is_off_sale(venue: Venue) -> None:
     assert venue.offered() == [entry]
 
 
+def test_change_after_the_sale_does_not_wait_for_a_line_that_nobody_asks(venue: Venue) -> None:
+    hold = full(venue)
+    booking = venue.booked("0:1;1#0")
+    venue.joined("0:1;0*2", owner="cy")
+    venue.set_status("closed")
+    venue.release(hold, owner="ben")
+
+    assert (venue.waiting(), venue.offered()) == ("0", [])
+    assert venue.reserve(booking, "0:1;1#0", 2, "0:1;1#1", sale_only=False)[0] == "RESERVED"
+    venue.set_status("open", version=3)
+    other = venue.reserve(booking, "0:1;1#0", 2, "0:1;1#2", change="c2", sale_only=False)
+    assert other[0] == "BUSY"
+    venue.abandon(booking)
+    assert venue.reserve(booking, "0:1;1#0", 2, "0:1;1#2", change="c2", sale_only=False) == ["LINE"]
+
+
 def test_entry_whose_line_the_state_has_forgotten_is_put_back(venue: Venue) -> None:
     full(venue)
     entry = venue.joined("0:1;0*2")
