@@ -89,6 +89,11 @@ class JournalEntry(msgspec.Struct, frozen=True):
     once: bytes = b""
     body_digest: bytes = b""
 
+    @property
+    def booking_key(self) -> bytes:
+        """What the entry itself calls its booking: the booking's name inside the event's hashes."""
+        return self.booking_id.partition("~")[0].encode()
+
 
 class Booking(msgspec.Struct, frozen=True):
     """A booking as clients see it; ``durable`` once the ledger has it, and ``reference`` is ``None`` until then."""

@@ -11,7 +11,7 @@ import structlog
 
 from engine.bookings import JournalEntry
 from engine.ids import BookingId, claim_id_of, parse_claim_id
-from engine.journal import parse_entry, read_entry
+from engine.journal import booking_of, parse_entry, read_entry
 from engine.kernel import Kernel
 
 REASON_MAX = 1_000  # characters of an error kept in a letter: enough for any that Postgres writes
@@ -85,19 +85,19 @@ def parse_letter(partition: int, journal_id: bytes, raw: bytes) -> DeadLetter:
     return DeadLetter(partition, journal_id.decode(errors="backslashreplace"), letter, raw)
 
 
-async def bury(kernel: Kernel, partition: int, journal_id: str, *, reason: str) -> bool:
-    """Move an entry to the dead letters; returns whether it was still in the journal.
+async def bury(kernel: Kernel, partition: int, journal_id: str, *, booking: bytes, reason: str) -> bool:
+    """Move an entry to the dead letters; returns whether it was still in the journal, as that of this *booking*.
 
     Raises:
         StoreUnavailable: Redis does not answer; the next drain will come here again.
     """
     fields = await read_entry(kernel, partition, journal_id)
-    if fields is None:
+    if fields is None or booking_of(fields) != booking:
         return False
     pairs = zip(fields[::2], fields[1::2], strict=True)
     now_ms = await kernel.time_ms(partition)
     letter = Letter(reason[:REASON_MAX], now_ms, tuple(_field(name, value) for name, value in pairs))
-    reply = await kernel.run_in_partition("bury_entry", partition, [journal_id.encode(), _encode(letter)])
+    reply = await kernel.run_in_partition("bury_entry", partition, [journal_id.encode(), _encode(letter), booking])
     is_buried: bool = reply[0] == b"BURIED"
     if is_buried:
         logger.error("journal entry buried", partition=partition, journal_id=journal_id, reason=letter.reason)

@@ -13,7 +13,7 @@ from engine.catalog import Catalog
 from engine.dead_letters import bury
 from engine.errors import EventNotFound, EventNotOpen, LedgerUnavailable
 from engine.events import SellableEvent
-from engine.journal import drop_entries, entry_order, journal_tail, parse_entry, read_journal
+from engine.journal import booking_of, drop_entries, entry_order, journal_tail, parse_entry, read_journal
 from engine.kernel import Kernel
 from engine.ports import Ledger, Refused, UnwritableEntry
 from engine.settlement import Settlement
@@ -111,29 +111,30 @@ class Drainer:
     async def _settle_page(self, partition: int, raw: Sequence[Any]) -> Drained:
         """Write a page together; refusals and poison, which are few, are seen to one by one."""
         known: list[tuple[JournalEntry, SellableEvent]] = []
-        poison: list[tuple[str, str]] = []
+        poison: list[tuple[str, bytes, str]] = []
         for journal_id, fields in raw:
             try:
                 entry = parse_entry(journal_id, fields)
                 known.append((entry, await self._catalog.get(entry.event_id)))
             except (ValueError, IndexError) as error:
-                poison.append((journal_id.decode(), f"it cannot be read: {error}"))
+                poison.append((journal_id.decode(), booking_of(fields), f"it cannot be read: {error}"))
             except (EventNotFound, EventNotOpen) as error:
-                poison.append((journal_id.decode(), f"the ledger has no event {error.event_id!r} on sale"))
+                reason = f"the ledger has no event {error.event_id!r} on sale"
+                poison.append((journal_id.decode(), booking_of(fields), reason))
         outcomes = await self._ledger.commit_all(known)
-        written: list[str] = []
+        written: list[JournalEntry] = []
         for (entry, event), outcome in zip(known, outcomes, strict=True):
             match outcome:
                 case None:
-                    written.append(entry.journal_id)
+                    written.append(entry)
                 case Refused():
                     await self._settlement.undo(entry, event, outcome)
                 case UnwritableEntry():
-                    poison.append((entry.journal_id, str(outcome)))
+                    poison.append((entry.journal_id, entry.booking_key, str(outcome)))
         if written:
             await drop_entries(self._kernel, partition, written)
-        for journal_id, reason in poison:
-            await bury(self._kernel, partition, journal_id, reason=reason)
+        for journal_id, booking, reason in poison:
+            await bury(self._kernel, partition, journal_id, booking=booking, reason=reason)
         settled, buried = len(raw) - len(poison), len(poison)
         figures.DRAINED.add(count=settled)
         figures.BURIED.add(count=buried)

@@ -56,7 +56,7 @@ class Settlement:
         self._loader = loader
         self._verification = verification
         self._under_way: set[asyncio.Future[Any]] = set()
-        self._done: dict[int, list[str]] = defaultdict(list)
+        self._done: dict[int, list[JournalEntry]] = defaultdict(list)
         self._dropper: asyncio.Task[None] | None = None
 
     def start(self, entry: JournalEntry, event: SellableEvent, details: BookingDetails) -> "asyncio.Future[Settled]":
@@ -98,7 +98,7 @@ class Settlement:
             settled.cancel()
             return
         if committing.exception() is None and isinstance(outcome := committing.result(), Committed):
-            self._drop(self._kernel.partition_of(event), entry.journal_id)
+            self._drop(self._kernel.partition_of(event), entry)
             if not settled.done():
                 settled.set_result(Settled(outcome.booking))
             return
@@ -116,13 +116,13 @@ class Settlement:
         try:
             outcome = await committing
         except UnwritableEntry as error:
-            await self._bury(partition, entry.journal_id, str(error))
+            await self._bury(partition, entry, str(error))
             raise
         if isinstance(outcome, Committed):
-            self._drop(partition, entry.journal_id)
+            self._drop(partition, entry)
             return Settled(outcome.booking)
         if was_buried and outcome.reason == "stale_epoch":
-            await self._bury(partition, entry.journal_id, OUTDATED)
+            await self._bury(partition, entry, OUTDATED)
             self._keep_going(self._reload(event.event.id))  # as in the undoing
             raise UnwritableEntry(OUTDATED)
         await self.undo(entry, event, outcome)
@@ -179,9 +179,10 @@ class Settlement:
         if self._dropper is not None:
             await self._dropper
 
-    async def _bury(self, partition: int, journal_id: str, reason: str) -> None:
+    async def _bury(self, partition: int, entry: JournalEntry, reason: str) -> None:
+        journal_id = entry.journal_id
         try:
-            await bury(self._kernel, partition, journal_id, reason=reason)
+            await bury(self._kernel, partition, journal_id, booking=entry.booking_key, reason=reason)
         except StoreUnavailable as error:
             logger.warning("unwritable entry stays in the journal for now", journal_id=journal_id, reason=str(error))
 
@@ -191,17 +192,17 @@ class Settlement:
         except HoldfastError as error:
             logger.warning("event not reloaded", event_id=event_id, error=type(error).__name__, reason=str(error))
 
-    def _drop(self, partition: int, journal_id: str) -> None:
+    def _drop(self, partition: int, entry: JournalEntry) -> None:
         """Forget an entry soon, together with others: nobody waits for it, and a leftover is only committed again."""
-        self._done[partition].append(journal_id)
+        self._done[partition].append(entry)
         if self._dropper is None:
             self._dropper = asyncio.create_task(self._drop_all())
 
     async def _drop_all(self) -> None:
         try:
             while self._done:
-                partition, journal_ids = self._done.popitem()
-                await drop_entries(self._kernel, partition, journal_ids)
+                partition, entries = self._done.popitem()
+                await drop_entries(self._kernel, partition, entries)
         except StoreUnavailable as error:
             logger.warning("settled entries stay in the journal for now", reason=str(error))
         finally:

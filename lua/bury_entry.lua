@@ -6,15 +6,17 @@
 --
 -- ARGV[1] journal_id
 -- ARGV[2] letter      the entry as it is kept there, with the reason
+-- ARGV[3] booking_id  that the entry names; '' where it names none
 --
 -- Returns {'BURIED'}
 --         {'NOT_FOUND'}   the journal has no such entry (any more)
 
+--- @include journal
 --- @keys
 
-local journal_id, letter = ARGV[1], ARGV[2]
+local journal_id, letter, booking_id = ARGV[1], ARGV[2], ARGV[3]
 
-if #redis.call('XRANGE', keys.journal, journal_id, journal_id) == 0 then
+if not is_entry_of(keys.journal, journal_id, booking_id) then
   return { 'NOT_FOUND' }
 end
 

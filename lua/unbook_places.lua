@@ -33,6 +33,7 @@
 --- @include release
 --- @include server
 --- @include book
+--- @include journal
 --- @include block
 --- @include removed
 --- @include unbook
@@ -41,7 +42,7 @@
 local booking_id, journal_id, owner, body, keeps = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == 'keep'
 
 local ev = read_event(keys, read_clock())
-if journal_id ~= '' then
+if journal_id ~= '' and is_entry_of(keys.journal, journal_id, booking_id) then
   redis.call('XDEL', keys.journal, journal_id)
 end
 tell_refused(keys, booking_id, owner, body)

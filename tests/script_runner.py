@@ -342,8 +342,15 @@ class Venue:
     def read_booking(self, booking_id: str, *, owner: str = "") -> list[Any]:
         return self._run("read_booking", booking_id, owner)
 
-    def bury(self, journal_id: str, letter: str = "letter") -> list[Any]:
-        return self._run("bury_entry", journal_id, letter)
+    def bury(self, journal_id: str, letter: str = "letter", *, booking_id: str | None = None) -> list[Any]:
+        """Without a *booking_id* that which the entry names."""
+        if booking_id is None:
+            booking_id = dict(self.journal()).get(journal_id, {}).get("booking", "")
+        return self._run("bury_entry", journal_id, letter, booking_id)
+
+    def drop(self, *entries: tuple[str, str]) -> list[Any]:
+        """Drop entries as (journal id, booking id)."""
+        return self._run("drop_entries", *itertools.chain.from_iterable(entries))
 
     def revive(self, journal_id: str, booking_id: str, letter: str = "letter", **fields: str) -> list[Any]:
         return self._run("revive_entry", journal_id, letter, booking_id, *itertools.chain.from_iterable(fields.items()))

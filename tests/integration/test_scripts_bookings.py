@@ -1,6 +1,7 @@
 """Confirming, booking and undoing; and building an event from the ledger, which is where bookings come back from."""
 
 from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
@@ -188,6 +189,35 @@ def test_unbooking_drops_the_journal_entry_even_when_nothing_else_is_left_to_do(
     venue.redis.delete(venue.key("state"))
     assert venue.unbook(second, second_entry) == ["NOT_LOADED"]
     assert [entry["booking"] for _, entry in venue.journal()] == [kept]
+
+
+def test_settled_entries_are_dropped_together_and_once(runner: Runner) -> None:
+    venue = Venue(runner)
+    first, kept, second = (venue.booked("0:1;0*1") for _ in range(3))
+    ids = {entry["booking"]: journal_id for journal_id, entry in venue.journal()}
+    assert venue.drop((ids[first], first), (ids[second], second)) == ["DROPPED", 2]
+    assert venue.drop((ids[first], first), (ids[second], second)) == ["DROPPED", 0]
+    assert [entry["booking"] for _, entry in venue.journal()] == [kept]
+    assert venue.drop() == ["DROPPED", 0]
+
+
+def test_entry_that_has_the_id_of_one_that_a_failover_lost_is_left_alone(runner: Runner) -> None:
+    venue = Venue(runner)
+    lost = venue.booked("0:1;0*1")
+    ((journal_id, entry),) = venue.journal()
+    other = entry | {"booking": new_id()}
+    venue.redis.delete(venue.partition_key("journal"))
+    venue.redis.xadd(venue.partition_key("journal"), other, id=journal_id)  # type: ignore[arg-type]
+
+    assert venue.drop((journal_id, lost)) == ["DROPPED", 0]
+    assert venue.bury(journal_id, booking_id=lost) == ["NOT_FOUND"]
+    assert venue.unbook(lost, journal_id)[0] == "UNBOOKED"
+
+    assert venue.journal() == [(journal_id, other)]
+    assert venue.bury(journal_id) == ["BURIED"]
+    nameless: Any = venue.redis.xadd(venue.partition_key("journal"), {"nonsense": "yes"})
+    assert venue.bury(nameless.decode(), booking_id="") == ["BURIED"]
+    assert venue.journal() == []
 
 
 def test_undone_booking_can_be_found_neither_as_hold_nor_as_booking(runner: Runner) -> None:

@@ -25,6 +25,7 @@ DONE = {
     "RELEASED",
     "CONFIRMED",
     "UNBOOKED",
+    "DROPPED",
     "REAPED",
     "SET",
     "LOADING",
@@ -561,6 +562,13 @@ def _buried(runner: Runner) -> tuple[Venue, str, str]:
 def _known_though_buried(runner: Runner) -> tuple[Venue, Act]:
     venue, booking_id, _ = _buried(runner)
     return venue, lambda: venue.read_booking(booking_id)
+
+
+@situation("drop_entries", "DROPPED")
+def _dropped(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    booking_id = venue.booked("0:1;0*2")
+    return venue, lambda: venue.drop((venue.journal()[0][0], booking_id))
 
 
 @situation("bury_entry", "BURIED")

@@ -15,7 +15,7 @@ from engine.bookings import BookingDetails
 from engine.definition import Policy
 from engine.errors import PlacesUnavailable
 from engine.events import SellableEvent
-from engine.ids import BookingId
+from engine.ids import BookingId, new_claim_id
 from engine.kernel import Kernel
 from engine.keys import event_key, partition_key
 from engine.lifecycle import Actor
@@ -67,6 +67,31 @@ async def test_booking_is_written_and_leaves_the_journal_although_its_caller_has
     assert booking is not None
     assert (booking.status, booking.notes) == ("confirmed", "window")
     assert await journal_length(redis_url, shop, event) == 0
+
+
+async def test_entry_that_a_new_primary_gave_the_same_id_is_not_dropped_for_the_old_one(
+    redis_url: str, shop: Shop, lab: Lab
+) -> None:
+    """The replica that took over lacks the first booking's entry; its clock is behind, and it gives the id again."""
+    event = await lab.event()
+    held = await shop.reservations.hold(event.event.id, claim(section="stalls", seats=["A-1"]), customer_id="ana")
+    journal = partition_key(shop.kernel.partition_of(event), "journal")
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        async with driver_connection(lab.engine) as connection, connection.transaction():
+            await connection.execute("LOCK TABLE bookings")
+            confirming = asyncio.create_task(
+                shop.reservations.confirm(held.hold.id, BookingDetails(), customer_id="ana")
+            )
+            while not await client.xlen(journal):  # noqa: ASYNC110 - another connection writes it
+                await asyncio.sleep(0)
+            ((journal_id, fields),) = await client.xrange(journal)
+            other = fields | {b"booking": new_claim_id(event.event.id).partition("~")[0].encode()}
+            await client.delete(journal)
+            await client.xadd(journal, other, id=journal_id)
+        assert (await confirming).booking.durable
+        await shop.settlement.close()
+
+        assert await client.xrange(journal) == [(journal_id, other)]
 
 
 async def test_booking_that_the_ledger_refuses_is_undone_although_its_caller_has_gone(
