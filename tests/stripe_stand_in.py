@@ -23,7 +23,10 @@ from starlette.routing import Route
 
 
 class StripeStandIn:
-    """Its intents by id, and every request that it has had; the next *failing* ones are done and answered 502."""
+    """Its intents by id, and every request that it has had; the next *failing* ones are done and answered 502.
+
+    So are the next of *lost_refunds*, whatever was asked for before them.
+    """
 
     def __init__(self) -> None:
         self.url = ""
@@ -31,6 +34,7 @@ class StripeStandIn:
         self.refunds: list[dict[str, Any]] = []
         self.requests: list[tuple[str, dict[str, str], dict[str, str]]] = []
         self.failing = 0
+        self.lost_refunds = 0
         self._answers: dict[str, tuple[int, Any]] = {}
         self._forms: dict[str, dict[str, str]] = {}
         self._numbers = itertools.count(1)
@@ -43,6 +47,7 @@ class StripeStandIn:
                 Route("/v1/payment_intents/{id}/capture", self._capture, methods=["POST"]),
                 Route("/v1/payment_intents/{id}/cancel", self._cancel, methods=["POST"]),
                 Route("/v1/refunds", self._refund, methods=["POST"]),
+                Route("/v1/refunds", self._list_refunds, methods=["GET"]),
             ]
         )
 
@@ -76,10 +81,29 @@ class StripeStandIn:
             if int(form["amount"]) > intent["amount_received"] - given:
                 return 400, _error("charge_already_refunded", None)
             made = {"id": f"re_{next(self._numbers)}", "payment_intent": intent["id"], "amount": int(form["amount"])}
+            made |= {"status": "succeeded", "metadata": _metadata(form)}
             self.refunds.append(made)
             return 200, made
 
-        return await self._once(request, refund)
+        answer = await self._once(request, refund)
+        if self.lost_refunds:
+            self.lost_refunds -= 1
+            return Response("a proxy on the way", status_code=502)
+        return answer
+
+    async def _list_refunds(self, request: Request) -> Response:
+        """The newest first, as many as were asked for."""
+        if self.failing:
+            self.failing -= 1
+            return Response("a proxy on the way", status_code=502)
+        intent, limit = request.query_params["payment_intent"], int(request.query_params.get("limit", "10"))
+        theirs = [one for one in reversed(self.refunds) if one["payment_intent"] == intent]
+        return JSONResponse({"object": "list", "data": theirs[:limit], "has_more": len(theirs) > limit})
+
+    def forget_keys(self) -> None:
+        """A day has passed: every ``Idempotency-Key`` is as new."""
+        self._answers.clear()
+        self._forms.clear()
 
     async def _show(self, request: Request) -> Response:
         intent = self.intents.get(request.path_params["id"])
@@ -93,7 +117,7 @@ class StripeStandIn:
             "status": status or "requires_payment_method",
             "amount": int(form["amount"]),
             "amount_received": 0,
-            "metadata": {name[9:-1]: value for name, value in form.items() if name.startswith("metadata[")},
+            "metadata": _metadata(form),
             "next_action": None,
             "last_payment_error": None,
         }
@@ -120,6 +144,10 @@ class StripeStandIn:
             )
         status, body = self._answers[key]
         return JSONResponse(body, status_code=status)
+
+
+def _metadata(form: dict[str, str]) -> dict[str, str]:
+    return {name[9:-1]: value for name, value in form.items() if name.startswith("metadata[")}
 
 
 def _error(code: str, intent: dict[str, Any] | None) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """The adapter to Stripe: PaymentIntents with manual capture, over its HTTP API (docs/decisions/0019).
 
 A payment is created and confirmed in one call, whose ``Idempotency-Key`` is the payment's own key: asked again, Stripe
-gives the first answer again. That is also how a payment is looked up whose answer was lost with its id in it.
+gives the first answer again. That is also how a payment is looked up whose answer was lost with its id in it. Stripe
+forgets keys after a day; what must not be done twice even then, a refund, is looked for first.
 """
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import httpx2
 import msgspec
@@ -17,6 +18,8 @@ from holdfast.payments.signatures import require_signature
 
 API_VERSION = "2024-06-20"  # what the fields below are those of
 KEY_FIELD = "holdfast_payment"  # of the metadata: webhooks name our payment by it
+REFUND_FIELD = "holdfast_refund"  # of a refund's metadata: its key, for longer than Stripe remembers that as one
+REFUNDS_MAX = 100  # of one payment that are looked through, the newest: as many as Stripe lists at once
 
 _OUTCOMES: Mapping[str, Outcome] = {
     "requires_payment_method": "declined",
@@ -37,6 +40,15 @@ class _RedirectTo(msgspec.Struct, frozen=True):
 
 class _NextAction(msgspec.Struct, frozen=True):
     redirect_to_url: _RedirectTo | None = None
+
+
+class _Refund(msgspec.Struct, frozen=True):
+    status: str | None = None
+    metadata: dict[str, str] = {}
+
+
+class _Refunds(msgspec.Struct, frozen=True):
+    data: list[_Refund]
 
 
 class _LastError(msgspec.Struct, frozen=True):
@@ -75,6 +87,7 @@ class _Event(msgspec.Struct, frozen=True):
 
 
 _intent = msgspec.json.Decoder(_Intent)
+_refunds = msgspec.json.Decoder(_Refunds)
 _failure = msgspec.json.Decoder(_Failure)
 _event = msgspec.json.Decoder(_Event)
 _object = msgspec.json.Decoder(_Object)
@@ -139,10 +152,16 @@ class StripeProvider:
         return said if said.outcome in ("voided", "unknown") else await self._show(ref)
 
     async def refund(self, charge: Charge, amount: int, *, key: str) -> Literal["done", "refused", "unknown"]:
-        """Give *amount* back."""
-        form = {"payment_intent": charge.provider_ref or "", "amount": str(amount)}
-        response = await self._send("POST", "/v1/refunds", form, key=key)
-        if response is None or response.status_code >= 500 or response.status_code in _TRY_AGAIN:
+        """Give *amount* back, unless that was done by an earlier call whose answer was lost, however long ago."""
+        ref = charge.provider_ref or ""
+        listed = await self._send("GET", f"/v1/refunds?payment_intent={ref}&limit={REFUNDS_MAX}")
+        if (made := _find_refund(listed, key)) is not None:
+            return made
+        form = {"payment_intent": ref, "amount": str(amount)}
+        response = await self._send("POST", "/v1/refunds", form | {f"metadata[{REFUND_FIELD}]": key}, key=key)
+        if _says_key_in_use(response):  # by an earlier version, which gave refunds no metadata: its answer again
+            response = await self._send("POST", "/v1/refunds", form, key=key)
+        if not _has_decided(response):
             return "unknown"
         return "done" if response.status_code < 300 else "refused"
 
@@ -191,6 +210,37 @@ class StripeProvider:
 # Its key was used with other parameters (by an older version, or another return URL): that may have set money aside.
 _KEY_IN_USE = "idempotency_error"
 _TRY_AGAIN = (401, 403, 409, 429)  # a key that was withdrawn, a call under way, too many: nothing is decided
+
+
+def _has_decided(response: httpx2.Response | None) -> TypeGuard[httpx2.Response]:
+    if response is None or response.status_code >= 500 or response.status_code in _TRY_AGAIN:
+        return False
+    return not _says_key_in_use(response)
+
+
+def _says_key_in_use(response: httpx2.Response | None) -> bool:
+    if response is None or response.status_code != 400:
+        return False
+    try:
+        return _failure.decode(response.content).error.type == _KEY_IN_USE
+    except msgspec.DecodeError:
+        return False
+
+
+def _find_refund(listed: httpx2.Response | None, key: str) -> Literal["done", "refused", "unknown"] | None:
+    """What has become of a refund, by the list of those of its payment; ``None`` when it was never made."""
+    if not _has_decided(listed):
+        return "unknown"
+    if listed.status_code >= 300:
+        return None  # there is no such payment, and whoever asks for a refund of it is told so
+    try:
+        refunds = _refunds.decode(listed.content).data
+    except msgspec.DecodeError:
+        return "unknown"
+    ours = next((one for one in refunds if one.metadata.get(REFUND_FIELD) == key), None)
+    if ours is None:
+        return None
+    return "refused" if ours.status in ("failed", "canceled") else "done"
 
 
 def _read(response: httpx2.Response | None) -> Said:

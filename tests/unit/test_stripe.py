@@ -29,6 +29,7 @@ def stand_in(running: StripeStandIn) -> StripeStandIn:
     running.intents.clear()
     running.refunds.clear()
     running.requests.clear()
+    running.forget_keys()
     return running
 
 
@@ -130,11 +131,43 @@ async def test_refund_is_made_once_and_never_more_than_was_taken(
     one = charge()
     one = with_ref(one, await stripe.authorize(one))
     await stripe.capture(one, 9000)
-    stand_in.failing = 1
-    outcomes = [await stripe.refund(one, 5000, key="r1") for _ in range(3)]
-    assert outcomes == ["unknown", "done", "done"]
+    stand_in.failing = stand_in.lost_refunds = 1
+    outcomes = [await stripe.refund(one, 5000, key="r1") for _ in range(4)]
+    assert outcomes == ["unknown", "unknown", "done", "done"]
     assert [made["amount"] for made in stand_in.refunds] == [5000]
     assert await stripe.refund(one, 5000, key="r2") == "refused"
+
+
+async def test_refund_whose_answer_was_lost_is_made_once_although_its_key_was_forgotten(
+    stripe: StripeProvider, stand_in: StripeStandIn
+) -> None:
+    one = charge()
+    one = with_ref(one, await stripe.authorize(one))
+    await stripe.capture(one, 9000)
+    assert await stripe.refund(one, 1000, key="r1") == "done"
+    stand_in.lost_refunds = 1
+    assert await stripe.refund(one, 1000, key="r2") == "unknown"
+    stand_in.forget_keys()
+
+    assert [await stripe.refund(one, 1000, key=key) for key in ("r2", "r1")] == ["done", "done"]
+    assert [made["amount"] for made in stand_in.refunds] == [1000, 1000]
+    stand_in.refunds[1]["status"] = "failed"  # the bank has sent it back
+    assert await stripe.refund(one, 1000, key="r2") == "refused"
+
+
+async def test_refund_that_an_earlier_version_asked_for_is_made_once(
+    stripe: StripeProvider, stand_in: StripeStandIn
+) -> None:
+    one = charge()
+    one = with_ref(one, await stripe.authorize(one))
+    await stripe.capture(one, 9000)
+    form = {"payment_intent": one.provider_ref or "", "amount": "5000"}
+    async with httpx2.AsyncClient() as client:
+        await client.post(f"{stand_in.url}/v1/refunds", data=form, headers={"idempotency-key": "r1"})
+
+    assert await stripe.refund(one, 4000, key="r1") == "unknown"  # not that one
+    assert await stripe.refund(one, 5000, key="r1") == "done"
+    assert [made["amount"] for made in stand_in.refunds] == [5000]
 
 
 async def test_key_that_was_used_with_other_parameters_is_unknown_for_money_may_be_set_aside(
