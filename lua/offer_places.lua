@@ -21,7 +21,7 @@
 -- ARGV[2]  ttl        ms for which an offer stands; never past the end of sale
 --
 -- Returns {'ASKED', {entry, notice}…}   nobody in line could use what is free; some of the notices, if there are many
---         {'CONTINUE'}                  a bounded number was asked: call again at once
+--         {'CONTINUE'}                  a bounded number was asked, or of lapsed holds ended: call again at once
 --         {'NOT_LOADED'}                the event's state is not in Redis
 
 --- @include clock
@@ -142,14 +142,15 @@ local ev = read_event(keys, read_clock())
 if not ev then
   return { 'NOT_LOADED' }
 end
+reap_due(ev)
 if ev.due <= ev.now then
-  reap_due(ev)
+  return { 'CONTINUE' } -- lapsed holds that are not ended yet would pass somebody over, for a limit or for want of places
 end
 if line_is_first(ev) and ev.status == 'open' and ev.now < ev.closes then
   ev.waiting = ask_line(ev)
   redis.call('HSET', keys.state, 'waiting', ev.waiting)
   write_event(ev)
-  if line_is_first(ev) or ev.due <= ev.now then
+  if line_is_first(ev) then
     return { 'CONTINUE' }
   end
 end

@@ -198,6 +198,22 @@ def test_who_has_used_up_a_limit_is_passed_over_and_told_once(venue: Venue) -> N
     assert venue.line() == [ana]
 
 
+def test_nobody_is_passed_over_for_places_that_lapsed_holds_still_have(runner: Runner) -> None:
+    venue = Venue(runner, {"id": "floor", "price": 1, "capacity": 200}, STANDING, policy={"max_places_per_customer": 2})
+    for number in range(150):
+        venue.held("0:1;0*1", owner=f"c{number}", ttl_ms=1_000)
+    venue.held("0:1;0*2", owner="cy", ttl_ms=1_001)  # the last to lapse
+    standing = venue.held("0:1;1*1", owner="ben")
+    first, second = (venue.joined("0:1;1*1", owner=owner) for owner in ("cy", "dee"))
+    assert venue.offered() == []
+    venue.release(standing, owner="ben")
+    venue.advance(1_001)
+
+    assert venue.offered() == [first]
+    assert venue.line() == [second]
+    assert_consistent(venue.redis, venue.event, partitions=PARTITIONS)
+
+
 def test_long_line_is_asked_in_order_over_many_calls(runner: Runner) -> None:
     venue = Venue(runner, {"id": "floor", "price": 1, "capacity": 400}, STANDING, policy=GENEROUS)
     venue.held("0:1;0*200", owner="ben")
