@@ -8,7 +8,8 @@
     offer                Redis (``offer_places``), a notice     Postgres hears of it; the notice is dropped
     accept, expiry       Redis: the offer's hold has ended     Postgres hears of it (:meth:`Waitlist.settle`)
 
-Whatever dies between the two halves of a line is taken up by the duty ``offer``, and every half may be done twice.
+Whatever dies between the two halves of a line is taken up by the duty ``offer``, and every half may be done twice. An
+entry whose turn is over while a payment of it is open stays unsettled until that has made a booking of it, or has not.
 """
 
 from collections.abc import Sequence
@@ -144,7 +145,7 @@ class Waitlist:
     async def settle_row(self, row: Row) -> None:
         """The same of a row of :func:`_rows_to_settle`."""
         entry_id = entry_id_of(row)
-        if row["status"] in LIVE_STATUSES and row["is_booked"]:
+        if row["is_booked"] and row["status"] != "booked":  # by a late payment, it may be, when its turn was over
             await self._move(entry_id, "booked")
         elif row["status"] == "waiting" and not row["was_tried"]:
             await self._settle_waiting(row)
@@ -212,13 +213,17 @@ class Waitlist:
                 await self._move(entry_id, "waiting")
             case "booked":
                 await self._move(entry_id, "booked")
+            # A payment of it may be open still: what ends here is settled when that is known.
             case "released":
-                await self._move(entry_id, "declined")
+                await self._move(entry_id, "declined", settled=False)
             case "expired":
-                await self._move(entry_id, "expired")
+                await self._move(entry_id, "expired", settled=False)
 
     async def _settle_ended(self, entry_id: str) -> None:
-        """Take an entry that is over out of Redis; where its offer was booked first, the booking stands."""
+        """Take an entry that is over out of Redis; where its offer was booked first, the booking stands.
+
+        As long as a payment of it is open it may yet be booked, and is not settled: it is looked at again.
+        """
         standing = await self._line.leave(entry_id)
         if standing.kind == "booked":
             await self._move(entry_id, "booked")

@@ -181,10 +181,17 @@ async def pass_over(connection: AsyncConnection, entry_id: str, limit: str) -> N
 
 
 async def mark_settled(connection: AsyncConnection, entry_id: str, status: str | None) -> None:
-    """Redis has heard of the status; where *status* is given, only if it is still that one."""
+    """Redis has heard of the status; where *status* is given, only if it is still that one.
+
+    Without, it is over, unless a payment that is open makes a booking of it after all.
+    """
     change = sa.update(waitlist).where(waitlist.c.id == uuid_of(entry_id)).values(settled=True)
-    unmoved = waitlist.c.status.not_in(LIVE_STATUSES) if status is None else waitlist.c.status == status
-    await connection.execute(change.where(unmoved))
+    if status is None:
+        is_open = sa.exists().where(bookings.c.id == waitlist.c.id, bookings.c.status == "payment_initiated")
+        change = change.where(waitlist.c.status.not_in(LIVE_STATUSES), ~is_open)
+    else:
+        change = change.where(waitlist.c.status == status)
+    await connection.execute(change)
 
 
 async def _tell(connection: AsyncConnection, row: Row, type_: str | None = None) -> None:

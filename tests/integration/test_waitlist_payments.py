@@ -1,5 +1,7 @@
 """Offers to people in line of an event that is sold against payment."""
 
+import asyncio
+import uuid
 from collections.abc import AsyncIterator, Iterator
 
 import httpx2
@@ -8,6 +10,12 @@ from api_app import Person, claim, composed, connected, open_event
 from payment_lab import RunningSimulator, running_simulator, simulated
 
 from api.services import Services
+from persistence.database import driver_connection
+from persistence.schema import waitlist
+from persistence.waitlist_entries import rows_to_settle
+
+HELD_S = 1
+SHORT = {"payment": "required", "offer_ttl": HELD_S, "hold_ttl_max": HELD_S, "hold_ttl": HELD_S, "payment_ttl": HELD_S}
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +48,48 @@ async def test_offer_lives_on_when_its_payment_is_declined_and_is_booked_with_th
         paid = await ana.post(f"{path}/accept", {"payment": {"provider": "simulator", "method": "sim_ok"}})
         assert paid.status_code == 201, paid.text
         assert (await ana.get(path)).json()["status"] == "booked"
+
+
+async def settle_entries(services: Services) -> None:
+    """What the reconciler's duty does, without waiting for its turn."""
+    for condition in (~waitlist.c.settled, waitlist.c.status == "offered"):
+        rows = await rows_to_settle(services.bookings.engine, condition, after=uuid.UUID(int=0), limit=100)
+        for row in rows:
+            await services.waitlist.settle_row(row)
+
+
+@pytest.mark.parametrize(
+    ("ends", "is_paid", "status"),
+    [("by itself", True, "booked"), ("by itself", False, "expired"), ("by the customer", True, "cancelled")],
+)
+async def test_entry_whose_offer_is_over_hears_what_becomes_of_a_payment_that_is_open(
+    services: Services, ends: str, is_paid: bool, status: str
+) -> None:
+    async with connected(services) as client:
+        ana, ben = Person(client, "ana", "customer"), Person(client, "ben", "customer")
+        event_id = await open_event(Person(client, "olga", "organizer"), policy=SHORT)
+        hold_id = (await ben.post(f"/v1/events/{event_id}/holds", claim(floor=5))).json()["id"]
+        entry_id = (await ana.post(f"/v1/events/{event_id}/waitlist", claim(floor=1))).json()["id"]
+        path = f"/v1/waitlist/{entry_id}"
+        await ben.delete(f"/v1/holds/{hold_id}")
+        await services.waitlist.offer(event_id)
+        order = {"payment": {"provider": "simulator", "method": "sim_redirect"}}
+        url = (await ana.post(f"{path}/accept", order)).json()["redirect_url"]
+        if ends == "by the customer":
+            assert (await ana.delete(path)).status_code == 204
+        await asyncio.sleep(HELD_S + 0.2)
+        for _ in range(3):
+            await settle_entries(services)
+        assert (await ana.get(path)).json()["status"] == ("expired" if ends == "by itself" else "cancelled")
+
+        if is_paid:
+            httpx2.post(url)
+        else:
+            async with driver_connection(services.bookings.engine) as connection:  # nobody waits for it any longer
+                await connection.execute("UPDATE bookings SET expires_at = now() - interval '2 hours'")
+        await services.checkout.settler.settle(entry_id)
+        await settle_entries(services)
+
+        entry = (await ana.get(path)).json()
+        assert (entry["status"], entry["booking_id"]) == (status, entry_id if status == "booked" else None)
+        assert not await rows_to_settle(services.bookings.engine, ~waitlist.c.settled, after=uuid.UUID(int=0), limit=9)
