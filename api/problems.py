@@ -354,8 +354,9 @@ KINDS: dict[type, Kind] = {
         status=503,
         code="not-written-yet",
         title="Not written yet",
-        meaning="The booking is accepted and its places are taken, but it is still being written to Postgres, which "
-        "decides what becomes of it: repeat the request after `Retry-After` seconds. Nothing was changed.",
+        meaning="The booking, or block, is accepted and its places are taken, but it is still being written to "
+        "Postgres, which decides what becomes of it: repeat the request after `Retry-After` seconds. Nothing was "
+        "changed.",
         headers=_retry_after,
     ),
     engine.JournalFull: Kind(

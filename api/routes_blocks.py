@@ -5,7 +5,15 @@ from api.paging import PageQuery
 from api.route import Reply, Route
 from api.routes_shared import ORGANIZERS, REPLAYABLE
 from engine.blocks import Block
-from engine.errors import BlockNotFound, EventNotFound, EventNotOpen, InvalidRequest, LimitExceeded, PlacesUnavailable
+from engine.errors import (
+    BlockNotFound,
+    EventNotFound,
+    EventNotOpen,
+    InvalidRequest,
+    LimitExceeded,
+    NotWrittenYet,
+    PlacesUnavailable,
+)
 
 _MADE = ("Location", *REPLAYABLE)
 
@@ -70,7 +78,7 @@ BLOCK_ROUTES: tuple[Route, ...] = (
         tag="Blocks",
         roles=ORGANIZERS,
         replies=(Reply(204, "The places are on sale.", headers=REPLAYABLE),),
-        refusals=(EventNotFound, BlockNotFound),
+        refusals=(EventNotFound, BlockNotFound, NotWrittenYet),
         keeps_answers=True,
     ),
 )

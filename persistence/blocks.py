@@ -31,6 +31,7 @@ from engine.errors import (
     InvalidRequest,
     LedgerUnavailable,
     LimitExceeded,
+    NotWrittenYet,
     Unavailable,
 )
 from engine.events import Event, SellableEvent, event_end_at, sales_end_at
@@ -175,7 +176,8 @@ class Blocks:
 
         Raises:
             BlockNotFound: The event has no such block (any more).
-            LedgerUnavailable: Postgres does not answer, or has not got it yet.
+            NotWrittenYet: It is on its way to the ledger.
+            LedgerUnavailable: Postgres does not answer.
         """
         key = parse_claim_id(block_id)
         if key is None or key.event_id != event_id:
@@ -392,7 +394,7 @@ class Blocks:
 
         Raises:
             BlockNotFound: It is not there.
-            LedgerUnavailable: It is on its way: the same request may succeed in a moment.
+            NotWrittenYet: It is on its way: the same request may succeed in a moment.
         """
         try:
             booking = await self._reservations.find_block(block_id)
@@ -400,7 +402,7 @@ class Blocks:
             raise BlockNotFound(block_id) from None
         if booking.durable:
             raise BlockNotFound(block_id)
-        raise LedgerUnavailable(f"block {block_id} is not written yet")
+        raise NotWrittenYet(block_id)
 
 
 def _live_blocks(event_id: str) -> sa.Select[Any]:
