@@ -46,8 +46,12 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, fixed: Collection[str] = ()) -> T:
+def decode_body(
+    decoder: msgspec.json.Decoder[T], body: bytes, *, fixed: Collection[str] = (), in_parts: bool = False
+) -> T:
     """The value of a JSON body; *fixed* are members that are known, and that this request cannot change.
+
+    *in_parts* leaves NUL to whoever decodes the ``msgspec.Raw`` parts of the value with this function.
 
     Raises:
         InvalidRequest: It is not JSON, or not what the decoder wants.
@@ -67,7 +71,9 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, fixed: Collect
         raise InvalidRequest("$", "the body is not valid UTF-8") from None
     except RecursionError:
         raise InvalidRequest("$", "the body is nested too deeply") from None
-    if b"\\u0000" in body:  # Postgres has no text with NUL in it; the escape is the only way to write one
+    if (
+        b"\\u0000" in body and not in_parts
+    ):  # Postgres has no text with NUL in it; the escape is the only way to write one
         check_free_form(msgspec.json.decode(body), "$", depth_max=None)
     return value
 

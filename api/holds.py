@@ -1,7 +1,7 @@
 """Handlers of holds: one, several of a group, a batch."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -18,7 +18,7 @@ from api.problems import problem_body
 from engine.claim_requests import GROUP_MAX, ITEMS_MAX, ClaimRequest, Held, TtlSeconds
 from engine.claims import ItemRequest
 from engine.definition import EventId, PlaceName
-from engine.errors import HoldfastError
+from engine.errors import HoldfastError, InvalidRequest
 from engine.holds import Hold
 from engine.ids import parse_claim_id
 
@@ -54,13 +54,21 @@ class GroupAnswer(msgspec.Struct, frozen=True):
     holds: list[Hold]
 
 
-Batch = Annotated[list[ClaimOnEvent], msgspec.Meta(min_length=1, max_length=BATCH_MAX)]
+_BATCH_SIZE = msgspec.Meta(min_length=1, max_length=BATCH_MAX)
+Batch = Annotated[list[ClaimOnEvent], _BATCH_SIZE]
+_RawBatch = Annotated[list[msgspec.Raw], _BATCH_SIZE]
 
 
 class BatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Holds that have nothing to do with each other."""
 
     holds: Batch
+
+
+class _RawBatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The same, of which no entry has been looked at."""
+
+    holds: _RawBatch
 
 
 class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -86,6 +94,8 @@ class ExtendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _claim = msgspec.json.Decoder(ClaimRequest)
 _group = msgspec.json.Decoder(GroupRequest)
 _batch = msgspec.json.Decoder(BatchRequest | Batch)
+_raw_batch = msgspec.json.Decoder(_RawBatchRequest | _RawBatch)
+_entry = msgspec.json.Decoder(ClaimOnEvent)
 _extension = msgspec.json.Decoder(ExtendRequest)
 
 
@@ -114,10 +124,9 @@ async def place_group(call: Call) -> Answer:
 
 async def place_batch(call: Call) -> Answer:
     """``POST /v1/holds:batch`` → 207; a bare list is answered by a bare list."""
-    batch = decode_body(_batch, call.body)
-    entries = batch.holds if isinstance(batch, BatchRequest) else batch
-    results = await _attempt_all(call, entries)
-    document = BatchAnswer(results) if isinstance(batch, BatchRequest) else results
+    entries, at = _entries_of(call.body)
+    results = await _attempt_all(call, entries, at)
+    document = results if at == "$" else BatchAnswer(results)
     # Nothing is known of an entry that ended in a 503: under the same key the batch must be able to run again.
     return Answer(207, encode_json(document), memorable=all(result.status < 500 for result in results))
 
@@ -147,36 +156,61 @@ async def release_hold(call: Call) -> Answer:
     return Answer(204)
 
 
-async def _attempt_all(call: Call, entries: Sequence[ClaimOnEvent]) -> list[BatchResult]:
-    """Hold entries event by event; one that asks for an event out of the caller's reach is only refused."""
+def _entries_of(body: bytes) -> tuple[list[ClaimOnEvent | InvalidRequest], str]:
+    """The entries of a batch and where they stand in it; of one that is malformed, why.
+
+    Raises:
+        InvalidRequest: It is no batch, of however many entries.
+    """
+    try:
+        batch = decode_body(_batch, body)
+    except InvalidRequest:
+        raw = decode_body(
+            _raw_batch, body, in_parts=True
+        )  # something is wrong with the whole, or with some of its entries
+        entries, at = (raw.holds, "$.holds") if isinstance(raw, _RawBatchRequest) else (raw, "$")
+        return [_decode_entry(bytes(entry)) for entry in entries], at
+    return (list(batch.holds), "$.holds") if isinstance(batch, BatchRequest) else (list(batch), "$")
+
+
+def _decode_entry(entry: bytes) -> ClaimOnEvent | InvalidRequest:
+    try:
+        return decode_body(_entry, entry)
+    except InvalidRequest as error:
+        return error
+
+
+async def _attempt_all(call: Call, entries: Sequence[ClaimOnEvent | InvalidRequest], at: str) -> list[BatchResult]:
+    """Hold entries event by event; one that is malformed, or asks for an event out of reach, is only refused."""
     outcomes: dict[int, Held | HoldfastError | Forbidden] = {}
-    numbers_of: dict[str, list[int]] = {}
+    of_events: dict[str, dict[int, ClaimOnEvent]] = {}
     for number, entry in enumerate(entries):
+        if isinstance(entry, InvalidRequest):
+            outcomes[number] = entry
+            continue
         try:
             call.caller.require_event(entry.event_id)
         except Forbidden as error:
             outcomes[number] = error
         else:
-            numbers_of.setdefault(entry.event_id, []).append(number)
-    held = await asyncio.gather(*(_hold_on_event(call, entries, numbers) for numbers in numbers_of.values()))
-    for numbers, found in zip(numbers_of.values(), held, strict=True):
-        outcomes.update(zip(numbers, found, strict=True))
-    return [_result(call, outcomes[number]) for number in range(len(entries))]
+            of_events.setdefault(entry.event_id, {})[number] = entry
+    for found in await asyncio.gather(*(_hold_on_event(call, *of_event) for of_event in of_events.items())):
+        outcomes.update(found)
+    return [_result(call, outcomes[number], f"{at}[{number}]") for number in range(len(entries))]
 
 
 async def _hold_on_event(
-    call: Call, entries: Sequence[ClaimOnEvent], numbers: Sequence[int]
-) -> list[Held | HoldfastError]:
+    call: Call, event_id: str, entries: Mapping[int, ClaimOnEvent]
+) -> dict[int, Held | HoldfastError]:
     """Each has a key of its own, so that a batch cut off by a crash is completed, not repeated."""
-    event_id = entries[numbers[0]].event_id
-    onces = {number: part_of(call.once, number) if call.once is not None else None for number in numbers}
+    onces = {number: part_of(call.once, number) if call.once is not None else None for number in entries}
     outcomes: dict[int, Held | HoldfastError] = {}
-    for number in numbers:
+    for number in entries:
         try:
             await require_admission(call, event_id, onces[number])
         except HoldfastError as error:
             outcomes[number] = error
-    admitted = [number for number in numbers if number not in outcomes]
+    admitted = [number for number in entries if number not in outcomes]
     if admitted:
         held = await call.services.reservations.hold_many(
             event_id,
@@ -185,12 +219,14 @@ async def _hold_on_event(
             onces=[onces[number] for number in admitted],
         )
         outcomes.update(zip(admitted, held, strict=True))
-    return [outcomes[number] for number in numbers]
+    return outcomes
 
 
-def _result(call: Call, outcome: Held | HoldfastError | Forbidden) -> BatchResult:
+def _result(call: Call, outcome: Held | HoldfastError | Forbidden, at: str) -> BatchResult:
     if isinstance(outcome, Held):
         return BatchResult(201, hold=outcome.hold)
+    if isinstance(outcome, InvalidRequest) and outcome.path.startswith("$"):  # else it is a header that is wrong
+        outcome = InvalidRequest(f"{at}{outcome.path.removeprefix('$')}", outcome.reason)
     log_refused(call, outcome)
     kind, body = problem_body(outcome, base_url=call.base_url, request_id=call.request_id)
     return BatchResult(kind.status, problem=msgspec.Raw(body))

@@ -47,7 +47,8 @@ HOLD_ROUTES: tuple[Route, ...] = (
         replies=(
             Reply(
                 207,
-                "One result for each; a bare list when the request was one.",
+                "One result for each, also for one that is malformed: `path` of its problem names the entry. A bare "
+                "list when the request was one.",
                 holds.BatchAnswer | list[holds.BatchResult],
                 headers=REPLAYABLE,
             ),

@@ -253,9 +253,9 @@ class Person:
         self._authorization = f"Bearer {token(sub, *roles, **claims)}"
 
     async def call(self, method: str, path: str, body: Any = None, **headers: str) -> httpx2.Response:
-        """One request; ``idempotency_key="k"`` becomes ``Idempotency-Key: k``."""
+        """One request; ``idempotency_key="k"`` becomes ``Idempotency-Key: k``, and bytes of a body stay as they are."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        given = {} if body is None else {"json": body}
+        given = {} if body is None else {"content" if isinstance(body, bytes) else "json": body}
         return await self._client.request(method, path, headers={"authorization": self._authorization} | named, **given)
 
     async def get(self, path: str, **headers: str) -> httpx2.Response:

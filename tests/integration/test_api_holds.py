@@ -323,6 +323,67 @@ async def test_batch_answers_each_hold_with_a_status_of_its_own(ana: Person, olg
     assert [result["status"] for result in bare.json()] == [201]
 
 
+@pytest.mark.parametrize("bare", [False, True])
+async def test_malformed_entries_of_a_batch_leave_the_others_alone(ana: Person, olga: Person, *, bare: bool) -> None:
+    event_id = await open_event(olga)
+    well = {"event_id": event_id} | claim(floor=1)
+    entries = [
+        well,
+        {"event_id": event_id},
+        {"event_id": event_id, "items": [{"section": "floor", "quantity": 0}]},
+        well | {"surprise": 1},
+        {"event_id": "No Id"} | claim(floor=1),
+        7,
+        well | {"from": "a\x00b"},
+        {"event_id": event_id} | claim("Z-1"),
+        well,
+    ]
+    response = await ana.post("/v1/holds:batch", entries if bare else {"holds": entries})
+    assert response.status_code == 207
+    results = response.json() if bare else response.json()["results"]
+    assert [result["status"] for result in results] == [201, *[422] * 7, 201]
+    at = "$" if bare else "$.holds"
+    assert [result["problem"]["path"] for result in results[1:8]] == [
+        f"{at}[1].items",
+        f"{at}[2].items[0].quantity",
+        f"{at}[3].surprise",
+        f"{at}[4].event_id",
+        f"{at}[5]",
+        f"{at}[6].from",
+        f"{at}[7].items[0].seats[0]",
+    ]
+    assert results[2]["problem"]["errors"][0]["path"] == results[2]["problem"]["path"]
+    availability = (await ana.get(f"/v1/events/{event_id}/availability")).json()
+    assert availability["sections"][0]["held"] == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ('{"holds": [{"event_id": 7}, {]}', "$"),
+        ('{"holds": [{"event_id": 7}], "surprise": 1}', "$.surprise"),
+        ('{"holds": 7}', "$.holds"),
+        ('[{"event_id": 7}, {"event_id": "\\ud83d"}]', "$[1].event_id"),  # which no UTF-8 can spell
+        ("7", "$"),
+        ("[]", "$"),
+        ("", "$"),
+    ],
+)
+async def test_what_is_no_batch_is_refused_as_a_whole(ana: Person, body: str, path: str) -> None:
+    response = await ana.post("/v1/holds:batch", body.encode())
+    assert (response.status_code, response.json()["path"]) == (422, path)
+
+
+async def test_batch_with_a_malformed_entry_is_answered_again_under_its_key(ana: Person, olga: Person) -> None:
+    event_id = await open_event(olga)
+    body = {"holds": [{"event_id": event_id}, {"event_id": event_id} | claim(floor=1)]}
+    first = await ana.post("/v1/holds:batch", body, idempotency_key="k1")
+    again = await ana.post("/v1/holds:batch", body, idempotency_key="k1")
+    assert [result["status"] for result in first.json()["results"]] == [422, 201]
+    assert again.json() == first.json()
+    assert again.headers["idempotent-replayed"] == "true"
+
+
 @pytest.mark.parametrize("count", [0, 101])
 async def test_batch_of_none_or_too_many_is_refused(ana: Person, count: int) -> None:
     response = await ana.post("/v1/holds:batch", {"holds": [{"event_id": "e"} | claim(floor=1)] * count})
