@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.answers import Answer, send_answer, write_answer
 from api.audit_log import log_change, log_refused
 from api.call import Call, read_body, whole_body
+from api.decoding import require_no_body
 from api.dispatch import RouteTable
 from api.errors import ApiError, ClientGone, Forbidden, UnsupportedMediaType
 from api.idempotency import answer_once, once_for
@@ -140,8 +141,11 @@ class Application:
         if (body := whole_body(receive, call.headers, maximum=route.body_max)) is None:
             body = await read_body(receive, call.headers, maximum=route.body_max)
         call.body = body
-        if call.body and route.body is not None:
-            _require_json(call.headers.get(b"content-type"))
+        if call.body and not route.takes_bytes:
+            if route.body is not None:
+                _require_json(call.headers.get(b"content-type"))
+            else:
+                require_no_body(call.body, route.query)
         if (key := call.headers.get(b"idempotency-key")) is None:
             return await route.handler(call)
         asked = b"%s?%s" % (call.body, call.query_string) if call.query_string else call.body

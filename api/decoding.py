@@ -46,6 +46,13 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+class _Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An object without members."""
+
+
+_nothing = msgspec.json.Decoder(_Nothing)
+
+
 def decode_body(
     decoder: msgspec.json.Decoder[T], body: bytes, *, fixed: Collection[str] = (), in_parts: bool = False
 ) -> T:
@@ -76,6 +83,23 @@ def decode_body(
     ):  # Postgres has no text with NUL in it; the escape is the only way to write one
         check_free_form(msgspec.json.decode(body), "$", depth_max=None)
     return value
+
+
+def require_no_body(body: bytes, query: type[msgspec.Struct] | None) -> None:
+    """Refuse the body of a request that takes none, unless it is empty or ``{}``, which many clients send with a POST.
+
+    What is meant for *query*, and stands in the body, would do nothing, or something else than was meant.
+
+    Raises:
+        InvalidRequest: There is something in it.
+    """
+    try:
+        decode_body(_nothing, body)
+    except InvalidRequest as error:
+        reason, name = "this request takes no body", error.path.removeprefix("$.")
+        if query is not None and name in query.__struct_encode_fields__:
+            reason = f"{reason}: {name} is a parameter of its query"
+        raise InvalidRequest(error.path, reason) from None
 
 
 def decode_query(query_string: bytes, type_: type[T]) -> T:

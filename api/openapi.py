@@ -17,7 +17,8 @@ _DESCRIPTION = """\
 Holds places atomically and sells each of them once. A hold is a claim with a deadline; a booking is durable before it
 is acknowledged, unless its event's policy says otherwise (`durability: redis`). Errors are `application/problem+json`
 (RFC 9457) with a stable `code`. Every change takes an `Idempotency-Key`: for 24 hours the same key and body do
-nothing a second time, and get the first answer again; where that is a booking, the booking as it is now.
+nothing a second time, and get the first answer again; where that is a booking, the booking as it is now. Fields that
+are not known are refused (422), so that none is overlooked; a request that takes no body may have an empty object.
 """
 
 _PATH_PARAMS: dict[str, dict[str, Any]] = {

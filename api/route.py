@@ -28,11 +28,12 @@ class Reply(msgspec.Struct, frozen=True):
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the table.
 
-    ``roles`` may call it; none at all means that no token is asked for. ``refusals`` are the exceptions that make
-    answers of their own, besides those which every route of its kind has. ``keeps_answers`` puts it behind
-    :func:`api.idempotency.answer_once`; other routes hand their key to the engine. ``takes_tickets`` says
-    that events may ask for one, in ``Holdfast-Admission``. ``bodies_repeat`` says that many callers send the same, in
-    which there is nothing of anybody's own.
+    ``roles`` may call it; none at all means that no token is asked for. Without a ``body`` it takes none, unless it
+    ``takes_bytes``: its handler reads them as they came. ``refusals`` are the exceptions that make answers of their
+    own, besides those which every route of its kind has. ``keeps_answers`` puts it behind
+    :func:`api.idempotency.answer_once`; other routes hand their key to the engine. ``takes_tickets`` says that events
+    may ask for one, in ``Holdfast-Admission``. ``bodies_repeat`` says that many callers send the same, in which there
+    is nothing of anybody's own.
     """
 
     method: Method
@@ -52,6 +53,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     conditional: Literal["If-Match", "If-None-Match"] | None = None
     takes_tickets: bool = False
     bodies_repeat: bool = False
+    takes_bytes: bool = False
 
     @property
     def changes(self) -> bool:

@@ -12,6 +12,7 @@ PAYMENT_ROUTES: tuple[Route, ...] = (
         summary="Webhooks of a payment provider, which signs them",
         tag="Payments",
         body_max=payments.NOTICE_MAX,
+        takes_bytes=True,
         replies=(Reply(202, "It is written down, or was before.", payments.Received),),
         refusals=(NoticeUnsigned, RouteNotFound),
     ),

@@ -123,6 +123,18 @@ async def test_round_of_repair_tells_of_each_event_with_differences_and_leaves_n
     assert (await root.get("/v1/admin/audit")).json()["drift"] == 0
 
 
+async def test_event_named_in_a_body_does_not_begin_a_round_over_all(
+    client: httpx2.AsyncClient, root: Person, redis_url: str
+) -> None:
+    spoilt = await sold(client)
+    corrupt(redis_url, spoilt, seat=3)
+    refused = await root.post("/v1/admin/reconcile", {"event_id": "another"})
+    assert (refused.status_code, refused.json()["path"]) == (422, "$.event_id")
+    assert refused.json()["detail"] == "this request takes no body: event_id is a parameter of its query"
+    assert (await root.get("/v1/admin/audit")).json()["drift"] == 1
+    assert (await root.post("/v1/admin/reconcile", {})).json()["found"] == 1
+
+
 async def test_long_round_is_answered_202_and_joined_by_whoever_asks_again(
     services: Services, client: httpx2.AsyncClient, root: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:

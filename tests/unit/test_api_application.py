@@ -149,6 +149,32 @@ async def test_body_of_another_type_is_a_415_problem(content_type: str) -> None:
     assert (response.status_code, response.json()["code"]) == (415, "unsupported-media-type")
 
 
+BODILESS = [row for row in ROUTES if row.changes and row.body is None and not row.takes_bytes]
+
+
+@pytest.mark.parametrize("row", BODILESS, ids=lambda row: f"{row.method} {row.path}")
+async def test_body_of_a_request_that_takes_none_is_refused(row: Route) -> None:
+    async with client_for(ROUTES) as client:
+        everybody = bearer("x", *ROLES)
+        response = await client.request(row.method, filled(row.path), json={"surprise": 1}, headers=everybody)
+    assert (response.status_code, response.json()["path"]) == (422, "$.surprise")
+    assert response.json()["detail"] == "this request takes no body"
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b" { }\n"])
+async def test_request_that_takes_no_body_may_have_an_empty_one(body: bytes) -> None:
+    async with client_for(OWN_ROUTES) as client:
+        response = await client.post("/customers", content=body, headers=bearer("ana", "customer"))
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b"{", b"a=b", b"\xff"])
+async def test_anything_else_is_no_empty_body(body: bytes) -> None:
+    async with client_for(OWN_ROUTES) as client:
+        response = await client.post("/customers", content=body, headers=bearer("ana", "customer"))
+    assert (response.status_code, response.json()["path"]) == (422, "$")
+
+
 class Reader:
     """The receiving half of an ASGI connection that counts what was taken out of it."""
 
