@@ -59,7 +59,7 @@ class VersionConflictProblem(Problem, frozen=True):
 
 
 class PlacesUnavailableProblem(Problem, frozen=True):
-    """Nothing was taken: what was not to be had, and when some of it may be."""
+    """Nothing was taken: what was not to be had, and the earliest that some of it may be, when the next hold lapses."""
 
     unavailable: list[UnavailablePlace]
     held: int

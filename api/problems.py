@@ -209,7 +209,8 @@ KINDS: dict[type, Kind] = {
         code="places-unavailable",
         title="Places unavailable",
         meaning="Nothing was taken. `unavailable` names what was not to be had; `held` of it may come back, "
-        "first at `next_release_at`; `sold` of it will not.",
+        "`sold` of it will not. `next_release_at` is when the event's next hold lapses, of whichever places: the "
+        "earliest that any of it may come back by itself; null where nothing of it is held.",
         shape=shapes.PlacesUnavailableProblem,
         members=_unavailable,
         detail=_why_unavailable,

@@ -30,7 +30,13 @@ EVENT_ROUTES: tuple[Route, ...] = (
         roles=ROLES,
         query=seats.RangeQuery,
         replies=(
-            Reply(200, "Counts per section; `free` on all legs of the range.", Availability, headers=("ETag",)),
+            Reply(
+                200,
+                "Counts per section; `free` on all legs of the range. `next_release_at` is when the event's next hold "
+                "lapses, the earliest that any of what is held may come back; null where nothing is.",
+                Availability,
+                headers=("ETag",),
+            ),
             Reply(304, "You have these very counts."),
         ),
         refusals=(EventNotFound, EventNotOpen),

@@ -22,7 +22,11 @@ class SectionAvailability(msgspec.Struct, frozen=True):
 
 
 class Availability(msgspec.Struct, frozen=True):
-    """An event's sections at change *seq*; ``next_release_at`` is when the next hold lapses."""
+    """An event's sections at change *seq*.
+
+    ``next_release_at`` is when the event's next hold lapses, the earliest that any of what is ``held`` may come back;
+    null where nothing is.
+    """
 
     event_id: str
     seq: int

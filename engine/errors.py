@@ -159,8 +159,9 @@ class UnavailablePlace(msgspec.Struct, frozen=True, omit_defaults=True):
 class PlacesUnavailable(Refusal):
     """At least one place was not to be had; nothing was taken.
 
-    ``held`` of the missing places are only held and may come back, the first of them at ``next_release_at``;
-    ``sold`` of them will not. ``reason`` is what an inventory service says to it, if it was that.
+    ``held`` of the missing places are only held and may come back, not before ``next_release_at``, when the event's
+    next hold lapses, whichever that is; ``sold`` of them will not. ``reason`` is what an inventory service says to it,
+    if it was that.
     """
 
     may_succeed_later = True

@@ -104,7 +104,8 @@ def _being_built() -> StoreUnavailable:
 
 
 def _unavailable(places: list[UnavailablePlace], held: int, sold: int, next_release_ms: int) -> PlacesUnavailable:
-    release_at = moment(next_release_ms) if next_release_ms else None
+    # Scripts know when the event's next hold lapses, not which one holds these places: no earlier do they come back.
+    release_at = moment(next_release_ms) if held and next_release_ms else None
     return PlacesUnavailable(tuple(places), held=held, sold=sold, next_release_at=release_at)
 
 

@@ -90,9 +90,11 @@ class Views:
 def availability(view: View, first_leg: int, last_leg: int) -> Availability:
     """What is free, held and sold over the legs ``[first_leg, last_leg)``."""
     snapshot, event = view.snapshot, view.event
+    sections = section_availability(snapshot, event.layout, first_leg, last_leg)
+    is_any_held = any(section.held for section in sections)
     return Availability(
         event_id=event.event.id,
         seq=snapshot.seq,
-        sections=section_availability(snapshot, event.layout, first_leg, last_leg),
-        next_release_at=moment(snapshot.next_release_ms) if snapshot.next_release_ms else None,
+        sections=sections,
+        next_release_at=moment(snapshot.next_release_ms) if is_any_held and snapshot.next_release_ms else None,
     )

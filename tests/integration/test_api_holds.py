@@ -76,6 +76,28 @@ async def test_hold_is_refused_with_everything_that_was_not_to_be_had(ana: Perso
     assert [section["held"] for section in seats["sections"]] == [4, 2]
 
 
+async def test_no_time_is_named_for_places_that_do_not_come_back(ana: Person, ben: Person, olga: Person) -> None:
+    event_id = await open_event(olga)
+    sold = (await ana.post("/v1/bookings", {"event_id": event_id} | claim("A-1"))).status_code
+    held = (await ana.post(f"/v1/events/{event_id}/holds", claim(floor=1))).json()
+    refused = (await ben.post(f"/v1/events/{event_id}/holds", claim("A-1"))).json()
+    assert (sold, refused["held"], refused["sold"], refused["next_release_at"]) == (201, 0, 1, None)
+    refused = (await ben.post(f"/v1/events/{event_id}/holds", claim("A-1", floor=5))).json()
+    assert (refused["held"], refused["sold"], refused["next_release_at"]) == (1, 1, held["expires_at"])
+    booked = await ben.post("/v1/bookings", {"event_id": event_id} | claim("A-1"))
+    assert (booked.json()["held"], booked.json()["next_release_at"]) == (0, None)
+
+
+async def test_availability_of_legs_that_nobody_holds_names_no_time(ana: Person, olga: Person) -> None:
+    event_id = await open_event(olga, stops=["a", "b", "c"])
+    held = (await ana.post(f"/v1/events/{event_id}/holds", claim("A-1") | {"from": "a", "to": "b"})).json()
+    of_range = [
+        (await ana.get(f"/v1/events/{event_id}/availability?from={first}&to={last}")).json()["next_release_at"]
+        for first, last in ("ab", "bc", "ac")
+    ]
+    assert of_range == [held["expires_at"], None, held["expires_at"]]
+
+
 @pytest.mark.parametrize(
     ("body", "path"),
     [
