@@ -18,7 +18,8 @@ from api.audit_log import log_change, log_refused
 from api.call import Call, read_body, whole_body
 from api.decoding import require_no_body
 from api.dispatch import RouteTable
-from api.errors import ApiError, ClientGone, Forbidden, UnsupportedMediaType
+from api.errors import ApiError, ClientGone, Forbidden, RouteNotFound, UnsupportedMediaType
+from api.heads import joined_headers
 from api.idempotency import answer_once, once_for
 from api.identity import Caller
 from api.problems import answer_problem
@@ -27,7 +28,7 @@ from api.route import Route
 from api.routes import ROUTES
 from api.services import Services
 from engine import figures
-from engine.errors import RateLimited
+from engine.errors import InvalidRequest, RateLimited
 from engine.ids import parse_claim_id
 
 UNKNOWN = "unknown"  # label of requests to no route
@@ -122,8 +123,13 @@ class Application:
         if call.root_path and path.startswith(call.root_path):
             path = path[len(call.root_path) :]
         try:
+            if len(call.headers) != len(scope["headers"]) or b"host" not in call.headers:
+                call.headers = joined_headers(scope["headers"], scope["http_version"])
+            # A slash that is escaped parts nothing: a proxy, and its rules, see another path than the decoded one.
+            if b"%2" in (raw := scope.get("raw_path") or b"") and b"%2f" in raw.lower():
+                raise RouteNotFound
             route, call.params = self._table.find(scope["method"], path)
-        except ApiError:
+        except (ApiError, InvalidRequest):
             await self._count(call, where=self._where(call))
             raise
         call.route_path = route.path

@@ -54,7 +54,7 @@ class Call:
     def __init__(self, scope: Scope, services: "Services", *, public_url: str | None) -> None:
         self.scope = scope
         self.services = services
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
         self.request_id = request_id(self.headers.get(b"x-request-id"))
         self.query_string: bytes = scope["query_string"]
         self.root_path: str = scope.get("root_path", "")

@@ -5,6 +5,7 @@
     ApiError
     ├── Unauthenticated         no token, or one that does not hold
     ├── Forbidden               the caller's roles or scope do not allow it
+    ├── BadRequest              it is no HTTP as its standards have it
     ├── RouteNotFound           no such URL
     ├── MethodNotAllowed        the URL is there, the method is not
     ├── PayloadTooLarge         the body is above the route's cap
@@ -32,6 +33,14 @@ class Unauthenticated(ApiError):
 
 class Forbidden(ApiError):
     """Who calls is known, and may not do this."""
+
+
+class BadRequest(ApiError):
+    """The request is not as RFC 9112 has it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class RouteNotFound(ApiError):

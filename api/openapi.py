@@ -93,6 +93,7 @@ def problem_kinds(route: Route) -> list[Kind]:
 
 def _refusals(route: Route) -> Iterator[type[Exception]]:
     yield from route.refusals
+    yield http.BadRequest
     if route.roles:
         yield from (http.Unauthenticated, http.Forbidden, http.KeysUnavailable)
         yield from (engine.RateLimited, engine.StoreUnavailable, engine.LedgerUnavailable, engine.Overloaded)

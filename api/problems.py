@@ -394,6 +394,13 @@ KINDS: dict[type, Kind] = {
         meaning="More is under way than can be served; nothing was done.",
         headers=_retry_after,
     ),
+    http.BadRequest: Kind(
+        status=400,
+        code="bad-request",
+        title="Bad request",
+        meaning="It is no HTTP request as RFC 9112 has it.",
+        detail=lambda error: error.reason,
+    ),
     http.Unauthenticated: Kind(
         status=401,
         code="unauthenticated",

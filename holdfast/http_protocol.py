@@ -11,6 +11,7 @@ import asyncio
 import logging
 import re
 from typing import Any
+from urllib.parse import unquote
 
 import httptools
 from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent, ASGIVersions, HTTPScope
@@ -26,6 +27,7 @@ _LENGTH_REQUIRED = (
     b"A request that asks for another protocol must tell its body's length"
 )
 _PLAIN_URL = re.compile(rb"/(?!/)[\x00-\x22\x24\x26-\x7f]*")  # a path, and perhaps a query, that mean what they say
+_OLD = "1.0"
 
 
 class LeanProtocol(HttpToolsProtocol):
@@ -143,12 +145,7 @@ class LeanProtocol(HttpToolsProtocol):
         """Begin to answer, before the body is there."""
         url, parser = self.url, self.parser
         self._is_plain = False
-        if (
-            _PLAIN_URL.fullmatch(url) is None
-            or self.root_path
-            or parser.should_upgrade()
-            or self.limit_concurrency is not None
-        ):
+        if self.root_path or parser.should_upgrade() or self.limit_concurrency is not None:
             if parser.should_upgrade() and not self._should_upgrade():
                 self._left_out = _announced(self.headers)
             super().on_headers_complete()
@@ -158,10 +155,15 @@ class LeanProtocol(HttpToolsProtocol):
         scope["method"] = parser.get_method().decode("ascii")
         if version != "1.1":
             scope["http_version"] = version
-        path, _, query = url.partition(b"?")
-        scope["raw_path"], scope["query_string"], scope["path"] = path, query, path.decode("ascii")
+        if _PLAIN_URL.fullmatch(url) is not None:
+            path, _, query = url.partition(b"?")
+            scope["raw_path"], scope["query_string"], scope["path"] = path, query, path.decode("ascii")
+        else:
+            parsed = httptools.parse_url(url)
+            scope["raw_path"], scope["query_string"] = parsed.path, parsed.query or b""
+            scope["path"] = unquote(parsed.path.decode("ascii"))
         previous = self.cycle
-        self.cycle = _Cycle(self, scope, keep_alive=version != "1.0" and parser.should_keep_alive())
+        self.cycle = _Cycle(self, scope, keep_alive=version != _OLD and parser.should_keep_alive())
         if previous is None or previous.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:
@@ -231,6 +233,7 @@ class _Cycle(RequestResponseCycle):
     chunked_encoding = None
     expected_content_length = 0
     _head: bytes | None = None
+    _ends_with_connection = False
     _is_read = False
     _is_set = False
     _waiter: asyncio.Future[None] | None = None
@@ -313,6 +316,8 @@ class _Cycle(RequestResponseCycle):
                 return
             if not self.disconnected:
                 self.transport.write(head)
+        if self.scope["http_version"] == _OLD:
+            self._frame_by_the_end(message)
         await super().send(message)
 
     def write_whole(self, status: int, lines: bytes, body: bytes) -> bool:
@@ -358,6 +363,15 @@ class _Cycle(RequestResponseCycle):
         # Nothing that came from outside may end a line. uvicorn looks at each name and value; here one count will do.
         ends = 2 + len(self.default_headers) + len(message["headers"])
         return head if head.count(b"\n") == head.count(b"\r") == ends and b"\0" not in head else None
+
+    def _frame_by_the_end(self, message: ASGISendEvent) -> None:
+        """An answer of no told length ends with its connection: a client of HTTP/1.0 knows of no chunks."""
+        if message["type"] == "http.response.start":
+            self._ends_with_connection = b"content-length" not in dict(message.get("headers", ()))
+            if self._ends_with_connection:
+                self.chunked_encoding = False
+        elif message["type"] == "http.response.body" and self._ends_with_connection:
+            self.expected_content_length = len(message.get("body", b""))
 
     def _is_whole(self, message: Any, body: bytes) -> bool:
         if message.get("more_body", False):

@@ -279,6 +279,19 @@ def test_reader_who_does_not_read_is_cut_off_while_others_are_told(
             assert next(told)[0] == "snapshot"
 
 
+def test_stream_to_a_proxy_of_http_1_0_comes_without_chunks(house: House) -> None:
+    event_id = house.open_event()
+    host, port = house.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as proxy, proxy.makefile("rb") as lines:
+        proxy.sendall(
+            f"GET /v1/events/{event_id}/stream HTTP/1.0\r\n"
+            f"authorization: Bearer {token('ana', 'customer')}\r\n\r\n".encode()
+        )
+        head = b"".join(iter(lines.readline, b"\r\n")).lower()
+        assert (b"transfer-encoding" in head, b"connection: close" in head) == (False, True)
+        assert lines.readline().startswith(b"retry: ")  # the stream's first line
+
+
 def test_server_that_stops_ends_its_streams_first(servers: Any, database_url: str) -> None:
     with live_server(servers.redis_url, database_url) as url:
         house = House(url)

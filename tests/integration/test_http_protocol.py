@@ -180,6 +180,30 @@ async def test_lean_protocol_answers_byte_for_byte_what_uvicorns_own_does() -> N
     assert unanswered == ["a header that would end a line"]
 
 
+@pytest.mark.parametrize(("path", "method"), [("/chunked", "GET"), ("/chunked?x=%20", "GET"), ("/chunked", "HEAD")])
+async def test_lean_protocol_ends_with_the_connection_what_a_client_of_http_1_0_is_told_no_length_of(
+    path: str, method: str
+) -> None:
+    async with serving(LeanProtocol) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"{method} {path} HTTP/1.0\r\n\r\n".encode())
+        received = await asyncio.wait_for(reader.read(), ANSWER_MAX_S)  # until it is closed
+        writer.close()
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert b"content-length" not in head
+    assert b"connection: close" in head
+    assert body.startswith(b"GET /chunked /chunked") if method == "GET" else not body
+
+
+async def test_lean_protocol_counts_to_a_client_of_http_1_0_what_an_answer_is_told_to_be_long() -> None:
+    async with serving(LeanProtocol) as (port, _):
+        pieces = await exchange(port, b"GET /pieces HTTP/1.0\r\n\r\n")
+        short = await exchange(port, b"GET /too-short HTTP/1.0\r\n\r\n")
+    assert pieces.endswith(b"connection: close\r\n\r\nGET /pieces /pieces  1.0|")
+    assert b"content-length: 900" in short  # and the connection is closed before so many came
+
+
 def h2c(line: str, *headers: str, body: bytes = b"") -> bytes:
     """As Java's client asks for HTTP/2, with the first request of a connection."""
     wish = ("Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAEAAEAA", "Upgrade: h2c")

@@ -197,8 +197,11 @@ async def post_raw(reader: Reader, *headers: tuple[bytes, bytes], **scope_member
     async def send(message: Message) -> None:
         sent.append(message)
 
+    if not any(name == b"host" for name, _ in headers) and "http_version" not in scope_members:
+        headers = (*headers, (b"host", b"holdfast.test"))
     scope: Scope = {
         "type": "http",
+        "http_version": "1.1",
         "method": "POST",
         "path": "/echo",
         "query_string": b"",
@@ -208,6 +211,59 @@ async def post_raw(reader: Reader, *headers: tuple[bytes, bytes], **scope_member
     } | scope_members
     await app(scope, reader, send)
     return sent
+
+
+HOST = (b"host", b"holdfast.test")
+
+
+@pytest.mark.parametrize(
+    ("version", "headers", "expected"),
+    [
+        ("1.1", [], (400, "bad-request", "`Host` is missing")),
+        ("1.1", [HOST, HOST], (400, "bad-request", "`Host` is there more than once")),
+        ("1.0", [HOST, HOST], (400, "bad-request", "`Host` is there more than once")),
+        ("1.1", [HOST, *[(b"idempotency-key", b"k")] * 2], (422, "invalid-request", "given twice")),
+        (
+            "1.1",
+            [HOST, *[(b"authorization", b"Bearer x")] * 2],
+            (401, "unauthenticated", "The `Authorization` header is there more than once."),
+        ),
+    ],
+)
+async def test_head_that_two_readers_may_take_for_two_things_is_refused(
+    version: str, headers: list[tuple[bytes, bytes]], expected: tuple[int, str, str]
+) -> None:
+    start, body = await post_raw(Reader(b"{}"), *headers, http_version=version)
+    problem = json.loads(body["body"])
+    assert (start["status"], problem["code"], problem["detail"]) == expected
+    if expected[0] == 422:
+        assert problem["path"] == "Idempotency-Key"
+
+
+async def test_host_may_be_missing_before_http_1_1_and_other_headers_may_come_in_several_lines() -> None:
+    old, _ = await post_raw(Reader(b"{}"), http_version="1.0")
+    assert old["status"] == 200
+    several = [(b"content-type", b"application/json"), (b"x-forwarded-for", b"::1"), (b"x-forwarded-for", b"::2")]
+    start, _ = await post_raw(Reader(b"{}"), *several)
+    assert start["status"] == 200
+    seen: list[Call] = []
+
+    async def look(call: Call) -> Answer:
+        seen.append(call)
+        return json_answer({})
+
+    async with client_for([route("GET", "/look", look)]) as client:
+        tickets = [("Holdfast-Admission", "a"), ("X", "y"), ("Holdfast-Admission", "b")]
+        await client.get("/look", headers=tickets)
+    assert seen[0].headers[b"holdfast-admission"] == b"a, b"
+
+
+@pytest.mark.parametrize("path", ["/events%2Fa", "/events/a%2Fb", "/events/a%2fb", "/events/%2F"])
+async def test_slash_that_is_escaped_parts_nothing(path: str) -> None:
+    async with client_for(OWN_ROUTES) as client:
+        response = await client.post(path, headers=bearer("ana", "customer"))
+        escaped = await client.post("/events/a%2Db%252F", headers=bearer("ana", "customer"))
+    assert (response.status_code, response.json()["code"], escaped.status_code) == (404, "not-found", 200)
 
 
 async def test_body_above_the_cap_is_refused_by_its_header_without_reading_any_of_it() -> None:

@@ -55,6 +55,7 @@ EXAMPLES: list[Exception] = [
     engine.PaymentOpen("x", "https://bank.test/pay"),
     engine.InventoryUnavailable("timeout"),
     engine.Overloaded(),
+    http.BadRequest("`Host` is missing"),
     http.Unauthenticated("The token has expired."),
     http.Forbidden(),
     http.RouteNotFound(),
