@@ -18,7 +18,7 @@ from api.audit_log import log_change, log_refused
 from api.call import Call, read_body, whole_body
 from api.decoding import require_no_body
 from api.dispatch import RouteTable
-from api.errors import ApiError, ClientGone, Forbidden, RouteNotFound, UnsupportedMediaType
+from api.errors import ApiError, ClientGone, ContentEncoded, Forbidden, RouteNotFound, UnsupportedMediaType
 from api.heads import joined_headers
 from api.idempotency import answer_once, once_for
 from api.identity import Caller
@@ -148,6 +148,8 @@ class Application:
             body = await read_body(receive, call.headers, maximum=route.body_max)
         call.body = body
         if call.body and not route.takes_bytes:
+            if b"content-encoding" in call.headers and call.headers[b"content-encoding"].lower() != b"identity":
+                raise ContentEncoded
             if route.body is not None:
                 _require_json(call.headers.get(b"content-type"))
             else:

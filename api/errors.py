@@ -10,6 +10,7 @@
     ├── MethodNotAllowed        the URL is there, the method is not
     ├── PayloadTooLarge         the body is above the route's cap
     ├── UnsupportedMediaType    the body is not JSON
+    │   └── ContentEncoded      the body is compressed
     ├── TooManyStreams          the caller listens to as many streams as one may
     ├── NoticeUnsigned          a payment provider's webhook cannot be believed
     └── KeysUnavailable         the issuer's keys cannot be fetched: tokens cannot be checked just now
@@ -65,6 +66,10 @@ class PayloadTooLarge(ApiError):
 
 class UnsupportedMediaType(ApiError):
     """The body calls itself something else than JSON."""
+
+
+class ContentEncoded(UnsupportedMediaType):
+    """The body comes compressed, or otherwise encoded."""
 
 
 class TooManyStreams(ApiError):

@@ -101,6 +101,7 @@ def _refusals(route: Route) -> Iterator[type[Exception]]:
         yield engine.InvalidRequest
     if route.changes:
         yield from (engine.InvalidRequest, http.PayloadTooLarge)
+        yield from () if route.takes_bytes else (http.ContentEncoded,)
         yield from (engine.IdempotencyKeyReused, engine.IdempotencyInFlight)
     if route.takes_tickets:
         yield from (engine.AdmissionRequired, engine.AdmissionPending)

@@ -437,6 +437,13 @@ KINDS: dict[type, Kind] = {
         title="Unsupported media type",
         meaning="Bodies are JSON: `application/json`, or another type that ends in `+json`.",
     ),
+    http.ContentEncoded: Kind(
+        status=415,
+        code="content-encoded",
+        title="Content encoded",
+        meaning="Bodies are taken as they are: send this one again without `Content-Encoding`.",
+        headers=lambda _: ((b"accept-encoding", b"identity"),),
+    ),
     http.TooManyStreams: Kind(
         status=429,
         code="too-many-streams",

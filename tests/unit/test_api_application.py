@@ -1,6 +1,7 @@
 """What every request meets before and after its handler: routes, tokens, bodies, headers, failures."""
 
 import asyncio
+import gzip
 import json
 from typing import Any
 
@@ -147,6 +148,24 @@ async def test_body_of_another_type_is_a_415_problem(content_type: str) -> None:
     async with client_for(OWN_ROUTES) as client:
         response = await client.post("/echo", content=b"{}", headers={"content-type": content_type})
     assert (response.status_code, response.json()["code"]) == (415, "unsupported-media-type")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "br", "gzip, identity", "deflate", ""])
+@pytest.mark.parametrize(("path", "body"), [("/echo", b"{}"), ("/customers", b"{}"), ("/echo", gzip.compress(b"{}"))])
+async def test_body_that_is_encoded_is_a_415_problem(encoding: str, path: str, body: bytes) -> None:
+    headers = {"content-encoding": encoding} | bearer("ana", "customer")
+    async with client_for(OWN_ROUTES) as client:
+        response = await client.post(path, content=body, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (415, "content-encoded")
+    assert response.headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize(("encoding", "body"), [("identity", b"{}"), ("Identity", b"{}"), ("gzip", b"")])
+async def test_body_that_is_not_encoded_or_not_there_is_taken(encoding: str, body: bytes) -> None:
+    headers = {"content-encoding": encoding} | bearer("ana", "customer")
+    async with client_for(OWN_ROUTES) as client:
+        response = await client.post("/customers", content=body, headers=headers)
+    assert response.status_code == 200
 
 
 BODILESS = [row for row in ROUTES if row.changes and row.body is None and not row.takes_bytes]

@@ -62,6 +62,7 @@ EXAMPLES: list[Exception] = [
     http.MethodNotAllowed(("GET", "HEAD")),
     http.PayloadTooLarge(1024),
     http.UnsupportedMediaType(),
+    http.ContentEncoded(),
     http.TooManyStreams(10),
     http.NoticeUnsigned(),
     http.KeysUnavailable(),
