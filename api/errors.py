@@ -6,6 +6,8 @@
     ├── Unauthenticated         no token, or one that does not hold
     ├── Forbidden               the caller's roles or scope do not allow it
     ├── BadRequest              it is no HTTP as its standards have it
+    ├── LengthRequired          where its body ends cannot be known
+    ├── HeadTooLarge            its head takes more than is kept of one
     ├── RouteNotFound           no such URL
     ├── MethodNotAllowed        the URL is there, the method is not
     ├── PayloadTooLarge         the body is above the route's cap
@@ -42,6 +44,14 @@ class BadRequest(ApiError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class LengthRequired(ApiError):
+    """The request asks for another protocol, and does not tell its body's length."""
+
+
+class HeadTooLarge(ApiError):
+    """The head of the request, or what is around the pieces of its body, has no end in sight."""
 
 
 class RouteNotFound(ApiError):

@@ -19,6 +19,8 @@ is acknowledged, unless its event's policy says otherwise (`durability: redis`).
 (RFC 9457) with a stable `code`. Every change takes an `Idempotency-Key`: for 24 hours the same key and body do
 nothing a second time, and get the first answer again; where that is a booking, the booking as it is now. Fields that
 are not known are refused (422), so that none is overlooked; a request that takes no body may have an empty object.
+What is no HTTP request, or too much of one, never gets to a route: 400 `bad-request`, 411 `length-required`, 431
+`head-too-large`.
 """
 
 _PATH_PARAMS: dict[str, dict[str, Any]] = {

@@ -401,6 +401,19 @@ KINDS: dict[type, Kind] = {
         meaning="It is no HTTP request as RFC 9112 has it.",
         detail=lambda error: error.reason,
     ),
+    http.LengthRequired: Kind(
+        status=411,
+        code="length-required",
+        title="Length required",
+        meaning="A request that asks for another protocol must tell its body's length in `Content-Length`; the "
+        "connection is closed.",
+    ),
+    http.HeadTooLarge: Kind(
+        status=431,
+        code="head-too-large",
+        title="Head too large",
+        meaning="The request is longer than is read of one, besides its body; the connection is closed.",
+    ),
     http.Unauthenticated: Kind(
         status=401,
         code="unauthenticated",

@@ -8,6 +8,7 @@ import asyncio
 import time
 from typing import Any
 
+from api.errors import HeadTooLarge
 from engine import figures
 from holdfast.http_protocol import LeanProtocol
 from holdfast.http_refusals import Asker, refusal_bytes
@@ -20,10 +21,6 @@ STALLED_MAX_S = 15.0  # without one byte of an answer being taken
 SWEEP_EVERY_S = 1.0
 CONNECTION = "connection"  # the class that connections above their bound are counted under
 CONNECTION_RETRY_AFTER_S = 2
-_HEAD_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: text/plain\r\n"
-    b"content-length: 37\r\n\r\nThe head of the request is too large."
-)
 
 
 class Watch:
@@ -86,20 +83,14 @@ class BoundedProtocol(LeanProtocol):
         self._received += len(data)
         super().data_received(data)
         if self._midway and self._received - CHUNK_OVERHEAD * self._body_received > HEAD_MAX:
-            self._refuse_head()
+            self._midway = False
+            if not self.transport.is_closing():
+                self.refuse(HeadTooLarge())
 
     def on_body(self, body: bytes) -> None:
         """Count it."""
         self._body_received += len(body)
         super().on_body(body)
-
-    def _refuse_head(self) -> None:
-        self._midway = False
-        if self.transport.is_closing():
-            return
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.write(_HEAD_TOO_LARGE)
-        self.transport.close()
 
     def handle_websocket_upgrade(self) -> None:
         """From here on another protocol has the connection."""

@@ -18,14 +18,12 @@ from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent, AS
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from api.errors import ApiError, BadRequest, LengthRequired
 from holdfast.http_lines import common_lines
+from holdfast.http_refusals import Asker, last_words
 
 _BODILESS = (204, 304)
 _INVALID = "Invalid HTTP request received."  # as uvicorn has it
-_LENGTH_REQUIRED = (
-    b"HTTP/1.1 411 Length Required\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 68\r\n\r\n"
-    b"A request that asks for another protocol must tell its body's length"
-)
 _PLAIN_URL = re.compile(rb"/(?!/)[\x00-\x22\x24\x26-\x7f]*")  # a path, and perhaps a query, that mean what they say
 _OLD = "1.0"
 
@@ -111,10 +109,10 @@ class LeanProtocol(HttpToolsProtocol):
                 self.parser.feed_data(rest)
             except httptools.HttpParserError as error:
                 if isinstance(error.__context__, _LengthRequiredError):
-                    self._refuse_length()
+                    self.refuse(LengthRequired())
                 else:
                     self.logger.warning(_INVALID)
-                    self.send_400_response(_INVALID)
+                    self.refuse(BadRequest("The bytes that came are no HTTP request."))
             except httptools.HttpParserUpgrade as stopped:
                 if not self._should_upgrade():
                     rest = memoryview(rest)[stopped.args[0] :]
@@ -203,11 +201,15 @@ class LeanProtocol(HttpToolsProtocol):
             cycle.more_body = False
             cycle.message_event.set()
 
-    def _refuse_length(self) -> None:
-        if (
-            self.cycle is None or self.cycle.response_complete
-        ):  # else it would be taken for the answer of the one before
-            self.transport.write(_LENGTH_REQUIRED)
+    def refuse(self, error: ApiError) -> None:
+        """Say what is wrong with what came, and close the connection: where the next request begins is not known."""
+        cycle = self.cycle
+        # While another request is under way, it would be taken for the answer to that one; behind half an answer, for
+        # its rest.
+        is_its_own = cycle is not None and cycle.more_body and not cycle.response_started and not self.pipeline
+        if cycle is None or cycle.response_complete or is_its_own:
+            asker = Asker(scheme=self.scheme or "http", server=self.server)
+            self.transport.write(last_words(error, asker, self.server_state.default_headers))
         self.transport.close()
 
     def _take_left_out(self, data: memoryview) -> memoryview:

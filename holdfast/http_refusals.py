@@ -1,7 +1,8 @@
 """The problem ``overloaded``: as an answer like all others, and as bytes for requests that are not parsed first.
 
 A request that is turned away behind the parser of its connection has a scope, and a task, by then. What
-:mod:`holdfast.http_whole` finds to be one whole request is answered in front of it.
+:mod:`holdfast.http_whole` finds to be one whole request is answered in front of it. As bytes, too, goes what is wrong
+with a request that cannot be parsed.
 """
 
 import functools
@@ -9,10 +10,12 @@ from collections.abc import Sequence
 
 import msgspec
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from api.answers import PROBLEM_JSON, Answer, Header, send_answer
 from api.call import base_url_of, request_id
 from api.clients import Proxies
+from api.errors import ApiError
 from api.problems import problem_body
 from engine.errors import Overloaded
 from holdfast.http_lines import common_lines
@@ -20,6 +23,13 @@ from holdfast.http_lines import common_lines
 _HEAD = (
     b"HTTP/1.1 503 Service Unavailable\r\n%bx-content-type-options: nosniff\r\nx-request-id: %b\r\nretry-after: %d\r\n"
     b"content-type: " + PROBLEM_JSON + b"\r\ncontent-length: %d\r\n%b\r\n"
+)
+
+_LAST_HEAD = (
+    b"%bx-content-type-options: nosniff\r\nx-request-id: %b\r\nconnection: close\r\ncontent-type: "
+    + PROBLEM_JSON
+    + b"\r\n"
+    b"content-length: %d\r\n\r\n"
 )
 
 Server = tuple[str, int | None] | None
@@ -48,6 +58,15 @@ def refusal_bytes(asker: Asker, retry_after_s: int, default_headers: Sequence[He
         b"connection: close\r\n" if close else b"",
     )
     return head if asker.is_head else head + body
+
+
+def last_words(error: ApiError, asker: Asker, default_headers: Sequence[Header]) -> bytes:
+    """The problem as the last answer of a connection, whose bytes are no request that an application could be given."""
+    name = request_id(asker.given_id)
+    base_url = base_url_of(asker.host, asker.scheme, asker.server)
+    kind, body = problem_body(error, base_url=base_url, request_id=name)
+    common = common_lines(default_headers)
+    return STATUS_LINE[kind.status] + _LAST_HEAD % (common, name, len(body)) + body
 
 
 class Refusing:

@@ -499,6 +499,18 @@ async def test_head_without_an_end_is_refused() -> None:
         await until(lambda: not shop.gate.watch.open)
 
 
+async def test_head_that_is_too_large_is_a_problem_like_any_other() -> None:
+    async with serving(App(), in_flight=100) as shop, shop.connection() as (reader, writer):
+        writer.write(b"GET /v1/events/e/availability HTTP/1.1\r\nHost: a\r\nx: ")
+        await until(lambda: any(protocol._midway for protocol in shop.gate.watch.open))
+        writer.write(b"a" * (http_bounds.HEAD_MAX + 1))  # one byte too many, so that none is left unread
+        code, headers, body = await answer(reader)
+        problem = json.loads(body)
+        assert (code, headers["content-type"], headers["connection"]) == (431, "application/problem+json", "close")
+        assert (problem["code"], problem["request_id"]) == ("head-too-large", headers["x-request-id"])
+        assert await reader.read() == b""
+
+
 async def test_read_that_announces_a_body_is_counted_at_once() -> None:
     read = b"GET /v1/events/e/holds HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n"
     async with serving(App(), in_flight=100) as shop, shop.connection() as streams:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -164,7 +165,6 @@ EXCHANGES = {
         )
     ],
     "an upgrade nobody offers": [request("GET /a", "Connection: upgrade", "Upgrade: h2c")],
-    "no HTTP at all": [b"\x16\x03\x01 nonsense\r\n\r\n"],
 }
 
 
@@ -233,6 +233,50 @@ async def test_lean_protocol_takes_a_wish_for_another_protocol_for_no_more_than_
         assert wished.startswith(b"HTTP/1.1 201"), name
 
 
+def check_last_words(received: bytes, status: int, code: str) -> None:
+    """One problem like any other, after which the connection is closed."""
+    head, _, body = received.partition(b"\r\n\r\n")
+    lines = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+    problem = json.loads(body)
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert (lines["content-type"], lines["connection"]) == ("application/problem+json", "close")
+    assert int(lines["content-length"]) == len(body)
+    assert (problem["status"], problem["code"], problem["request_id"]) == (status, code, lines["x-request-id"])
+    assert problem["type"].endswith(f"/problems/{code}")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01 nonsense\r\n\r\n",
+        request("GET /a", "Content-Length: two"),
+        request("POST /a", "Content-Length: 1", "Transfer-Encoding: chunked"),
+        request("POST /a", "Transfer-Encoding: chunked") + b"2\r\nab\r\nmore\r\n",
+        request("GET http://"),
+        request("GET /a").replace(b"Host: x", b"Host : x"),
+    ],
+)
+async def test_lean_protocol_says_in_a_problem_what_is_no_http(data: bytes) -> None:
+    async with serving(LeanProtocol) as (port, _):
+        check_last_words(await exchange(port, data), 400, "bad-request")
+        behind = await exchange(port, request("GET /a"), data)
+        check_last_words(behind[behind.rindex(b"HTTP/1.1 ") :], 400, "bad-request")
+
+
+async def test_lean_protocol_answers_no_request_with_what_is_wrong_with_the_next() -> None:
+    may_answer = asyncio.Event()
+
+    async def late(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await may_answer.wait()
+        await application(scope, receive, send)
+
+    async with serving(LeanProtocol, late) as (port, _):
+        bad_chunk = request("POST /a", "Transfer-Encoding: chunked") + b"more\r\n"
+        for wrong in (b"nonsense\r\n\r\n", bad_chunk):
+            assert await exchange(port, request("GET /a"), wrong) == b""
+        may_answer.set()
+
+
 async def test_lean_protocol_refuses_a_wish_for_another_protocol_with_a_body_of_no_known_length() -> None:
     asked = []
     may_answer = asyncio.Event()
@@ -248,10 +292,7 @@ async def test_lean_protocol_refuses_a_wish_for_another_protocol_with_a_body_of_
         assert not asked
         behind_another = await exchange(port, NEXT + chunked)
         may_answer.set()
-    head, _, body = received.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 411")
-    assert b"connection: close" in head
-    assert b"content-length: %d" % len(body) in head
+    check_last_words(received, 411, "length-required")
     assert not behind_another  # it would be taken for the answer of the one before
     assert asked == ["/b"]
 

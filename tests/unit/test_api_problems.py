@@ -56,6 +56,8 @@ EXAMPLES: list[Exception] = [
     engine.InventoryUnavailable("timeout"),
     engine.Overloaded(),
     http.BadRequest("`Host` is missing"),
+    http.LengthRequired(),
+    http.HeadTooLarge(),
     http.Unauthenticated("The token has expired."),
     http.Forbidden(),
     http.RouteNotFound(),
