@@ -9,6 +9,7 @@ import msgspec
 from api.answers import Answer, Header, json_answer
 from api.call import Call
 from api.errors import RouteNotFound
+from api.negotiation import prefers
 from api.problem_shapes import Problem
 from api.problems import KIND_BY_CODE
 
@@ -94,7 +95,7 @@ async def show_problem(call: Call) -> Answer:
     if kind is None:
         raise RouteNotFound
     members = [name for name in kind.shape.__struct_encode_fields__ if name not in Problem.__struct_encode_fields__]
-    if b"text/html" not in call.headers.get(b"accept", b""):
+    if not prefers(call.headers.get(b"accept", b""), b"text/html"):
         return json_answer(ProblemPage(kind.code, kind.status, kind.title, kind.meaning, members))
     listed = f"<p>Members: {', '.join(f'<code>{name}</code>' for name in members)}.</p>" if members else ""
     page = _PROBLEM_PAGE.format(

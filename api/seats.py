@@ -8,6 +8,7 @@ import msgspec
 from api.answers import Answer, Header, encode_json
 from api.call import Call
 from api.decoding import decode_query, of_query
+from api.negotiation import prefers
 from api.versions import tagged_answer
 from engine.availability import seat_bits, set_bits
 from engine.errors import EventNotFound
@@ -16,6 +17,7 @@ from engine.views import availability
 
 SEATMAP_MEDIA_TYPE: Final = "application/vnd.holdfast.seatmap+json"
 
+_SEATMAP = SEATMAP_MEDIA_TYPE.encode("ascii")
 _BY_ACCEPT: Header = (b"vary", b"accept")
 
 SeatStatus = Literal["free", "held", "sold", "blocked"]
@@ -85,9 +87,9 @@ async def show_seats(call: Call) -> Answer:
     view = await call.services.reservations.seats(await visible_event(call))
     with of_query():
         legs = view.event.layout.leg_range(query.from_, query.to)
-    if SEATMAP_MEDIA_TYPE.encode("ascii") in call.headers.get(b"accept", b""):
+    if prefers(call.headers.get(b"accept", b""), _SEATMAP):
         encoded = view.answer("bitmaps", lambda: encode_json(_bitmaps(view)))
-        return tagged_answer(call, encoded, content_type=SEATMAP_MEDIA_TYPE.encode("ascii"), headers=(_BY_ACCEPT,))
+        return tagged_answer(call, encoded, content_type=_SEATMAP, headers=(_BY_ACCEPT,))
     encoded = view.answer(("seats", *legs, query.party), lambda: encode_json(seat_list(view, *legs, party=query.party)))
     return tagged_answer(call, encoded, headers=(_BY_ACCEPT,))
 

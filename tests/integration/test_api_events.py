@@ -416,6 +416,9 @@ async def test_seats_are_given_as_bitmaps_to_who_accepts_them(ana: Person, olga:
     document = (await ana.get(f"/v1/events/{event_id}/seats", accept=accept)).json()
     sold, blocked = (base64.b64decode(document[name]) for name in ("sold", "blocked"))
     assert (sold[0], blocked[0]) == (0b10000100, 0b10000000)
+    for other in (f"{accept};q=0", f"{accept}-x"):
+        listed = await ana.get(f"/v1/events/{event_id}/seats", accept=other)
+        assert (listed.headers["content-type"], listed.headers["vary"]) == ("application/json", "accept")
 
 
 async def test_seat_is_taken_when_it_is_on_any_leg(ana: Person, olga: Person) -> None:
