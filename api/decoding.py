@@ -78,9 +78,8 @@ def decode_body(
         raise InvalidRequest("$", "the body is not valid UTF-8") from None
     except RecursionError:
         raise InvalidRequest("$", "the body is nested too deeply") from None
-    if (
-        b"\\u0000" in body and not in_parts
-    ):  # Postgres has no text with NUL in it; the escape is the only way to write one
+    # Postgres has no text with NUL in it; the escape is the only way to write one.
+    if b"\\u0000" in body and not in_parts:
         check_free_form(msgspec.json.decode(body), "$", depth_max=None)
     return value
 

@@ -165,9 +165,8 @@ def _entries_of(body: bytes) -> tuple[list[ClaimOnEvent | InvalidRequest], str]:
     try:
         batch = decode_body(_batch, body)
     except InvalidRequest:
-        raw = decode_body(
-            _raw_batch, body, in_parts=True
-        )  # something is wrong with the whole, or with some of its entries
+        # Something is wrong with the whole, which is said here, or with some of its entries.
+        raw = decode_body(_raw_batch, body, in_parts=True)
         entries, at = (raw.holds, "$.holds") if isinstance(raw, _RawBatchRequest) else (raw, "$")
         return [_decode_entry(bytes(entry)) for entry in entries], at
     return (list(batch.holds), "$.holds") if isinstance(batch, BatchRequest) else (list(batch), "$")
