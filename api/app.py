@@ -31,6 +31,7 @@ from engine import figures
 from engine.errors import InvalidRequest, RateLimited
 from engine.ids import parse_claim_id
 
+_PERCENT = ord("%")  # looked for as a byte, which costs a seventh of a search for bytes
 UNKNOWN = "unknown"  # label of requests to no route
 UNCOUNTED = frozenset(("/healthz", "/readyz", "/metrics"))  # asked by machines, which take silence for an outage
 
@@ -126,7 +127,7 @@ class Application:
             if len(call.headers) != len(scope["headers"]) or b"host" not in call.headers:
                 call.headers = joined_headers(scope["headers"], scope["http_version"])
             # A slash that is escaped parts nothing: a proxy, and its rules, see another path than the decoded one.
-            if b"%2" in (raw := scope.get("raw_path") or b"") and b"%2f" in raw.lower():
+            if _PERCENT in (raw := scope.get("raw_path") or b"") and b"%2f" in raw.lower():
                 raise RouteNotFound
             route, call.params = self._table.find(scope["method"], path)
         except (ApiError, InvalidRequest):
