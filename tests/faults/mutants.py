@@ -82,7 +82,7 @@ def journal_is_dropped_before_the_commit(patch: pytest.MonkeyPatch) -> None:
     def start_late(
         self: Settlement, entry: JournalEntry, event: SellableEvent, details: BookingDetails
     ) -> asyncio.Future[Settled]:
-        self._drop(self._kernel.partition_of(event), entry.journal_id)
+        self._drop(self._kernel.partition_of(event), entry)
         return start(self, entry, event, details)
 
     patch.setattr(Settlement, "start", start_late)
