@@ -2,7 +2,7 @@
 
 A sale is a crowd that wants places of one event at once, and half of what a claim costs Redis and the engine it costs
 for being a call of its own. So while a claim of an event is under way, usual ones that come are gathered until the turn
-of the event loop ends, or until they are sixteen, and go to ``hold_many`` together. Who is alone waits for nobody
+of the event loop ends, or until they are thirty-two, and go to ``hold_many`` together. Who is alone waits for nobody
 (``docs/decisions/0040-claims-of-a-crowd-share-a-call.md``).
 """
 
@@ -22,7 +22,7 @@ from engine.once import ONCE_TTL_MS, Once
 from engine.places import CountedPlaces, NumberedPlaces, Places
 from engine.transport.errors import NotSent
 
-SHARED_BY = 16  # claims in a call: Redis works on them while the next ones are made ready
+SHARED_BY = 32  # claims in a call: Redis works on them while the next ones are made ready
 
 GENERAL = b"GENERAL"  # what stands for the answer to a claim about which nothing was done
 _ONCE_TTL = b"%d" % ONCE_TTL_MS

@@ -142,7 +142,7 @@ async def test_call_that_fails_is_made_again_and_nobody_holds_twice(
 
     def fail_first(script: Script, keys: PackedKeys, args: Sequence[bytes]) -> "asyncio.Future[Any]":
         begun.append(script.name)
-        if len(begun) > 2:
+        if len(begun) > 1:
             return begin(script, keys, args)
         if trouble == "not sent":
             raise NotSent("no connection")
@@ -158,7 +158,7 @@ async def test_call_that_fails_is_made_again_and_nobody_holds_twice(
         [shop.reservations.hold(event.event.id, PLACE, customer_id=f"c{n}", once=key(n)) for n in range(CROWD)]
     )
     assert of_type(held, Held) == CROWD
-    assert len(begun) > 2
+    assert len(begun) > 1
     assert {hold.owner for hold in stored(redis_url, event).holds.values()} == {f"c{n}" for n in range(CROWD)}
 
 
