@@ -16,7 +16,7 @@ from engine.ids import ClaimKey, HoldId, claim_id_of, new_claim_key, parse_claim
 from engine.kernel import Kernel
 from engine.once import ONCE_TTL_MS, Once, attempt_of
 from engine.places import Places, format_places, parse_places
-from engine.refusals import booking_refusal, claim_refusal, hold_refusal, moment, places_taken
+from engine.refusals import booking_refusal, claim_refusal, hold_refusal, moment
 from engine.shared_claims import SharedClaims, claim_argument, is_usual
 from engine.views import Views
 
@@ -59,36 +59,53 @@ class Holding(Views):
             EventNotFound, EventNotOpen, PlacesUnavailable, LimitExceeded, IdempotencyKeyReused: Refused.
         """
         # A group of one, without what a group costs: nearly all holds come this way.
-        event = self._catalog.recall(event_id) or await self._catalog.get(event_id)
-        places = resolve_places(event.layout, claim.items, claim.from_, claim.to)
-        is_known, key, text = key is not None, key or new_claim_key(), format_places(places).encode()
-        ttl_ms = b"%d" % ((claim.ttl or event.definition.policy.hold_ttl) * 1000)
-        is_crowded = self._shared.enter(event_id)
-        try:
-            if is_crowded and not is_known and is_usual(places):
-                argument = claim_argument(key.encode(), ttl_ms, text, once, customer_id)
-                if (answer := await self._shared.ask(event, argument, once)) is not None:
-                    ran_ms, deadline_ms = answer
-                    if isinstance(deadline_ms, int):
-                        return Held(_hold_on(event, key, ran_ms, deadline_ms, places))
-                    raise places_taken(event, *deadline_ms)
-            layout = event.layout.digest.encode()
-            args = (customer_id.encode(), once.body if once else b"", _ONCE_TTL, key.encode(), layout, text, ttl_ms)
-            reply = await self._kernel.run("hold_places", event, args, once=once.scope if once else None)
-        finally:
-            self._shared.leave(event_id)
-        if reply[0] == b"HELD":
-            _, created_ms, deadline_ms, got = reply[1]
-            # What was asked for by number is what was got; the best available is known only now.
-            got_places = places if got == text else parse_places(got.decode())
-            return Held(_hold_on(event, key, created_ms, deadline_ms, got_places))
-        if reply[0] == b"REPLAYED":
-            first_key, *fields = reply[1]
-            return Held(_read_hold(event, first_key.decode(), *fields), replayed=True)
-        if reply[0] != b"STALE_LAYOUT":
-            raise claim_refusal(reply, [event])
-        self._catalog.forget(event_id)
-        return (await self.hold_group([(event_id, claim)], customer_id=customer_id, once=once))[0]
+        for _ in range(2):
+            event = self._catalog.recall(event_id) or await self._catalog.get(event_id)
+            places = resolve_places(event.layout, claim.items, claim.from_, claim.to)
+            may_share = key is None and is_usual(places)  # else it may be there already
+            key, text = key or new_claim_key(), format_places(places).encode()
+            ttl_ms = b"%d" % ((claim.ttl or event.definition.policy.hold_ttl) * 1000)
+            asked = (event, key.encode(), ttl_ms, text, once, customer_id)
+            is_crowded = self._shared.enter(event_id)
+            try:
+                if is_crowded and may_share:
+                    reply = await self._kernel.within_limit(self._claim_with_others(*asked))
+                else:
+                    reply = await self._claim_alone(*asked)
+            finally:
+                self._shared.leave(event_id)
+            if reply[0] == b"HELD":
+                _, created_ms, deadline_ms, got = reply[1]
+                # What was asked for by number is what was got; the best available is known only now.
+                got_places = places if got == text else parse_places(got.decode())
+                return Held(_hold_on(event, key, created_ms, deadline_ms, got_places))
+            if reply[0] == b"REPLAYED":
+                first_key, *fields = reply[1]
+                return Held(_read_hold(event, first_key.decode(), *fields), replayed=True)
+            if reply[0] != b"STALE_LAYOUT":
+                break
+            self._catalog.forget(event_id)
+        raise claim_refusal(reply, [event])
+
+    async def _claim_with_others(
+        self, event: SellableEvent, key: bytes, ttl_ms: bytes, text: bytes, once: Once | None, customer_id: str
+    ) -> list[Any]:
+        """What ``hold_places`` answers to a usual claim, from a call that it shares, or by itself behind that."""
+        answer = await self._shared.ask(event, claim_argument(key, ttl_ms, text, once, customer_id), once)
+        if answer is None:
+            return await self._claim_alone(event, key, ttl_ms, text, once, customer_id)
+        ran_ms, told = answer
+        if isinstance(told, int):
+            return [b"HELD", (None, ran_ms, told, text)]
+        held, sold, next_release_ms, *missing = told
+        return [b"UNAVAILABLE", held, sold, next_release_ms, (1, *missing)]
+
+    async def _claim_alone(
+        self, event: SellableEvent, key: bytes, ttl_ms: bytes, text: bytes, once: Once | None, customer_id: str
+    ) -> list[Any]:
+        layout, body = event.layout.digest.encode(), once.body if once else b""
+        args = (customer_id.encode(), body, _ONCE_TTL, key, layout, text, ttl_ms)
+        return await self._kernel.run("hold_places", event, args, once=once.scope if once else None)
 
     async def hold_many(
         self, event_id: str, claims: Sequence[ClaimRequest], *, customer_id: str, onces: Sequence[Once | None]

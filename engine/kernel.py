@@ -93,7 +93,7 @@ class Kernel:
         """Send a script's call at once, and once. The reply may be an error as an instance: :meth:`run` goes on then.
 
         Raises:
-            NotSent: There is nobody to send it to.
+            NotSent: It cannot be sent now.
         """
         script, partition = lua.load(name), self.partition_of(event)
         keys = self._keys.with_onces(self._keys.for_event(script, event.event.id, partition), partition, onces)
@@ -102,15 +102,15 @@ class Kernel:
         reply.add_done_callback(partial(_observe, name, began))
         return reply
 
-    async def within_limit(self, answer: asyncio.Future[T]) -> T:
-        """*answer*, if it comes as soon as that of a call must.
+    async def within_limit(self, work: Awaitable[T]) -> T:
+        """The result of *work*, calls and all, if it comes as soon as that of one call must.
 
         Raises:
             StoreUnavailable: It does not.
         """
         wait = self._limit.begin()
         try:
-            return await answer
+            return await work
         except asyncio.CancelledError:
             if not wait.is_over():
                 raise

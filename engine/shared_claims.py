@@ -23,6 +23,8 @@ from engine.places import CountedPlaces, NumberedPlaces, Places
 from engine.transport.errors import NotSent
 
 SHARED_BY = 32  # claims in a call: Redis works on them while the next ones are made ready
+ALONE_S = 0.1  # for which claims of an event go alone that did nothing together: people are in line, or it is closed
+ALONE_MAX = 1_000  # events of which that is remembered; then it begins anew
 
 GENERAL = b"GENERAL"  # what stands for the answer to a claim about which nothing was done
 _ONCE_TTL = b"%d" % ONCE_TTL_MS
@@ -42,13 +44,13 @@ class SharedClaims:
         self._kernel = kernel
         self._under_way: dict[str, int] = {}
         self._calls: dict[str, _Call] = {}
-        self._repeating: set[asyncio.Task[None]] = set()
+        self._alone_until: dict[str, float] = {}
 
     def enter(self, event_id: str) -> bool:
-        """A claim of the event begins; whether others are under way. :meth:`leave` follows, whatever comes of it."""
+        """A claim of the event begins; whether it should be shared. :meth:`leave` follows, whatever comes of it."""
         others = self._under_way.get(event_id, 0)
         self._under_way[event_id] = others + 1
-        return others > 0
+        return others > 0 and (event_id not in self._alone_until or self._may_share_again(event_id))
 
     def leave(self, event_id: str) -> None:
         """It has ended."""
@@ -65,68 +67,98 @@ class SharedClaims:
         Raises:
             StoreUnavailable, LedgerUnavailable: As :meth:`Kernel.run`.
         """
+        loop = asyncio.get_running_loop()
         call = self._calls.get(event.event.id)
         if call is None or call.event is not event:  # another layout, say: the one before goes as it was asked
             call = self._calls[event.event.id] = _Call(event)
-            asyncio.get_running_loop().call_soon(self._send, call)
-        answer: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+            loop.call_soon(self._send, call)
+        answer: asyncio.Future[Answer | None] = loop.create_future()
         call.waiting.append((claim, None if once is None else once.scope, answer))
         if len(call.waiting) == SHARED_BY:
             self._send(call)
-        return await self._kernel.within_limit(answer)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            call.leave()
+            raise
 
     def _send(self, call: "_Call") -> None:
-        if call.args:  # it left when there were enough of them
+        if call.is_closed:  # it left when there were enough of them
             return
+        call.is_closed = True
         if self._calls.get(call.event.event.id) is call:
             del self._calls[call.event.event.id]
-        call.close()
+        args, onces = call.arguments()
         if not call.waiting:
             return
         figures.CLAIMS_SHARED.observe(len(call.waiting))
         try:
-            reply = self._kernel.begin("hold_many", call.event, call.args, onces=call.onces)
-        except NotSent:
-            self._begin_again(call)
-        else:
+            reply = call.work = self._kernel.begin("hold_many", call.event, args, onces=onces)
             reply.add_done_callback(partial(self._take, call))
+        except NotSent:  # each may wait for a connection, as long as there is somebody who waits for it
+            call.tell([GENERAL])
+        except Exception as error:
+            _give_up(call, error)
 
     def _take(self, call: "_Call", reply: "asyncio.Future[Any]") -> None:
-        if reply.cancelled() or reply.exception() is not None or isinstance(reply.result(), RedisError):
-            self._begin_again(call)
+        if reply.cancelled():  # nobody waits any more
+            return
+        if reply.exception() is not None or isinstance(reply.result(), RedisError):
+            call.work = asyncio.get_running_loop().create_task(self._run_again(call))
         else:
-            call.tell(reply.result())
-
-    def _begin_again(self, call: "_Call") -> None:
-        task = asyncio.get_running_loop().create_task(self._run_again(call))
-        self._repeating.add(task)
-        task.add_done_callback(self._repeating.discard)
+            self._tell(call, reply.result())
 
     async def _run_again(self, call: "_Call") -> None:
         """As a call by itself: that is repeated, redirected, and has the script loaded where it is not known."""
+        args, onces = call.arguments()
+        if not call.waiting:
+            return
         try:
-            call.tell(await self._kernel.run("hold_many", call.event, call.args, onces=call.onces))
+            reply = await self._kernel.run("hold_many", call.event, args, onces=onces)
         except HoldfastError as error:
             call.fail(error)
-        except Exception as error:  # a bug of ours: whose claim is at fault, each finds out by itself
-            logger.warning("claims that shared a call go alone", event_id=call.event.event.id, reason=repr(error))
-            call.tell([GENERAL])
+        except Exception as error:
+            _give_up(call, error)
+        else:
+            self._tell(call, reply)
+
+    def _tell(self, call: "_Call", reply: Sequence[Any]) -> None:
+        """Give each its answer; of an event that answers none it is not asked again for a moment."""
+        if reply[0] == GENERAL:
+            if len(self._alone_until) >= ALONE_MAX:
+                self._alone_until.clear()
+            self._alone_until[call.event.event.id] = asyncio.get_running_loop().time() + ALONE_S
+        try:
+            call.tell(reply)
+        except Exception as error:
+            _give_up(call, error)
+
+    def _may_share_again(self, event_id: str) -> bool:
+        if asyncio.get_running_loop().time() < self._alone_until[event_id]:
+            return False
+        del self._alone_until[event_id]
+        return True
 
 
 class _Call:
-    """Claims that leave together."""
+    """Claims that leave together; *work* is what is under way about them."""
 
     def __init__(self, event: SellableEvent) -> None:
         self.event = event
         self.waiting: list[_Waiting] = []
-        self.args: list[bytes] = []
-        self.onces: list[bytes] = []
+        self.is_closed = False
+        self.work: asyncio.Future[Any] | None = None
 
-    def close(self) -> None:
-        """No more are taken; who has gone away meanwhile is left out."""
+    def arguments(self) -> tuple[list[bytes], list[bytes]]:
+        """Those of the call, and its keys, for all that have not gone away."""
         self.waiting = [each for each in self.waiting if not each[2].done()]
-        self.args = many_arguments(self.event, [claim for claim, _, _ in self.waiting])
-        self.onces = [once for _, once, _ in self.waiting if once is not None]
+        onces = [once for _, once, _ in self.waiting if once is not None]
+        return many_arguments(self.event, [claim for claim, _, _ in self.waiting]), onces
+
+    def leave(self) -> None:
+        """One has gone away. Nothing more is done for nobody: what waits to be sent again is not."""
+        if self.work is not None and all(future.done() for _, _, future in self.waiting):
+            self.work.cancel()
 
     def tell(self, reply: Sequence[Any]) -> None:
         """Give each its answer."""
@@ -145,6 +177,12 @@ class _Call:
         for _, _, future in self.waiting:
             if not future.done():
                 future.set_exception(error)
+
+
+def _give_up(call: _Call, error: Exception) -> None:
+    """A bug of ours: each goes alone, so that whose claim is at fault finds out by itself."""
+    logger.warning("claims that shared a call go alone", event_id=call.event.event.id, reason=repr(error))
+    call.tell([GENERAL])
 
 
 def is_usual(places: Places) -> bool:

@@ -129,7 +129,7 @@ for i = 1, count do
   then
     local is_sold = byte and bit.band(sold[byte], bits[i]) > 0
     local is_held = byte and not is_sold and bit.band(held[byte], bits[i]) > 0
-    if not is_sold and not is_held and quantity <= free then
+    if not is_sold and not is_held and (byte or quantity <= free) then
       taken[ids[i]] = true
       if once then
         taken[key] = true

@@ -116,7 +116,13 @@ class Multiplexer:
         return future
 
     def submit_now(self, wire: bytes) -> asyncio.Future[Any]:
-        """The same, sent without waiting for the end of the turn, and with it whatever waits already."""
+        """The same, sent without waiting for the end of the turn, and with it whatever waits already.
+
+        Raises:
+            NotSent: It would have to wait.
+        """
+        if self._link is None or self._link.room <= len(self._wires):
+            raise NotSent("the connection takes no more for now")
         future = self.submit(wire)
         self._send()
         return future

@@ -32,7 +32,7 @@ class Transport(Protocol):
         Nothing is done about an error reply: :meth:`evalsha` does, and is what to go on with.
 
         Raises:
-            NotSent: It cannot be sent.
+            NotSent: It cannot be sent now; other commands would wait for a connection.
         """
         ...
 

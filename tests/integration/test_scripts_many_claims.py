@@ -174,6 +174,13 @@ def test_refusal_tells_what_is_in_the_way_after_the_claims_before_it(venue: Venu
         assert venue.hold_many(("c", TTL_MS, "0:1;1#4"))[2:] == [[0, 1, due_ms, "1#4"]]
 
 
+def test_seat_that_is_free_is_not_refused_for_a_count_that_is_wrong(venue: Venue) -> None:
+    """As ``hold_places`` has it: of a seat its bit decides."""
+    venue.redis.hset(venue.key("state"), "free:1:0", 0)
+    assert isinstance(venue.hold_many(("c", TTL_MS, "0:1;1#3"))[2], int)
+    assert venue.hold("0:1;1#4")[0] == "HELD"
+
+
 def test_claims_count_together_against_each_customer_s_limit(redis_url: str) -> None:
     venue = Venue(Runner(redis_url), policy={"max_places_per_customer": 3})
     venue.held("0:1;0*1", owner="ana")

@@ -11,6 +11,7 @@ from ledger_lab import Lab
 from script_runner import PARTITIONS
 from shops import Shop, at_once, claim, open_shops
 from stores import on_both_stores, open_client
+from transport_servers import eventually
 
 from engine import figures
 from engine.claim_requests import Held
@@ -23,9 +24,11 @@ from engine.errors import (
     StoreUnavailable,
 )
 from engine.events import SellableEvent
+from engine.keys import event_key
 from engine.once import Once
-from engine.shared_claims import SHARED_BY
+from engine.shared_claims import ALONE_S, SHARED_BY
 from engine.transport.errors import NotSent, OutcomeUnknown
+from engine.transport.single import SingleTransport
 from engine.transport.wire import PackedKeys
 from lua import Script
 
@@ -206,6 +209,165 @@ async def test_crowd_in_front_of_a_silent_server_is_told_in_time(shop: Shop, lab
             [shop.reservations.hold(event.event.id, PLACE, customer_id=f"c{n}", once=key(n)) for n in range(CROWD)]
         )
     assert len(stored(redis_url, event).holds) == CROWD + 1
+
+
+def away_for(shop: Shop, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the connection away, and let no other be made for a while."""
+    transport = shop.kernel.transport
+    assert isinstance(transport, SingleTransport)
+    multiplexer, loop = transport._multiplexer, asyncio.get_running_loop()
+    dial, back_at = multiplexer._dial, loop.time() + seconds
+
+    async def dial_later() -> Any:
+        await asyncio.sleep(max(0.0, back_at - loop.time()))
+        return await dial()
+
+    monkeypatch.setattr(multiplexer, "_dial", dial_later)
+    assert multiplexer._link is not None
+    multiplexer._link.close("taken away")
+
+
+async def test_who_was_told_of_an_outage_has_no_hold_when_it_is_over(
+    shop: Shop, lab: Lab, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transport would keep a command for longer than anybody waits for its answer."""
+    event = await lab.event()
+    await shop.reservations.hold(event.event.id, PLACE, customer_id="first")  # which has the event loaded
+    away_for(shop, 0.85, monkeypatch)
+    answers = await at_once([shop.reservations.hold(event.event.id, PLACE, customer_id=f"c{n}") for n in range(CROWD)])
+    assert of_type(answers, StoreUnavailable) == CROWD
+    await asyncio.sleep(0.5)
+    assert {hold.owner for hold in stored(redis_url, event).holds.values()} == {"first"}
+
+
+async def test_who_has_gone_away_is_left_out_when_a_call_is_made_again(
+    shop: Shop, lab: Lab, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = await lab.event()
+    await shop.reservations.hold(event.event.id, PLACE, customer_id="first")  # which has the event loaded
+    lost: list[asyncio.Future[Any]] = []
+
+    def lose(*_: Any) -> "asyncio.Future[Any]":
+        lost.append(asyncio.get_running_loop().create_future())
+        return lost[-1]
+
+    monkeypatch.setattr(shop.kernel.transport, "begin_evalsha", lose)
+    tasks = [
+        asyncio.create_task(shop.reservations.hold(event.event.id, PLACE, customer_id=f"c{n}", once=key(n)))
+        for n in range(5)
+    ]
+    await eventually(lambda: bool(lost), "no call was begun")
+    for task in tasks[1::2]:
+        task.cancel()
+    await asyncio.sleep(0)
+    lost[0].set_exception(OutcomeUnknown("lost"))
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert of_type(results, Held) == 3
+    assert {hold.owner for hold in stored(redis_url, event).holds.values()} == {"first", "c0", "c2", "c4"}
+
+
+async def test_nothing_more_is_done_when_everybody_has_gone_away(
+    shop: Shop, lab: Lab, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = await lab.event()
+    await shop.reservations.hold(event.event.id, PLACE, customer_id="first")  # which has the event loaded
+    lost: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(shop.kernel.transport, "begin_evalsha", lambda *_: lost)
+    ahead = asyncio.create_task(shop.reservations.hold(event.event.id, PLACE, customer_id="ahead"))
+    tasks = [asyncio.create_task(shop.reservations.hold(event.event.id, PLACE, customer_id=f"c{n}")) for n in range(5)]
+    await ahead
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert lost.cancelled()
+    assert {hold.owner for hold in stored(redis_url, event).holds.values()} == {"first", "ahead"}
+
+
+async def test_claim_that_goes_alone_behind_a_shared_call_has_no_more_time_for_it(
+    shop: Shop, lab: Lab, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = await lab.event()
+    await shop.reservations.hold(event.event.id, PLACE, customer_id="first")  # which has the event loaded
+    loop = asyncio.get_running_loop()
+
+    def late(*_: Any) -> "asyncio.Future[Any]":
+        reply: asyncio.Future[Any] = loop.create_future()
+
+        def answer() -> None:
+            redis.Redis.from_url(redis_url).execute_command("CLIENT", "PAUSE", 3_000, "ALL")
+            reply.set_result([b"GENERAL"])
+
+        loop.call_later(0.5, answer)
+        return reply
+
+    monkeypatch.setattr(shop.kernel.transport, "begin_evalsha", late)
+    began = loop.time()
+    answers = await at_once([shop.reservations.hold(event.event.id, PLACE, customer_id=f"c{n}") for n in range(8)])
+    assert of_type(answers, StoreUnavailable) >= 7  # the first one went alone at once
+    assert loop.time() - began < 1.1
+
+
+@pytest.mark.parametrize("fault", ["begin", "reply"])
+async def test_fault_of_ours_sends_each_alone(
+    shop: Shop, lab: Lab, redis_url: str, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    event = await lab.event()
+    await shop.reservations.hold(event.event.id, PLACE, customer_id="first")  # which has the event loaded
+
+    def fail(*_: Any) -> "asyncio.Future[Any]":
+        if fault == "begin":
+            raise ValueError("a bug")
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        reply.set_result([b"HELD", 1, 2])  # an answer for one of them
+        return reply
+
+    monkeypatch.setattr(shop.kernel.transport, "begin_evalsha", fail)
+    answers = await at_once([shop.reservations.hold(event.event.id, PLACE, customer_id=f"c{n}") for n in range(8)])
+    assert of_type(answers, Held) == 8
+    assert {hold.owner for hold in stored(redis_url, event).holds.values()} >= {f"c{n}" for n in range(1, 8)}
+
+
+async def test_event_whose_claims_are_none_to_be_shared_is_left_alone_for_a_moment(
+    shop: Shop, lab: Lab, redis_url: str
+) -> None:
+    event = await lab.event()
+    await shop.reservations.hold(event.event.id, PLACE, customer_id="first")  # which has the event loaded
+    state = event_key(shop.kernel.partition_of(event), event.event.id, "state")
+    open_client(redis_url).hset(state, "waiting", "0")  # a line that has been asked
+
+    async def sell(customer_id: str) -> int:
+        before = calls("hold_many")
+        for turn in range(4):
+            answers = await at_once(
+                [shop.reservations.hold(event.event.id, PLACE, customer_id=f"{customer_id}{turn}") for _ in range(4)]
+            )
+            assert of_type(answers, Held) == 4
+        return calls("hold_many") - before
+
+    assert await sell("ana") == 1
+    open_client(redis_url).hdel(state, "waiting")
+    await asyncio.sleep(ALONE_S)
+    assert await sell("ben") == 4
+
+
+async def test_claim_after_a_change_of_the_layout_keeps_its_key(
+    shop: Shop, lab: Lab, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first call may have held under it, and its answer been lost."""
+    event = await lab.event()
+    await shop.reservations.hold(event.event.id, PLACE, customer_id="first")
+    run, seen = shop.kernel.run, []
+
+    async def answer_stale_once(name: str, sellable: SellableEvent, args: Sequence[bytes], **rest: Any) -> list[Any]:
+        reply = await run(name, sellable, args, **rest)
+        seen.append(args[3])
+        return [b"STALE_LAYOUT", 1] if len(seen) == 1 else reply
+
+    monkeypatch.setattr(shop.kernel, "run", answer_stale_once)
+    held = await shop.reservations.hold(event.event.id, PLACE, customer_id="ana")
+    assert (len(seen), seen[0]) == (2, seen[1])
+    assert held.hold.id.startswith(seen[0].decode())
+    assert len(stored(redis_url, event).holds) == 2
 
 
 async def test_batches_with_idempotency_keys_share_calls_too(shop: Shop, lab: Lab, redis_url: str) -> None:
