@@ -66,7 +66,10 @@ async def command(
             event_id=event_id,
             seat=seats[0] if seats else 0,
         )
-    found = msgspec.structs.replace(found, redis_cli=tuple(lines))
+    if found.loaded:
+        found = msgspec.structs.replace(found, redis_cli=tuple(lines))
+    elif seats:
+        click.echo("Warning: of the seat nothing is told: the event is not in Redis; --at tells who had it", err=True)
     if as_json:
         print_json(found)
     else:
@@ -103,7 +106,8 @@ def _print(out: Console, found: Inspection, layout: Layout, definition: EventDef
         if wanted:
             out.print(make_table(found))
             out.print()
-    out.print("The same by hand:")
+    if found.redis_cli:
+        out.print("The same by hand:")
     for line in found.redis_cli:
         out.print(f"  {line}", soft_wrap=True, markup=False)
 

@@ -366,7 +366,7 @@ def _state_in_words(sink: ShownSink) -> str:
 async def _note_private(url: str) -> None:
     """Say on standard error what this command's own environment cannot show: that others deliver, with theirs."""
     if (reason := await why_private(url)) is not None:
-        click.echo(f"{reason}: `serve` and `reconcile`, which deliver, need that setting too", err=True)
+        click.echo(f"Warning: {reason}: `serve` and `reconcile`, which deliver, need that setting too", err=True)
 
 
 def _in_words(attempt: Attempt) -> str:

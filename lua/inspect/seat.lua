@@ -3,6 +3,9 @@
 --     'hf:{7}:concert-42:holds' 'hf:{7}:concert-42:bookings' , 117
 local seat = tonumber(ARGV[1])
 local legs = tonumber(redis.call('HGET', KEYS[1], 'legs'))
+if not legs then
+  return { 'not loaded' }
+end
 
 -- Records end in `…|places|owner`; places read `0:1;0*2;1#100,101`.
 local function owners(hash, kind, lines)

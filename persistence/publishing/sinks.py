@@ -126,9 +126,13 @@ class Sinks:
         """Take a sink away, with all that it was still to be told.
 
         Raises:
-            SinkError: There is none of this name.
+            SinkError: There is none of this name, or it is the stream, and at work: a process that starts makes it
+                again, and what happens until then it would not be told.
         """
-        own = sa.delete(sinks).where(sinks.c.id == (await self.find(name)).id)
+        sink = await self.find(name)
+        if sink.kind == STREAM and sink.disabled_at is None:
+            raise SinkError("it is what HOLDFAST_STREAM names: unset that, or `holdfast webhooks disable stream`")
+        own = sa.delete(sinks).where(sinks.c.id == sink.id)
         await outside_transaction(self._database, lambda connection: connection.execute(own))
         await Queue(self._database).forget_removed()
 

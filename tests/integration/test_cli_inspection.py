@@ -253,6 +253,9 @@ def test_inspect_of_an_event_that_redis_has_not_says_so(
     client.flushall()
     assert "not in Redis" in cli.ok("inspect", "concert-42")
     assert cli.json("inspect", "concert-42")["loaded"] is False
+    done = cli.run("inspect", "concert-42", "--seat", "A-1")
+    assert (done.returncode, "by hand" in done.stdout) == (0, False)
+    assert done.stderr.startswith("Warning: of the seat nothing is told: the event is not in Redis")
     assert client.dbsize() == 0
 
 

@@ -216,6 +216,8 @@ async def test_command_adds_tests_lists_rotates_and_removes(
     await asyncio.to_thread(cli.ok, "webhooks", "enable", "shop")
     await asyncio.to_thread(cli.ok, "webhooks", "remove", "shop")
     gone = await asyncio.to_thread(cli.run, "webhooks", "test", "shop")
+    stream = await asyncio.to_thread(cli.run, "webhooks", "remove", "stream")
+    assert (stream.returncode, "unset that, or `holdfast webhooks disable stream`" in stream.stderr) == (1, True)
     assert (gone.returncode, "there is no webhook 'shop'" in gone.stderr) == (1, True)
 
 
