@@ -1,6 +1,7 @@
 """Embedded servers: what they keep, what they answer, and what they say when they cannot be had."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -189,12 +190,16 @@ async def test_servers_start_when_pid_and_socket_files_are_stale_and_the_pid_is_
         assert servers is not None
         await _write(servers)
         sockets = Path(servers.redis_url.removeprefix("unix://")).parent
-        everything = owner.descendants()
-        owner.process.kill()
-        for process in everything:  # as if the machine had lost its power: nobody tidies up
-            if process.is_running():
+        servers_of_owner = owner.descendants()
+        # As if the machine had lost its power, nobody tidies up. The owner dies last, and stands still until then:
+        # its servers end in good order when it is gone, and it would end the others when one of them is.
+        owner.process.send_signal(signal.SIGSTOP)
+        for process in servers_of_owner:
+            with contextlib.suppress(psutil.NoSuchProcess):  # Postgres's own processes follow their postmaster
                 process.kill()
-        psutil.wait_procs(everything, timeout=10)
+        owner.process.kill()
+        owner.process.wait(timeout=10)
+        psutil.wait_procs(servers_of_owner, timeout=10)
     # A pid file left behind, whose pid has since passed to another process of the same account.
     uid = (data / "postgres").stat().st_uid
     bystander = await asyncio.create_subprocess_exec("sleep", "60", user=uid)
