@@ -7,13 +7,12 @@ from engine.claims import describe_places
 from engine.errors import InvalidRequest
 from engine.events import SellableEvent
 from engine.ids import BookingId
-from engine.once import ONCE_TTL_MS, Once, attempt_of
+from engine.once import Once, attempt_of
 from engine.refusals import moment
 
 # Of the sealed details of one booking: 500 attendees with a name and a seat each are 30 kB. The scripts rely on it when
 # they judge by the number of entries whether the journal may be full (lua/include/book.lua).
 DETAILS_BYTES_MAX = 65_536
-_ONCE_TTL = b"%d" % ONCE_TTL_MS
 
 
 class BookingRequest(msgspec.Struct, frozen=True):
@@ -31,8 +30,8 @@ class BookingRequest(msgspec.Struct, frozen=True):
     attempt: bytes | None = None
 
 
-def booking_args(request: BookingRequest, *, journal_bytes_max: int) -> list[bytes]:
-    """The arguments that ``confirm_hold`` and ``book_places`` share.
+def booking_args(request: BookingRequest) -> tuple[bytes, ...]:
+    """What every script that books is told of a request: the same of each repetition, by whichever script.
 
     Raises:
         InvalidRequest: What the customer says of people is too long to be kept.
@@ -42,8 +41,7 @@ def booking_args(request: BookingRequest, *, journal_bytes_max: int) -> list[byt
     once = request.once
     attempt = request.attempt or attempt_of(once)
     scope, body = (once.scope, once.body) if once else (b"", b"")
-    owner, bytes_max = request.customer_id.encode(), b"%d" % journal_bytes_max
-    return [request.key, owner, attempt, request.sealed, body, scope, _ONCE_TTL, bytes_max]
+    return (request.key, request.customer_id.encode(), attempt, request.sealed, body, scope)
 
 
 def leaves_it_to_redis(event: SellableEvent) -> bool:

@@ -100,8 +100,11 @@ SCRIPTS = Histogram(
     bounds=FAST_S,
     counted_as="holdfast_script_calls_total",
 )
-CLAIMS_SHARED = Histogram(
-    "holdfast_claims_shared", "Claims of one event, made at the same time, in one call of a script.", bounds=SIZES
+CALLS_SHARED = Histogram(
+    "holdfast_requests_per_shared_call",
+    "Requests about one event, made at the same time, in one call of a script.",
+    "script",
+    bounds=SIZES,
 )
 SNAPSHOTS = Counter(
     "holdfast_snapshot_reads_total",
@@ -162,7 +165,7 @@ RATE_LIMITED = Counter(
 FIGURES: tuple[Counter | Histogram, ...] = (
     REQUESTS,
     SCRIPTS,
-    CLAIMS_SHARED,
+    CALLS_SHARED,
     COMMIT_BOOKINGS,
     COMMIT_SECONDS,
     COMMITS,

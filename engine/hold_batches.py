@@ -17,7 +17,8 @@ from engine.kernel import Kernel
 from engine.once import Once
 from engine.places import Places, format_places
 from engine.refusals import places_taken
-from engine.shared_claims import GENERAL, claim_argument, is_usual, many_arguments
+from engine.shared_calls import GENERAL
+from engine.usual_claims import claim_argument, is_usual, many_arguments
 
 CLAIMS_MAX = 100  # of one call of hold_many, as the script has it: 2 ms of a slow server, and a batch over HTTP
 ATTEMPTS_MAX = 2  # at hold_many, for each such part of a batch; what is left is claimed one by one

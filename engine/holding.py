@@ -17,7 +17,8 @@ from engine.kernel import Kernel
 from engine.once import ONCE_TTL_MS, Once, attempt_of
 from engine.places import Places, format_places, parse_places
 from engine.refusals import booking_refusal, claim_refusal, hold_refusal, moment
-from engine.shared_claims import SharedClaims, claim_argument, is_usual
+from engine.shared_calls import SharedCalls
+from engine.usual_claims import claim_argument, is_usual, many_arguments
 from engine.views import Views
 
 _ONCE_TTL = b"%d" % ONCE_TTL_MS
@@ -37,7 +38,7 @@ class Holding(Views):
 
     def __init__(self, kernel: Kernel, catalog: Catalog) -> None:
         super().__init__(kernel, catalog)
-        self._shared = SharedClaims(kernel)
+        self._shared_claims = SharedCalls(kernel, "hold_many", many_arguments)
         self._batches = HoldBatches(kernel, catalog, hold_one=self.hold, hold_on=_hold_on)
 
     async def hold(
@@ -66,14 +67,14 @@ class Holding(Views):
             key, text = key or new_claim_key(), format_places(places).encode()
             ttl_ms = b"%d" % ((claim.ttl or event.definition.policy.hold_ttl) * 1000)
             asked = (event, key.encode(), ttl_ms, text, once, customer_id)
-            is_crowded = self._shared.enter(event_id)
+            is_crowded = self._shared_claims.enter(event_id)
             try:
                 if is_crowded and may_share:
                     reply = await self._kernel.within_limit(self._claim_with_others(*asked))
                 else:
                     reply = await self._claim_alone(*asked)
             finally:
-                self._shared.leave(event_id)
+                self._shared_claims.leave(event_id)
             if reply[0] == b"HELD":
                 _, created_ms, deadline_ms, got = reply[1]
                 # What was asked for by number is what was got; the best available is known only now.
@@ -91,7 +92,8 @@ class Holding(Views):
         self, event: SellableEvent, key: bytes, ttl_ms: bytes, text: bytes, once: Once | None, customer_id: str
     ) -> list[Any]:
         """What ``hold_places`` answers to a usual claim, from a call that it shares, or by itself behind that."""
-        answer = await self._shared.ask(event, claim_argument(key, ttl_ms, text, once, customer_id), once)
+        request = claim_argument(key, ttl_ms, text, once, customer_id)
+        answer = await self._shared_claims.ask(event, request, once.scope if once else None)
         if answer is None:
             return await self._claim_alone(event, key, ttl_ms, text, once, customer_id)
         ran_ms, told = answer

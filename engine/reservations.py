@@ -1,6 +1,8 @@
 """The engine's front: what can be done with holds, and confirming and booking, until the ledger has it."""
 
 import asyncio
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -33,15 +35,18 @@ from engine.kernel import Kernel
 from engine.keys import once_key
 from engine.loader import EventLoader
 from engine.loading import status_args
-from engine.once import Once
+from engine.once import ONCE_TTL_MS, Once
 from engine.places import Places, format_places, parse_places
 from engine.ports import Ledger, Sealer, UnwritableEntry
 from engine.refusals import booking_refusal, claim_refusal
 from engine.settlement import Settlement
+from engine.shared_calls import SharedCalls
 from engine.time_limits import TimeLimit
 from engine.verification import Verification
 
 VERIFICATIONS_MAX = 3  # of one call: a server may change again while the first change is looked into
+SHARED_DETAILS_BYTES_MAX = 2_048  # of a confirmation that shares a call: thirty-two of them stay a short message
+_ONCE_TTL = b"%d" % ONCE_TTL_MS
 
 logger = structlog.get_logger("holdfast.engine")
 
@@ -70,7 +75,8 @@ class Reservations(Holding):
         self._settlement = settlement
         self._verification = verification
         self._confirm_limit = TimeLimit(confirm_timeout_s)
-        self._journal_bytes_max = journal_bytes_max
+        self._bounds = (_ONCE_TTL, b"%d" % journal_bytes_max)
+        self._shared_confirmations = SharedCalls(kernel, "confirm_many", self._many_arguments)
 
     async def confirm(
         self,
@@ -101,7 +107,11 @@ class Reservations(Holding):
         ):
             return booked
         request = self._booking_request(key, details, customer_id, once, attempt)
-        reply = await self._run_booking("confirm_hold", event, request)
+        is_crowded = self._shared_confirmations.enter(event.event.id)
+        try:
+            reply = await self._confirm(event, request, is_crowded=is_crowded)
+        finally:
+            self._shared_confirmations.leave(event.event.id)
         return await self._finish(reply, event, request)
 
     async def book_again(
@@ -118,7 +128,7 @@ class Reservations(Holding):
         key, event = await self._find_event_of(booking_id)
         request = self._booking_request(key, details, customer_id, None, attempt)
         claim_args = (event.layout.digest.encode(), format_places(places).encode())
-        return await self._finish(await self._run_booking("book_places", event, request, *claim_args), event, request)
+        return await self._finish(await self._book_places(event, request, *claim_args), event, request)
 
     async def accept_again(self, dead: DeadLetter, event: SellableEvent) -> JournalEntry | None:
         """Take the places of a letter's booking, whose epoch is over, under the one of now; in its stead, in one step.
@@ -142,7 +152,7 @@ class Reservations(Holding):
         claim_args = (event.layout.digest.encode(), format_places(entry.places).encode())
         letter_args = (dead.journal_id.encode(), dead.raw)
         # What Redis knows of the key is that it made this very booking; whether it has made another, the ledger says.
-        reply = await self._run_booking("book_places", event, request, *claim_args, *letter_args, asks_for_key=False)
+        reply = await self._book_places(event, request, *claim_args, *letter_args, asks_for_key=False)
         if reply[0] == b"GONE":
             return None
         if reply[0] != b"CONFIRMED":
@@ -171,7 +181,7 @@ class Reservations(Holding):
             event = await self._catalog.get(event_id)
             places = resolve_places(event.layout, claim.items, claim.from_, claim.to)
             claim_args = (event.layout.digest.encode(), format_places(places).encode())
-            reply = await self._run_booking("book_places", event, request, *claim_args)
+            reply = await self._book_places(event, request, *claim_args)
             if reply[0] != b"STALE_LAYOUT":
                 break
             self._catalog.forget(event_id)
@@ -254,12 +264,31 @@ class Reservations(Holding):
         sealed = self._sealer.seal(details, booking_id)
         return BookingRequest(key.key.encode(), booking_id, customer_id, details, sealed, once, attempt)
 
-    async def _run_booking(
-        self, script: str, event: SellableEvent, request: BookingRequest, *more: bytes, asks_for_key: bool = True
+    async def _confirm(self, event: SellableEvent, request: BookingRequest, *, is_crowded: bool) -> list[Any]:
+        """What ``confirm_hold`` answers, in a crowd from a call that it shares, or by itself behind that."""
+        args, scope = booking_args(request), request.once.scope if request.once else None
+        if is_crowded and len(request.sealed) <= SHARED_DETAILS_BYTES_MAX:
+            asking = self._shared_confirmations.ask(event, args, scope)
+            if (answer := await self._kernel.within_limit(asking)) is not None:
+                (epoch, confirmed_ms), (created_ms, journal_id, places) = answer
+                return [b"CONFIRMED", epoch, created_ms, confirmed_ms, journal_id, places]
+        return await self._run_audited("confirm_hold", event, [*args, *self._bounds], scope)
+
+    def _many_arguments(self, _: SellableEvent, requests: Sequence[tuple[bytes, ...]]) -> list[bytes]:
+        """The arguments of ``confirm_many``."""
+        return [*self._bounds, *itertools.chain.from_iterable(requests)]
+
+    async def _book_places(
+        self, event: SellableEvent, request: BookingRequest, *more: bytes, asks_for_key: bool = True
+    ) -> list[Any]:
+        scope = request.once.scope if request.once and asks_for_key else None
+        args = [*booking_args(request), *self._bounds, *more]
+        return await self._run_audited("book_places", event, args, scope)
+
+    async def _run_audited(
+        self, script: str, event: SellableEvent, args: Sequence[bytes], scope: bytes | None
     ) -> list[Any]:
         """Run a script that books, and have the event audited first when it says that another server has taken over."""
-        args = [*booking_args(request, journal_bytes_max=self._journal_bytes_max), *more]
-        scope = request.once.scope if request.once and asks_for_key else None
         for _ in range(VERIFICATIONS_MAX):
             reply = await self._kernel.run(script, event, args, once=scope)
             if reply[0] != b"UNAUDITED":

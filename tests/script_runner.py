@@ -112,6 +112,16 @@ class ManyClaim(NamedTuple):
     body: str = "b1"
 
 
+class ManyConfirmation(NamedTuple):
+    """One of the requests of a call of ``confirm_many``."""
+
+    hold_id: str
+    owner: str = "ana"
+    attempt: str = "a1"
+    once: str = ""
+    body: str = "b1"
+
+
 class Venue:
     """One event and its scripts; replies are lists of text and numbers. Its time stands still but for ``advance``."""
 
@@ -269,6 +279,16 @@ class Venue:
     ) -> list[Any]:
         args = (hold_id, owner, attempt, b"sealed", body, once, ONCE_TTL_MS, journal_max)
         return self._run("confirm_hold", *args, once=once)
+
+    def confirm_many(self, *requests: "ManyConfirmation", journal_max: int = JOURNAL_BYTES_MAX) -> list[Any]:
+        """Confirmations by anybody, with or without idempotency keys."""
+        args = [
+            text
+            for hold_id, owner, attempt, once, body in requests
+            for text in (hold_id, owner, attempt, b"sealed", body if once else "", once)
+        ]
+        onces = [request.once for request in requests if request.once]
+        return self._run("confirm_many", ONCE_TTL_MS, journal_max, *args, onces=onces)
 
     def book(
         self,

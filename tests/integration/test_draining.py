@@ -24,7 +24,7 @@ from engine.ids import BookingId, new_claim_id, parse_claim_id
 from engine.journal_bound import JOURNAL_BYTES_MAX
 from engine.keys import event_key, once_key, partition_key
 from engine.mending import Discarded, Retried, give_up, retry
-from engine.once import Once
+from engine.once import ONCE_TTL_MS, Once
 from engine.ports import Committed, Refused, Standing, UnwritableEntry
 from engine.settlement import OUTDATED
 from persistence.ledger import PostgresLedger
@@ -77,7 +77,7 @@ class Journal:
             assert key is not None
             sealed = (sealer or self._lab.sealer).seal(BookingDetails(notes="window"), booking_id)
             request = BookingRequest(key.key.encode(), booking_id, customer_id, BookingDetails(), sealed, None)
-            args = booking_args(request, journal_bytes_max=JOURNAL_BYTES_MAX)
+            args = [*booking_args(request), b"%d" % ONCE_TTL_MS, b"%d" % JOURNAL_BYTES_MAX]
             places = [self._event.layout.digest.encode(), b"0:1;0*1"]
             reply = await self._shop.kernel.run("book_places", self._event, [*args, *places])
             assert reply[0] == b"CONFIRMED"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from invariants import assert_consistent
-from script_runner import OFFER_MS, PARTITIONS, TTL_MS, Runner, Venue, hold_together, new_id
+from script_runner import OFFER_MS, PARTITIONS, TTL_MS, ManyConfirmation, Runner, Venue, hold_together, new_id
 
 import lua
 
@@ -246,6 +246,24 @@ def _held_with_others_after_the_sale(runner: Runner) -> tuple[Venue, Act]:
     venue = Venue(runner)
     venue.set_status("closed")
     return venue, lambda: venue.hold_many((new_id(), TTL_MS, "0:1;0*1"), (new_id(), TTL_MS, "0:1;1#3"))
+
+
+# --- confirm_many ----------------------------------------------------------------------------------------------------
+
+
+@situation("confirm_many", "CONFIRMED")
+def _confirmed_with_others(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    holds = [venue.held("0:1;0*2"), venue.held("0:1;1#3")]
+    return venue, lambda: venue.confirm_many(*map(ManyConfirmation, holds))
+
+
+@situation("confirm_many", "GENERAL")
+def _confirmed_with_others_when_cancelled(runner: Runner) -> tuple[Venue, Act]:
+    venue = Venue(runner)
+    holds = [venue.held("0:1;0*2"), venue.held("0:1;1#3")]
+    venue.set_status("cancelled")
+    return venue, lambda: venue.confirm_many(*map(ManyConfirmation, holds))
 
 
 # --- extend, release, read, reap -------------------------------------------------------------------------------------

@@ -6,13 +6,14 @@ and at its end with the invariants of ``tests/invariants.py``.
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
 import redis
 from invariants import assert_consistent
 from script_mutants import mutated
-from script_runner import FROZEN_MS, PARTITIONS, TTL_MS, ManyClaim, Runner, Venue, new_id
+from script_runner import FROZEN_MS, PARTITIONS, TTL_MS, ManyClaim, ManyConfirmation, Runner, Venue, new_id
 
 History = Callable[[Venue], None]
 
@@ -184,6 +185,50 @@ def batch_is_refused_what_has_lapsed(venue: Venue) -> None:
     venue.held("0:1;1#3", owner="bea")
     venue.advance(TTL_MS)
     assert venue.hold_many(("a", TTL_MS, "0:1;1#3"))[2:] == [venue.now() + TTL_MS]
+
+
+def confirmations_of_a_crowd(venue: Venue, *requests: ManyConfirmation) -> list[bool]:
+    reply = venue.confirm_many(*requests)
+    return [False] * len(requests) if reply == ["GENERAL"] else [answer != "GENERAL" for answer in reply[2:]]
+
+
+def crowd_confirms_what_it_may(venue: Venue) -> None:
+    for hold_id, ttl_ms in (("a", TTL_MS), ("late", 500), ("b", TTL_MS)):
+        venue.held("0:1;0*1", hold_id=hold_id, ttl_ms=ttl_ms)
+    stranger = ManyConfirmation(venue.held("0:1;0*1", owner="bea"), owner="ana")
+    venue.advance(500)
+    asked = ["a", "a", "late", "b"]
+    requests = [ManyConfirmation(hold_id, attempt=f"a{number}") for number, hold_id in enumerate(asked)]
+    assert confirmations_of_a_crowd(venue, *requests, stranger) == [True, False, False, True, False]
+
+
+def crowd_s_keys_confirm_another_hold(venue: Venue) -> None:
+    holds = [venue.held("0:1;0*1") for _ in range(3)]
+    requests = [ManyConfirmation(hold_id, once="k") for hold_id in holds]
+    assert confirmations_of_a_crowd(venue, *requests[:2]) == [True, False]
+    assert confirmations_of_a_crowd(venue, requests[2]) == [False]
+
+
+def crowd_is_in_the_way_of_the_event(venue: Venue) -> None:
+    request = ManyConfirmation(venue.held("0:1;0*1"))
+    state = venue.key("state")
+    for field, value in (("status", "cancelled"), ("audited", "f" * 40), ("status", ""), ("epoch", "")):
+        kept: Any = venue.redis.hget(state, field)
+        if value:
+            venue.redis.hset(state, field, value)
+        else:
+            venue.redis.hdel(state, field)
+        before = venue.runner.dump()
+        with contextlib.suppress(redis.ResponseError):
+            assert confirmations_of_a_crowd(venue, request) == [False]
+        assert venue.runner.dump() == before
+        venue.redis.hset(state, field, kept)
+
+
+def crowd_fills_the_journal(venue: Venue) -> None:
+    requests = [ManyConfirmation(venue.held("0:1;0*1")) for _ in range(3)]
+    reply = venue.confirm_many(*requests, journal_max=2 * 80 * 1024 - 1)
+    assert reply == ["GENERAL"]
 
 
 def batch_comes_before_the_line(venue: Venue) -> None:
@@ -374,6 +419,33 @@ MUTANTS = {
     ),
     "a batch leaves lapsed holds where they are": Mutant(
         "hold_many", "  end_lapsed(keys, time)\n", "", batch_is_refused_what_has_lapsed
+    ),
+    "a shared confirmation is anybody's": Mutant(
+        "confirm_many", "whose == ARGV[FIRST + (i - 1) * ARGUMENTS + 1] and", "whose and", crowd_confirms_what_it_may
+    ),
+    "a shared confirmation honours a hold after its deadline": Mutant(
+        "confirm_many", "and now < deadline ", "", crowd_confirms_what_it_may
+    ),
+    "a shared call books a hold twice": Mutant(
+        "confirm_many", "and not taken[id]", "", crowd_confirms_what_it_may
+    ),
+    "a shared confirmation does not look for its key": Mutant(
+        "confirm_many", "answered[once] or ", "", crowd_s_keys_confirm_another_hold
+    ),
+    "a shared call of confirmations takes a key twice": Mutant(
+        "confirm_many", " or taken[key]", "", crowd_s_keys_confirm_another_hold
+    ),
+    "a shared confirmation is of a cancelled event": Mutant(
+        "confirm_many", "status == 'cancelled' or ", "", crowd_is_in_the_way_of_the_event
+    ),
+    "a shared confirmation is of a state that a rebuild has closed": Mutant(
+        "confirm_many", "(status and epoch and", "(epoch and", crowd_is_in_the_way_of_the_event
+    ),
+    "a shared confirmation goes on after a change of server": Mutant(
+        "confirm_many", " or audited ~= server_id()", "", crowd_is_in_the_way_of_the_event
+    ),
+    "a shared call does not count its own entries against the journal's bound": Mutant(
+        "confirm_many", " + count - 1)", ")", crowd_fills_the_journal
     ),
     "a booking does not ask whether a line comes first": Mutant(
         "book_places", "if is_sale and not limit and line_is_first(ev) then", "if false then", line_is_overtaken

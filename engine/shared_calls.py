@@ -1,13 +1,14 @@
-"""Claims of one event that are made at the same time: the usual ones share a call of a script, whoever makes them.
+"""What is asked of one event at the same time: the usual requests share a call of a script, whoever makes them.
 
 A sale is a crowd that wants places of one event at once, and half of what a claim costs Redis and the engine it costs
-for being a call of its own. So while a claim of an event is under way, usual ones that come are gathered until the turn
-of the event loop ends, or until they are thirty-two, and go to ``hold_many`` together. Who is alone waits for nobody
-(``docs/decisions/0040-claims-of-a-crowd-share-a-call.md``).
+for being a call of its own; so it is with confirmations. So while one of an event is under way, usual ones that come
+are gathered until the turn of the event loop ends, or until they are thirty-two, and go together to the script for many
+(``hold_many``, ``confirm_many``). Who is alone waits for nobody
+(``docs/decisions/0040-claims-of-a-crowd-share-a-call.md``, ``0042-confirmations-share-a-call.md``).
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,36 +19,38 @@ from engine import figures
 from engine.errors import HoldfastError
 from engine.events import SellableEvent
 from engine.kernel import Kernel
-from engine.once import ONCE_TTL_MS, Once
-from engine.places import CountedPlaces, NumberedPlaces, Places
 from engine.transport.errors import NotSent
 
-SHARED_BY = 32  # claims in a call: Redis works on them while the next ones are made ready
-ALONE_S = 0.1  # for which claims of an event go alone that did nothing together: people are in line, or it is closed
+SHARED_BY = 32  # requests in a call: Redis works on them while the next ones are made ready
+ALONE_S = 0.1  # for which those of an event go alone that did nothing together: people are in line, or it is closed
 ALONE_MAX = 1_000  # events of which that is remembered; then it begins anew
 
-GENERAL = b"GENERAL"  # what stands for the answer to a claim about which nothing was done
-_ONCE_TTL = b"%d" % ONCE_TTL_MS
+GENERAL = b"GENERAL"  # what stands for the answer to a request about which nothing was done
 
-Answer = tuple[int, Any]
-"""When the call ran, in ms, and its answer to one claim: a deadline in ms, or the four numbers of a refusal."""
+Answer = tuple[Any, Any]
+"""What the call says of all its requests, and what of one of them."""
+
+MakeArguments = Callable[[SellableEvent, Sequence[Any]], list[bytes]]
+"""From an event and the requests about it to the arguments of the script."""
 
 logger = structlog.get_logger("holdfast.engine")
 
-_Waiting = tuple[bytes, bytes | None, "asyncio.Future[Answer | None]"]
+_Waiting = tuple[Any, bytes | None, "asyncio.Future[Answer | None]"]
 
 
-class SharedClaims:
-    """Those of one process that are being gathered, by event."""
+class SharedCalls:
+    """Those of one script that one process is gathering requests for, by event."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, script: str, make_arguments: MakeArguments) -> None:
         self._kernel = kernel
+        self._script = script
+        self._make_arguments = make_arguments
         self._under_way: dict[str, int] = {}
         self._calls: dict[str, _Call] = {}
         self._alone_until: dict[str, float] = {}
 
     def enter(self, event_id: str) -> bool:
-        """A claim of the event begins; whether it should be shared. :meth:`leave` follows, whatever comes of it."""
+        """A request about the event begins; whether it should share. :meth:`leave` follows, whatever comes of it."""
         others = self._under_way.get(event_id, 0)
         self._under_way[event_id] = others + 1
         return others > 0 and (event_id not in self._alone_until or self._may_share_again(event_id))
@@ -59,10 +62,10 @@ class SharedClaims:
         else:
             del self._under_way[event_id]
 
-    async def ask(self, event: SellableEvent, claim: bytes, once: Once | None) -> Answer | None:
-        """The answer to a *claim* that :func:`claim_argument` has made of usual places.
+    async def ask(self, event: SellableEvent, request: Any, scope: bytes | None) -> Answer | None:
+        """The answer to a usual *request*; *scope* is that of its idempotency key.
 
-        ``None`` if nothing was done about it, or that is not known: it is to be made by itself then, under its key.
+        ``None`` if nothing was done about it, or that is not known: it is to be made by itself then, as the same one.
 
         Raises:
             StoreUnavailable, LedgerUnavailable: As :meth:`Kernel.run`.
@@ -70,10 +73,10 @@ class SharedClaims:
         loop = asyncio.get_running_loop()
         call = self._calls.get(event.event.id)
         if call is None or call.event is not event:  # another layout, say: the one before goes as it was asked
-            call = self._calls[event.event.id] = _Call(event)
+            call = self._calls[event.event.id] = _Call(event, self._make_arguments)
             loop.call_soon(self._send, call)
         answer: asyncio.Future[Answer | None] = loop.create_future()
-        call.waiting.append((claim, None if once is None else once.scope, answer))
+        call.waiting.append((request, scope, answer))
         if len(call.waiting) == SHARED_BY:
             self._send(call)
         try:
@@ -91,9 +94,9 @@ class SharedClaims:
         args, onces = call.arguments()
         if not call.waiting:
             return
-        figures.CLAIMS_SHARED.observe(len(call.waiting))
+        figures.CALLS_SHARED.observe(len(call.waiting), self._script)
         try:
-            reply = call.work = self._kernel.begin("hold_many", call.event, args, onces=onces)
+            reply = call.work = self._kernel.begin(self._script, call.event, args, onces=onces)
             reply.add_done_callback(partial(self._take, call))
         except NotSent:  # each may wait for a connection, as long as there is somebody who waits for it
             call.tell([GENERAL])
@@ -114,7 +117,7 @@ class SharedClaims:
         if not call.waiting:
             return
         try:
-            reply = await self._kernel.run("hold_many", call.event, args, onces=onces)
+            reply = await self._kernel.run(self._script, call.event, args, onces=onces)
         except HoldfastError as error:
             call.fail(error)
         except Exception as error:
@@ -141,10 +144,11 @@ class SharedClaims:
 
 
 class _Call:
-    """Claims that leave together; *work* is what is under way about them."""
+    """Requests that leave together; *work* is what is under way about them."""
 
-    def __init__(self, event: SellableEvent) -> None:
+    def __init__(self, event: SellableEvent, make_arguments: MakeArguments) -> None:
         self.event = event
+        self._make_arguments = make_arguments
         self.waiting: list[_Waiting] = []
         self.is_closed = False
         self.work: asyncio.Future[Any] | None = None
@@ -152,8 +156,8 @@ class _Call:
     def arguments(self) -> tuple[list[bytes], list[bytes]]:
         """Those of the call, and its keys, for all that have not gone away."""
         self.waiting = [each for each in self.waiting if not each[2].done()]
-        onces = [once for _, once, _ in self.waiting if once is not None]
-        return many_arguments(self.event, [claim for claim, _, _ in self.waiting]), onces
+        onces = [scope for _, scope, _ in self.waiting if scope is not None]
+        return self._make_arguments(self.event, [request for request, _, _ in self.waiting]), onces
 
     def leave(self) -> None:
         """One has gone away. Nothing more is done for nobody: what waits to be sent again is not."""
@@ -167,10 +171,10 @@ class _Call:
                 if not future.done():
                     future.set_result(None)
             return
-        _, ran_ms, *answers = reply
+        _, common, *answers = reply
         for (_, _, future), answer in zip(self.waiting, answers, strict=True):
             if not future.done():
-                future.set_result(None if answer == GENERAL else (ran_ms, answer))
+                future.set_result(None if answer == GENERAL else (common, answer))
 
     def fail(self, error: Exception) -> None:
         """Tell each that there is none."""
@@ -180,24 +184,6 @@ class _Call:
 
 
 def _give_up(call: _Call, error: Exception) -> None:
-    """A bug of ours: each goes alone, so that whose claim is at fault finds out by itself."""
-    logger.warning("claims that shared a call go alone", event_id=call.event.event.id, reason=repr(error))
+    """A bug of ours: each goes alone, so that whose request is at fault finds out by itself."""
+    logger.warning("requests that shared a call go alone", event_id=call.event.event.id, reason=repr(error))
     call.tell([GENERAL])
-
-
-def is_usual(places: Places) -> bool:
-    """Whether ``hold_many`` takes a claim of these: one item on one leg, by number; a seat by itself."""
-    if len(places.items) != 1 or places.last_leg - places.first_leg != 1:
-        return False
-    item = places.items[0]
-    return isinstance(item, CountedPlaces) or (isinstance(item, NumberedPlaces) and len(item.seats) == 1)
-
-
-def claim_argument(key: bytes, ttl_ms: bytes, places: bytes, once: Once | None, customer_id: str) -> bytes:
-    """One claim, as ``hold_many`` takes it."""
-    return b"%b|%b|%b|%b|%b" % (key, ttl_ms, places, b"" if once is None else once.body, customer_id.encode())
-
-
-def many_arguments(event: SellableEvent, claims: Sequence[bytes]) -> list[bytes]:
-    """The arguments of ``hold_many`` for *claims*."""
-    return [event.layout.digest.encode(), _ONCE_TTL, *claims]

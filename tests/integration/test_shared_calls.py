@@ -1,7 +1,7 @@
-"""Claims that are made at once: the usual ones share calls, and each is told what it would have been told alone."""
+"""Claims and confirmations at once: the usual ones share calls, and each is told what it would have been told alone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any
 
 import pytest
@@ -14,9 +14,13 @@ from stores import on_both_stores, open_client
 from transport_servers import eventually
 
 from engine import figures
-from engine.claim_requests import Held
+from engine.bookings import BookingDetails
+from engine.claim_requests import Booked, Held
 from engine.definition import Policy
 from engine.errors import (
+    HoldConfirmed,
+    HoldNotFound,
+    HoldReleased,
     IdempotencyKeyReused,
     InvalidRequest,
     LimitExceeded,
@@ -26,7 +30,8 @@ from engine.errors import (
 from engine.events import SellableEvent
 from engine.keys import event_key
 from engine.once import Once
-from engine.shared_claims import ALONE_S, SHARED_BY
+from engine.reservations import SHARED_DETAILS_BYTES_MAX
+from engine.shared_calls import ALONE_S, SHARED_BY
 from engine.transport.errors import NotSent, OutcomeUnknown
 from engine.transport.single import SingleTransport
 from engine.transport.wire import PackedKeys
@@ -36,6 +41,7 @@ pytest_plugins = ["ledger_fixtures"]
 
 CROWD = 64
 PLACE = claim(section="floor", quantity=1)
+NOTHING_TO_SAY = BookingDetails()
 
 
 @pytest.fixture
@@ -135,12 +141,9 @@ async def test_each_is_told_what_it_would_have_been_told_alone(shop: Shop, lab: 
     assert owners == sorted(["dan", "zoe", "eve", "ana", "ana", "cem", "fay", "fay", "ana|ben\n|"])
 
 
-@pytest.mark.parametrize("trouble", ["lost reply", "not sent", "lost command"])
-async def test_call_that_fails_is_made_again_and_nobody_holds_twice(
-    shop: Shop, lab: Lab, redis_url: str, monkeypatch: pytest.MonkeyPatch, trouble: str
-) -> None:
-    event = await lab.event()
-    transport, begun = shop.kernel.transport, []
+def fail_first_call(shop: Shop, monkeypatch: pytest.MonkeyPatch, trouble: str) -> list[str]:
+    """Let the first shared call fail; the names of the scripts of all that are begun."""
+    transport, begun = shop.kernel.transport, list[str]()
     begin = transport.begin_evalsha
 
     def fail_first(script: Script, keys: PackedKeys, args: Sequence[bytes]) -> "asyncio.Future[Any]":
@@ -157,6 +160,15 @@ async def test_call_that_fails_is_made_again_and_nobody_holds_twice(
         return failed
 
     monkeypatch.setattr(transport, "begin_evalsha", fail_first)
+    return begun
+
+
+@pytest.mark.parametrize("trouble", ["lost reply", "not sent", "lost command"])
+async def test_call_that_fails_is_made_again_and_nobody_holds_twice(
+    shop: Shop, lab: Lab, redis_url: str, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    event = await lab.event()
+    begun = fail_first_call(shop, monkeypatch, trouble)
     held = await at_once(
         [shop.reservations.hold(event.event.id, PLACE, customer_id=f"c{n}", once=key(n)) for n in range(CROWD)]
     )
@@ -382,3 +394,148 @@ async def test_batches_with_idempotency_keys_share_calls_too(shop: Shop, lab: La
     assert all(one.replayed for one in answers[1])
     assert calls("hold_many") - shared <= 4
     assert len(stored(redis_url, event).holds) == 50
+
+
+# --- confirmations ---------------------------------------------------------------------------------------------------
+
+
+async def hold_for(shop: Shop, event: SellableEvent, count: int) -> list[str]:
+    """A place each for customers c0, c1, …; the ids of their holds."""
+    return [(await shop.reservations.hold(event.event.id, PLACE, customer_id=f"c{n}")).hold.id for n in range(count)]
+
+
+def confirm_all(
+    shop: Shop, holds: Sequence[str], *, with_keys: bool = False, details: BookingDetails = NOTHING_TO_SAY
+) -> Awaitable[list[Any]]:
+    return at_once(
+        [
+            shop.reservations.confirm(hold_id, details, customer_id=f"c{n}", once=key(n) if with_keys else None)
+            for n, hold_id in enumerate(holds)
+        ]
+    )
+
+
+@on_both_stores
+@pytest.mark.parametrize("with_keys", [False, True])
+async def test_crowd_is_confirmed_by_few_calls_each_with_a_booking_of_its_own(
+    shop: Shop, lab: Lab, redis_url: str, with_keys: bool
+) -> None:
+    event = await lab.event()
+    holds = await hold_for(shop, event, CROWD)
+    alone, shared = calls("confirm_hold"), calls("confirm_many")
+    booked = await confirm_all(shop, holds, with_keys=with_keys)
+    assert [one.booking.id for one in booked] == holds
+    assert [one.booking.customer_id for one in booked] == [f"c{n}" for n in range(CROWD)]
+    assert all(one.booking.durable and not one.replayed for one in booked)
+    assert (len(stored(redis_url, event).bookings), len(stored(redis_url, event).holds)) == (CROWD, 0)
+    assert calls("confirm_hold") - alone == 1  # the first, who waited for nobody
+    if not with_keys:  # which the ledger is asked about first: they come as its answers do
+        assert CROWD // SHARED_BY <= calls("confirm_many") - shared <= CROWD // SHARED_BY + 5
+    again = await confirm_all(shop, holds, with_keys=with_keys)
+    if with_keys:
+        assert [(one.booking.id, one.replayed) for one in again] == [(hold_id, True) for hold_id in holds]
+    else:
+        assert of_type(again, HoldConfirmed) == CROWD
+    for n, hold_id in enumerate(holds):
+        assert (await shop.reservations.find_booking(hold_id, customer_id=f"c{n}")).status == "confirmed"
+
+
+async def test_each_confirmation_is_told_what_it_would_have_been_told_alone(
+    shop: Shop, lab: Lab, redis_url: str
+) -> None:
+    event = await lab.event()
+    holds = await hold_for(shop, event, 6)
+    await shop.reservations.release(holds[4], customer_id="c4")
+    pair = (await shop.reservations.hold(event.event.id, claim(section="stalls", best=2), customer_id="eve")).hold.id
+
+    def confirm(hold_id: str, customer_id: str, once: Once | None = None, notes: str = "") -> Any:
+        return shop.reservations.confirm(hold_id, BookingDetails(notes=notes), customer_id=customer_id, once=once)
+
+    answers = await at_once(
+        [
+            confirm(holds[0], "c0"),
+            confirm(holds[1], "c1", notes="by the aisle"),
+            confirm(holds[1], "c1"),
+            confirm(holds[2], "zoe"),
+            confirm(holds[2], "c2", key(2)),
+            confirm(holds[3], "c3", notes="a long story " * 1_000),
+            confirm(holds[4], "c4"),
+            confirm(pair, "eve"),
+            confirm(f"nothing~{event.event.id}", "c5"),
+        ]
+    )
+    assert [type(answer) for answer in answers] == [
+        *(Booked, Booked, HoldConfirmed, HoldNotFound, Booked, Booked, HoldReleased, Booked, HoldNotFound)
+    ]
+    assert answers[1].booking.notes == "by the aisle"
+    assert len(answers[5].booking.notes) > SHARED_DETAILS_BYTES_MAX
+    again = await at_once(
+        [confirm(holds[2], "c2", key(2)), confirm(holds[5], "c5", Once(key(2).scope, b"c" * 32)), confirm(pair, "eve")]
+    )
+    assert [type(answer) for answer in again] == [Booked, IdempotencyKeyReused, HoldConfirmed]
+    found = stored(redis_url, event)
+    assert {f"{hold_key}~{event.event.id}" for hold_key in found.holds} == {holds[5]}
+    assert len(found.bookings) == 5
+
+
+@pytest.mark.parametrize("trouble", ["lost reply", "not sent", "lost command"])
+async def test_call_of_confirmations_that_fails_is_made_again_and_nobody_books_twice(
+    shop: Shop, lab: Lab, redis_url: str, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    event = await lab.event()
+    holds = await hold_for(shop, event, CROWD)
+    begun = fail_first_call(shop, monkeypatch, trouble)
+    booked = await confirm_all(shop, holds)
+    assert [one.booking.id for one in booked] == holds
+    assert begun[0] == "confirm_many"
+    assert len(stored(redis_url, event).bookings) == CROWD
+    written = [await shop.reservations.find_booking(hold_id, customer_id=f"c{n}") for n, hold_id in enumerate(holds)]
+    assert all(booking.durable for booking in written)
+
+
+async def test_crowd_on_a_server_that_nobody_has_audited_is_confirmed_after_the_audit(
+    shop: Shop, lab: Lab, redis_url: str
+) -> None:
+    event = await lab.event()
+    holds = await hold_for(shop, event, CROWD)
+    state = event_key(shop.kernel.partition_of(event), event.event.id, "state")
+    open_client(redis_url).hset(state, "audited", "f" * 40)  # as after a failover
+    booked = await confirm_all(shop, holds)
+    assert [one.booking.id for one in booked] == holds
+    assert all(one.booking.durable for one in booked)
+    assert len(stored(redis_url, event).bookings) == CROWD
+
+
+async def test_crowd_that_confirms_in_front_of_a_silent_server_is_told_in_time(
+    shop: Shop, lab: Lab, redis_url: str
+) -> None:
+    event = await lab.event()
+    holds = await hold_for(shop, event, CROWD)
+    redis.Redis.from_url(redis_url).execute_command("CLIENT", "PAUSE", 3_000, "ALL")
+    began = asyncio.get_running_loop().time()
+    answers = await confirm_all(shop, holds, with_keys=True)
+    assert of_type(answers, StoreUnavailable) == CROWD
+    assert asyncio.get_running_loop().time() - began < 2.5
+    while of_type(answers, Booked) < CROWD:  # the pause is not over yet
+        answers = await confirm_all(shop, holds, with_keys=True)
+    assert [one.booking.id for one in answers] == holds
+    assert len(stored(redis_url, event).bookings) == CROWD
+
+
+async def test_confirmation_whose_caller_has_gone_before_the_call_leaves_is_not_made(
+    shop: Shop, lab: Lab, redis_url: str
+) -> None:
+    event = await lab.event()
+    holds = await hold_for(shop, event, 8)
+    tasks = [
+        asyncio.create_task(shop.reservations.confirm(hold_id, NOTHING_TO_SAY, customer_id=f"c{n}"))
+        for n, hold_id in enumerate(holds)
+    ]
+    await asyncio.sleep(0)  # all of them have begun, and the call leaves at the end of this turn
+    for task in tasks[1::2]:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [Booked, asyncio.CancelledError] * 4
+    found = stored(redis_url, event)
+    assert {booking.owner for booking in found.bookings.values()} == {"c0", "c2", "c4", "c6"}
+    assert {hold.owner for hold in found.holds.values()} == {"c1", "c3", "c5", "c7"}
