@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
@@ -267,12 +267,20 @@ class Reservations(Holding):
     async def _confirm(self, event: SellableEvent, request: BookingRequest, *, is_crowded: bool) -> list[Any]:
         """What ``confirm_hold`` answers, in a crowd from a call that it shares, or by itself behind that."""
         args, scope = booking_args(request), request.once.scope if request.once else None
+
+        async def confirm_with_others() -> list[Any]:
+            answer = await self._shared_confirmations.ask(event, args, scope)
+            if answer is None:
+                return await confirm_alone()
+            (epoch, confirmed_ms), (created_ms, journal_id, places) = answer
+            return [b"CONFIRMED", epoch, created_ms, confirmed_ms, journal_id, places]
+
+        def confirm_alone() -> Awaitable[list[Any]]:
+            return self._kernel.run("confirm_hold", event, [*args, *self._bounds], once=scope)
+
         if is_crowded and len(request.sealed) <= SHARED_DETAILS_BYTES_MAX:
-            asking = self._shared_confirmations.ask(event, args, scope)
-            if (answer := await self._kernel.within_limit(asking)) is not None:
-                (epoch, confirmed_ms), (created_ms, journal_id, places) = answer
-                return [b"CONFIRMED", epoch, created_ms, confirmed_ms, journal_id, places]
-        return await self._run_audited("confirm_hold", event, [*args, *self._bounds], scope)
+            return await self._run_audited(event, lambda: self._kernel.within_limit(confirm_with_others()))
+        return await self._run_audited(event, confirm_alone)
 
     def _many_arguments(self, _: SellableEvent, requests: Sequence[tuple[bytes, ...]]) -> list[bytes]:
         """The arguments of ``confirm_many``."""
@@ -283,14 +291,12 @@ class Reservations(Holding):
     ) -> list[Any]:
         scope = request.once.scope if request.once and asks_for_key else None
         args = [*booking_args(request), *self._bounds, *more]
-        return await self._run_audited("book_places", event, args, scope)
+        return await self._run_audited(event, lambda: self._kernel.run("book_places", event, args, once=scope))
 
-    async def _run_audited(
-        self, script: str, event: SellableEvent, args: Sequence[bytes], scope: bytes | None
-    ) -> list[Any]:
-        """Run a script that books, and have the event audited first when it says that another server has taken over."""
+    async def _run_audited(self, event: SellableEvent, run: Callable[[], Awaitable[list[Any]]]) -> list[Any]:
+        """*Run* a script that books, and have the event audited first when it says that another server took over."""
         for _ in range(VERIFICATIONS_MAX):
-            reply = await self._kernel.run(script, event, args, once=scope)
+            reply = await run()
             if reply[0] != b"UNAUDITED":
                 return reply
             await self._verification.verify(event, epoch=reply[1], server=reply[2])

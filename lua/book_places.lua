@@ -57,6 +57,7 @@
 --- @include hold for status_of_ended
 --- @include hold, trail, release, reap for reap_due
 --- @include server
+--- @include journal_bound
 --- @include book
 --- @include block
 
@@ -115,7 +116,7 @@ elseif limit then
   return { 'LIMIT', limit, maximum }
 elseif #missing > 0 then
   return { 'UNAVAILABLE', missing.held, missing.sold, next_release(ev), unpack(missing) }
-elseif is_journal_full(keys, bytes_max) then
+elseif is_journal_full(keys.journal, bytes_max, 0) then
   return { 'JOURNAL_FULL' }
 end
 

@@ -40,6 +40,7 @@
 -- the general way would not, and need not do all that it would.
 
 --- @include bounds
+--- @include journal_bound
 
 local time = redis.call('TIME') -- once: on Redis 7.0 it moves on while a script runs
 time = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -54,10 +55,12 @@ if whose == ARGV[2] and last - leg == 1 then
   local status, event_id, epoch, audited, seq, clock, due, legs, held, sold = unpack(redis.call('HMGET', KEYS[1],
     'status', 'event', 'epoch', 'audited', 'seq', 'clock', 'due', 'legs', 'held' .. counter, 'sold' .. counter))
   local deadline = tonumber(redis.call('ZSCORE', KEYS[5], hold_id) or 0)
+  -- Damage must show before anything is written, not in the middle of it.
+  seq, legs, held, sold = tonumber(seq), tonumber(legs), tonumber(held), tonumber(sold)
   local now = math.max(time, tonumber(clock or 0))
   -- A rebuild removes status and epoch before the journal is drained for the last time: nothing is booked behind it.
-  if status and epoch and event_id and held and sold and seq and due and legs and status ~= 'cancelled' and now < deadline
-    and redis.call('XLEN', KEYS[10]) * JOURNAL_ENTRY_MAX <= tonumber(ARGV[8])
+  if status and epoch and event_id and held and sold and seq and legs and tonumber(due) and status ~= 'cancelled' and now < deadline
+    and not is_journal_full(KEYS[10], tonumber(ARGV[8]), 0)
     and not redis.call('HGET', KEYS[9], hold_id)
     and audited == string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
   then
@@ -136,7 +139,7 @@ elseif hold.deadline <= ev.now then
   return { 'EXPIRED' }
 elseif ev.status == 'cancelled' then
   return { 'NOT_OPEN', ev.status }
-elseif is_journal_full(keys, bytes_max) then
+elseif is_journal_full(keys.journal, bytes_max, 0) then
   return { 'JOURNAL_FULL' }
 end
 local unaudited = refuse_unaudited(ev)

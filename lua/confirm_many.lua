@@ -27,6 +27,7 @@
 
 --- @keys
 --- @include bounds
+--- @include journal_bound
 --- @include server
 
 local REQUESTS_MAX = 100 -- bounds how long everybody else waits: docs/decisions/0027
@@ -68,9 +69,14 @@ for i = 1, count do
 end
 local state = redis.call('HMGET', keys.state, unpack(fields))
 local status, event_id, epoch, audited, seq, clock, due, legs = unpack(state, 1, FIXED)
+-- Damage must show before anything is written, not in the middle of it: then it would be others' bookings that suffer.
+seq, legs = tonumber(seq), tonumber(legs)
+for field = FIXED + 1, #fields do
+  state[field] = tonumber(state[field])
+end
 -- A rebuild removes status and epoch before the journal is drained for the last time: nothing is booked behind it.
-if not (status and epoch and event_id and seq and due and legs) or status == 'cancelled' or audited ~= server_id()
-  or (redis.call('XLEN', keys.journal) + count - 1) * JOURNAL_ENTRY_MAX > bytes_max
+if not (status and epoch and event_id and seq and tonumber(due) and legs) or status == 'cancelled'
+  or audited ~= server_id() or is_journal_full(keys.journal, bytes_max, count - 1)
 then
   return { 'GENERAL' }
 end
@@ -103,12 +109,12 @@ for i = 1, count do
       held_bits[n + 1], held_bits[n + 2], held_bits[n + 3], held_bits[n + 4] = 'SET', 'u1', number, 0
       sold_bits[n + 1], sold_bits[n + 2], sold_bits[n + 3], sold_bits[n + 4] = 'SET', 'u1', number, 1
     end
-    local journal_id = redis.call('XADD', keys.journal, '*', 'event', event_id, 'epoch', epoch, 'booking', id,
-      'owner', owner, 'places', places, 'created', created, 'confirmed', now, 'details', details, 'once', scope,
-      'body', body)
     local rest = quantity .. '|' .. places .. '|' .. owner
     redis.call('XADD', keys.trail, 'NOMKSTREAM', 'MAXLEN', '~', TRAIL_MAX, '*', keys.state,
       id .. '|confirmed|' .. created .. '|' .. now .. '|' .. rest)
+    local journal_id = redis.call('XADD', keys.journal, '*', 'event', event_id, 'epoch', epoch, 'booking', id,
+      'owner', owner, 'places', places, 'created', created, 'confirmed', now, 'details', details, 'once', scope,
+      'body', body)
     gone[#gone + 1] = id
     entered[#entered + 1], entered[#entered + 2] =
       id, now .. '|' .. created .. '|' .. journal_id .. '|' .. attempt .. '|' .. rest

@@ -125,6 +125,10 @@ class Multiplexer:
             raise NotSent("the connection takes no more for now")
         future = self.submit(wire)
         self._send()
+        if self._wires:  # what went before it has filled the socket; it is the last in the queue
+            self._wires.pop()
+            self._futures.pop()
+            raise NotSent("the connection takes no more for now")
         return future
 
     async def asking(self, wire: bytes) -> Any:

@@ -1,6 +1,4 @@
--- Entering a booking: its record, its journal entry, the idempotency key. Needs bounds, event, server.
-
-local JOURNAL_SAMPLES = 100 -- blocks looked at to estimate the bytes of all; about four microseconds
+-- Entering a booking: its record, its journal entry, the idempotency key. Needs event, server.
 
 -- `confirmed_ms|created_ms|journal_id|attempt|quantity|places|owner`; the owner may contain anything.
 local function parse_booking(record)
@@ -59,13 +57,6 @@ local function find_booking(ev, booking_id, owner, attempt)
     return { 'BOOKED' }
   end
   return { 'CONFIRMED', ev.epoch, booking.created, booking.confirmed, booking.journal_id, booking.places }
-end
-
--- Whether the journal takes more than `bytes_max` bytes of memory. While there are too few entries for that whatever
--- they say, the answer costs one XLEN: it is asked for at every booking.
-local function is_journal_full(keys, bytes_max)
-  return redis.call('XLEN', keys.journal) * JOURNAL_ENTRY_MAX > bytes_max
-    and redis.call('MEMORY', 'USAGE', keys.journal, 'SAMPLES', JOURNAL_SAMPLES) > bytes_max
 end
 
 local function write_booking(ev, booking_id, booking, request, once)

@@ -60,7 +60,7 @@ local function read_event(keys, time, places)
   if not values[1] or not values[2] then -- a rebuild removes both first, and nothing else may be done in what is left
     return nil
   end
-  return {
+  local ev = {
     keys = keys,
     status = values[1],
     epoch = values[2],
@@ -77,6 +77,10 @@ local function read_event(keys, time, places)
     -- field -> number: what has been read, and is written back by write_event
     counters = { [free] = tonumber(values[13]), [held] = tonumber(values[14]) },
   }
+  if not (ev.seq and ev.due and ev.closes and ev.legs) then
+    error('HF_DAMAGED state') -- which must show before anything is written, not in the middle of it
+  end
+  return ev
 end
 
 -- Write the event's seq, clock and counters: all that were read, for one command costs the same with a field more.

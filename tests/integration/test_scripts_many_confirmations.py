@@ -1,8 +1,10 @@
 """``confirm_many``, many confirmations in one call, answers nothing that ``confirm_hold`` would not."""
 
+import contextlib
 from typing import Any
 
 import pytest
+import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from invariants import assert_consistent
@@ -211,6 +213,32 @@ def test_journal_that_would_be_too_long_with_all_of_them_takes_none(venue: Venue
     with venue.runner.writes_nothing():
         assert confirms(venue, A, B, C, journal_max=room_for_two) == [False] * 3
     assert confirms(venue, A, B, journal_max=room_for_two) == [True] * 2
+
+
+def test_journal_of_many_short_entries_takes_more(venue: Venue) -> None:
+    """Their number says no more than that they might be too much."""
+    journal = venue.partition_key("journal")
+    for _ in range(50):
+        venue.redis.xadd(journal, {"booking": "somebody's"})
+    assert confirms(venue, A, B, C, journal_max=4 * 81_920) == [True] * 3
+
+
+@pytest.mark.parametrize("field", ["held:0:0", "sold:0:0", "seq", "legs", "due"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_damage_to_the_state_shows_before_anything_is_written(venue: Venue, field: str, shared: bool) -> None:
+    """Else a counter of one section would leave the bookings of others half made."""
+    venue.redis.hset(venue.key("state"), field, "x")
+    with venue.runner.writes_nothing(), contextlib.suppress(redis.ResponseError):
+        if shared:
+            assert set(venue.confirm_many(B, A)[2:]) <= {"GENERAL"}
+        else:
+            venue.confirm("a")
+
+
+def test_section_whose_counter_is_damaged_keeps_no_others_from_being_confirmed(venue: Venue) -> None:
+    venue.redis.hset(venue.key("state"), "held:0:0", "x")
+    assert [answer == "GENERAL" for answer in venue.confirm_many(C, A)[2:]] == [False, True]
+    assert [fields["booking"] for _, fields in venue.journal()] == ["c"]
 
 
 def test_event_s_own_obstacles_hand_all_back(venue: Venue) -> None:

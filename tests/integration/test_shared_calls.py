@@ -1,7 +1,7 @@
 """Claims and confirmations at once: the usual ones share calls, and each is told what it would have been told alone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -295,28 +295,44 @@ async def test_nothing_more_is_done_when_everybody_has_gone_away(
     assert {hold.owner for hold in stored(redis_url, event).holds.values()} == {"first", "ahead"}
 
 
-async def test_claim_that_goes_alone_behind_a_shared_call_has_no_more_time_for_it(
-    shop: Shop, lab: Lab, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    event = await lab.event()
-    await shop.reservations.hold(event.event.id, PLACE, customer_id="first")  # which has the event loaded
-    loop = asyncio.get_running_loop()
+def answer_late_and_fall_silent(redis_url: str) -> Callable[..., "asyncio.Future[Any]"]:
+    """A call that does nothing for anybody after half a second, and a server that says nothing more then."""
 
     def late(*_: Any) -> "asyncio.Future[Any]":
-        reply: asyncio.Future[Any] = loop.create_future()
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def answer() -> None:
             redis.Redis.from_url(redis_url).execute_command("CLIENT", "PAUSE", 3_000, "ALL")
             reply.set_result([b"GENERAL"])
 
-        loop.call_later(0.5, answer)
+        asyncio.get_running_loop().call_later(0.5, answer)
         return reply
 
-    monkeypatch.setattr(shop.kernel.transport, "begin_evalsha", late)
-    began = loop.time()
+    return late
+
+
+async def test_claim_that_goes_alone_behind_a_shared_call_has_no_more_time_for_it(
+    shop: Shop, lab: Lab, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = await lab.event()
+    await shop.reservations.hold(event.event.id, PLACE, customer_id="first")  # which has the event loaded
+    monkeypatch.setattr(shop.kernel.transport, "begin_evalsha", answer_late_and_fall_silent(redis_url))
+    began = asyncio.get_running_loop().time()
     answers = await at_once([shop.reservations.hold(event.event.id, PLACE, customer_id=f"c{n}") for n in range(8)])
     assert of_type(answers, StoreUnavailable) >= 7  # the first one went alone at once
-    assert loop.time() - began < 1.1
+    assert asyncio.get_running_loop().time() - began < 1.1
+
+
+async def test_confirmation_that_goes_alone_behind_a_shared_call_has_no_more_time_for_it(
+    shop: Shop, lab: Lab, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = await lab.event()
+    holds = await hold_for(shop, event, 8)
+    monkeypatch.setattr(shop.kernel.transport, "begin_evalsha", answer_late_and_fall_silent(redis_url))
+    began = asyncio.get_running_loop().time()
+    answers = await confirm_all(shop, holds)
+    assert of_type(answers, StoreUnavailable) >= 7  # the first one went alone at once
+    assert asyncio.get_running_loop().time() - began < 1.1
 
 
 @pytest.mark.parametrize("fault", ["begin", "reply"])

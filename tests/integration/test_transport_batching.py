@@ -57,6 +57,16 @@ async def test_call_that_is_begun_leaves_at_once_and_what_waits_before_it(server
     assert (await before, await reply) == (1, 2)
 
 
+async def test_call_is_not_begun_behind_commands_that_fill_the_connection(server: Valkey, transport: Any) -> None:
+    await transport.evalsha(INCREMENT, COUNTER, [])  # so that the script is known
+    large = [asyncio.ensure_future(transport.command("SET", f"large:{n}", b"x" * 8_000_000)) for n in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(NotSent):
+        transport.begin_evalsha(INCREMENT, COUNTER, [])
+    assert await asyncio.gather(*large) == [b"OK"] * 3
+    assert await transport.evalsha(INCREMENT, COUNTER, []) == 2  # it has not been sent later, either
+
+
 async def test_error_reply_to_a_call_that_is_begun_is_left_to_its_caller(server: Valkey, transport: Any) -> None:
     server.call("SCRIPT", "FLUSH")
     assert isinstance(await transport.begin_evalsha(INCREMENT, COUNTER, []), NoScriptError)

@@ -436,7 +436,7 @@ MUTANTS = {
         "confirm_many", " or taken[key]", "", crowd_s_keys_confirm_another_hold
     ),
     "a shared confirmation is of a cancelled event": Mutant(
-        "confirm_many", "status == 'cancelled' or ", "", crowd_is_in_the_way_of_the_event
+        "confirm_many", " or status == 'cancelled'", "", crowd_is_in_the_way_of_the_event
     ),
     "a shared confirmation is of a state that a rebuild has closed": Mutant(
         "confirm_many", "(status and epoch and", "(epoch and", crowd_is_in_the_way_of_the_event
@@ -445,7 +445,7 @@ MUTANTS = {
         "confirm_many", " or audited ~= server_id()", "", crowd_is_in_the_way_of_the_event
     ),
     "a shared call does not count its own entries against the journal's bound": Mutant(
-        "confirm_many", " + count - 1)", ")", crowd_fills_the_journal
+        "confirm_many", "bytes_max, count - 1)", "bytes_max, 0)", crowd_fills_the_journal
     ),
     "a booking does not ask whether a line comes first": Mutant(
         "book_places", "if is_sale and not limit and line_is_first(ev) then", "if false then", line_is_overtaken
@@ -475,7 +475,7 @@ MUTANTS = {
         "set_status", " or not has_status or not epoch then", " then", rebuild_has_closed_the_state
     ),
     "the usual confirmation ignores the journal's bound": Mutant(
-        "confirm_hold", "* JOURNAL_ENTRY_MAX <= tonumber(ARGV[8])", ">= 0", journal_is_full
+        "confirm_hold", "and not is_journal_full(KEYS[10], tonumber(ARGV[8]), 0)", "", journal_is_full
     ),
     "the usual confirmation goes on after a change of server": Mutant(
         "confirm_hold",
@@ -490,10 +490,10 @@ MUTANTS = {
         "confirm_hold", "booking.attempt ~= attempt", "false", lost_reply_is_asked_for_by_somebody_else
     ),
     "a confirmation ignores the journal's bound": Mutant(
-        "confirm_hold", "if is_journal_full(keys, bytes_max)", "if false", journal_is_full
+        "confirm_hold", "if is_journal_full(keys.journal, bytes_max, 0)", "if false", journal_is_full
     ),
     "a booking ignores the journal's bound": Mutant(
-        "book_places", "if is_journal_full(keys, bytes_max)", "if false", journal_is_full
+        "book_places", "if is_journal_full(keys.journal, bytes_max, 0)", "if false", journal_is_full
     ),
     "a confirmation goes on after a change of server": Mutant(
         "confirm_hold", "'audited') ~= server", "'audited') == ''", another_server_has_taken_over
