@@ -29,18 +29,18 @@ from engine.reservations import Reservations
 from engine.settlement import Settlement
 from engine.store_checks import require_fit_store
 from engine.terms import Terms
-from engine.transport.open import Transport, open_transport
 from engine.verification import Verification
 from engine.waitlist import Line
 from holdfast.admission import Admission
 from holdfast.figures_board import Seat
 from holdfast.metrics import Figures, Sources, serve_metrics
 from holdfast.payments.providers import open_providers
+from holdfast.reaching_redis import open_redis
 from holdfast.readiness import NotMigrated, readiness_checks
 from holdfast.services.inventory import HttpInventory
 from holdfast.services.outbound import ServiceClient
 from holdfast.services.pricing import HttpPricing
-from holdfast.settings import Settings, SettingsError, data_key
+from holdfast.settings import Settings, data_key
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
 from persistence.aftercare import Aftercare
 from persistence.audit_journal import JournalWatch
@@ -160,7 +160,7 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
         if await current_revision(database) != HEAD:
             raise NotMigrated("the database is not migrated to this version: run `holdfast migrate`")
         partitions = await ensure_partitions(database, settings.partitions)
-        transport = await _open_transport(settings.redis_url)
+        transport = await open_redis(settings.redis_url)
         stack.push_async_callback(transport.aclose)
         await require_fit_store(transport)
         sealer = AesSealer([data_key(settings)])
@@ -417,10 +417,3 @@ async def _open_outbound(settings: Settings) -> AsyncIterator[OutboundServices]:
             pricing=client("pricing", settings.pricing_url, settings.pricing_timeout_s),
             inventory=client("inventory", settings.inventory_url, settings.inventory_timeout_s),
         )
-
-
-async def _open_transport(url: str) -> Transport:
-    try:
-        return await open_transport(url)
-    except ValueError as error:  # names the part of the URL that is wrong, and repeats no password
-        raise SettingsError(f"REDIS_URL: {error}") from error

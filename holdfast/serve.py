@@ -13,6 +13,7 @@ import msgspec
 from holdfast.figures_board import BOARD_VARIABLE, open_board
 from holdfast.migrating import migrate_database
 from holdfast.processes import bind_listener, bind_unix_listener, supervise
+from holdfast.reaching_redis import require_redis
 from holdfast.servers import own_servers
 from holdfast.settings import SETTINGS_VARIABLE, Settings, encode_settings
 from holdfast.simulator.process import LISTENER_VARIABLE as SIMULATOR_VARIABLE
@@ -39,6 +40,7 @@ async def serve(settings: Settings, *, announce: Announce = print_address) -> No
         ListenFailed: The address cannot be listened on.
         WorkersFailed: A worker keeps failing as it starts.
         LedgerUnavailable: Postgres does not answer.
+        NotSent: Redis does not answer.
     """
     listener = bind_listener(settings.host, settings.port)
     with ExitStack() as stack:
@@ -51,6 +53,8 @@ async def serve(settings: Settings, *, announce: Announce = print_address) -> No
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         async with own_servers(settings) as filled:
             await migrate_database(filled)
+            if settings.redis_url is not None:  # the embedded one has just answered
+                await require_redis(settings.redis_url)
             simulator = None
             if "simulator" in filled.payment_providers and filled.simulator_url is None:
                 simulator = stack.enter_context(bind_listener("127.0.0.1", 0))

@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError, ResponseError
 
 from engine.transport.connection import ask
 from engine.transport.errors import NotSent, TransportError
@@ -279,10 +279,10 @@ class Multiplexer:
             try:
                 report = parse_report(await ask(connection, "INFO"))
                 if report.loading:
-                    raise ConnectionError(f"{node} is loading its data")
+                    raise BusyLoadingError(f"{node} is loading its data")
                 if report.role != "master":
                     # A replica promoted under our eyes would have changed without a reconnect to notice it by.
-                    raise ConnectionError(f"{node} is a read only replica")
+                    raise ReadOnlyError(f"{node} is a read only replica")
                 if self._closed:  # Python 3.11's wait_for, under redis-py's handshake, can swallow a cancellation
                     raise NotSent("the transport is closed")
                 self._on_server(node, report.identity)

@@ -1,11 +1,9 @@
 """The directory, the servers and the settings that a command is given: what it says of those that are not right."""
 
-import json
 from pathlib import Path
 
 import jwt
 import pytest
-from command_line import CommandLine
 from warm_commands import WarmCommandLine
 
 from holdfast.embedded.data_dir import has_servers
@@ -97,13 +95,27 @@ def test_postgres_that_cannot_be_reached_is_named_by_its_setting(tmp_path: Path,
     assert "hunter2" not in done.stderr
 
 
-def test_redis_that_serve_cannot_reach_is_named_by_its_setting(tmp_path: Path, database_url: str) -> None:
-    servers = {"REDIS_URL": NOBODY_ANSWERS["REDIS_URL"], "DATABASE_URL": database_url}
-    done = CommandLine(HOLDFAST_DATA_DIR=tmp_path, HOLDFAST_WORKERS="1", **servers).run("serve", "--port", "0")
+@pytest.mark.parametrize(
+    ("url", "destination"),
+    [
+        (NOBODY_ANSWERS["REDIS_URL"], "127.0.0.1:1"),
+        ("unix://:hunter2@/nowhere/redis.sock", "/nowhere/redis.sock"),
+        ("redis+cluster://:hunter2@127.0.0.1:1,127.0.0.1:2", "the cluster of 127.0.0.1:1, 127.0.0.1:2"),
+        (
+            "redis+sentinel://:hunter2@127.0.0.1:1,127.0.0.1:2/main",
+            "'main' by the sentinels 127.0.0.1:1, 127.0.0.1:2",
+        ),
+    ],
+)
+def test_redis_that_serve_cannot_reach_is_told_of_once_before_workers_start(
+    tmp_path: Path, database_url: str, url: str, destination: str
+) -> None:
+    servers = {"REDIS_URL": url, "DATABASE_URL": database_url}
+    done = WarmCommandLine(HOLDFAST_DATA_DIR=tmp_path, HOLDFAST_WORKERS="1", **servers).run("serve", "--port", "0")
     assert (done.returncode, done.stdout) == (1, "")
-    logged = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-    reasons = {line["reason"].partition(":")[0] for line in logged if line["event"].endswith((" serve", " work"))}
-    assert reasons == {"Redis (REDIS_URL) cannot be used"}
+    what, remedy = done.stderr.splitlines()
+    assert what.startswith("Error: Redis (REDIS_URL) cannot be used: cannot connect: ")
+    assert remedy == f"Start it, or change that setting: it leads to {destination}"
     assert "hunter2" not in done.stderr
 
 
