@@ -7,10 +7,12 @@ import msgspec
 
 from engine.definition import PLACES_PER_HOLD_MAX, PlaceName
 from engine.errors import InvalidRequest
-from engine.layout import LaidSection, Layout
+from engine.layout import SEATS_PER_ROW_MAX, LaidSeat, LaidSection, Layout
 from engine.places import BestPlaces, CountedPlaces, NumberedPlaces, Places
 
 SECTIONS_TOLD_MAX = 20  # of a refusal; a stadium has hundreds
+ROWS_TOLD_MAX = 5  # of a refusal: enough to show how they are called
+BLOCKS_LOOKED_AT_MAX = 200  # for the row of a seat that does not exist, in 0.1 ms: a section may have a million
 
 _ANY = -1  # in the place of a seat's number: some of the section's
 
@@ -51,6 +53,27 @@ def unknown_section(layout: Layout, name: str) -> str:
     """Why *name* is refused: with the sections that there are, where they are few enough to be read."""
     told = f"unknown section: {name!r}"
     return told if len(layout.sections) > SECTIONS_TOLD_MAX else f"{told}; there are {', '.join(layout.section_index)}"
+
+
+def unknown_seat(layout: Layout, section: LaidSection, label: str) -> str:
+    """Why *label* is refused: with the seats of its row, or, where that is not found either, with some of the rows."""
+    told = f"section {section.id!r} has no seat {label!r}"
+    blocks = min(section.block_count, BLOCKS_LOOKED_AT_MAX)
+    starts = dict[str, int]()  # of rows; a row has several blocks where it has aisles
+    for start in layout.block_starts[section.first_block : section.first_block + blocks]:
+        starts.setdefault(_row_of(layout.seats[start]), start)
+    row = max((row for row in starts if label.startswith(f"{row}-")), key=len, default=None)
+    if row is None:
+        rows = ", ".join(list(starts)[:ROWS_TOLD_MAX]) + (" and more" if len(starts) > ROWS_TOLD_MAX else "")
+        return f"{told}; its first seat is {layout.seats[section.first_seat].label!r}, its rows are {rows}"
+    end = min(starts[row] + SEATS_PER_ROW_MAX, section.first_seat + section.capacity)
+    labels = [seat.label for seat in layout.seats[starts[row] : end] if _row_of(seat) == row]
+    seats = f"one seat, {labels[0]!r}" if len(labels) == 1 else f"{len(labels)} seats, {labels[0]!r} to {labels[-1]!r}"
+    return f"{told}; row {row!r} has {seats}"
+
+
+def _row_of(seat: LaidSeat) -> str:
+    return seat.label.removesuffix(f"-{seat.definition.id}")
 
 
 def describe_places(layout: Layout, places: Places) -> tuple[tuple[ClaimedItem, ...], int]:
@@ -110,7 +133,7 @@ def _resolve_seats(
     for position, label in enumerate(labels):
         seat = index.get(label)
         if seat is None:
-            raise InvalidRequest(f"$.items[{n}].seats[{position}]", f"section {section.id!r} has no seat {label!r}")
+            raise InvalidRequest(f"$.items[{n}].seats[{position}]", unknown_seat(layout, section, label))
         if _is_claimed(seen, section.index, seat):
             raise InvalidRequest(f"$.items[{n}].seats[{position}]", f"seat {label!r} is asked for twice")
         seats.append(seat)

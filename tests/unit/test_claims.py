@@ -5,7 +5,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.claims import SECTIONS_TOLD_MAX, ClaimedItem, ItemRequest, describe_places, resolve_places
+from engine.claims import (
+    BLOCKS_LOOKED_AT_MAX,
+    SECTIONS_TOLD_MAX,
+    ClaimedItem,
+    ItemRequest,
+    describe_places,
+    resolve_places,
+)
 from engine.definition import PLACES_PER_HOLD_MAX, EventDefinition
 from engine.errors import InvalidRequest
 from engine.importing.json_errors import invalid_json
@@ -85,6 +92,55 @@ def test_section_that_is_unknown_is_refused_with_those_there_are_while_they_are_
     many = [{"id": f"s{number}", "price": 1, "capacity": 1} for number in range(SECTIONS_TOLD_MAX + 1)]
     with pytest.raises(InvalidRequest, match=r"unknown section: 'flor'$"):
         resolve_places(venue(sections=many), wanted, None, None)
+
+
+@pytest.mark.parametrize(
+    ("section", "seat", "told"),
+    [
+        ("stalls", "A-5", "row 'A' has 4 seats, 'A-1' to 'A-4'"),
+        ("circle", "B-3", "row 'B' has 2 seats, 'B-1' to 'B-2'"),
+        ("stalls", "A5", "its first seat is 'A-1', its rows are A, B"),
+        ("stalls", "C-1", "its first seat is 'A-1', its rows are A, B"),
+    ],
+)
+def test_seat_that_is_unknown_is_refused_with_those_of_its_row_or_some_rows(section: str, seat: str, told: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        resolve_places(venue(), items({"section": section, "seats": ["A-1", seat]}), None, None)
+    assert refused.value.path == "$.items[0].seats[1]"
+    assert refused.value.reason == f"section '{section}' has no seat '{seat}'; {told}"
+
+
+@pytest.mark.parametrize(
+    ("seat", "told"),
+    [
+        ("T-3", "row 'T' has 2 seats, 'T-1' to 'T-2'"),
+        ("T-2-7", "row 'T-2' has one seat, 'T-2-1'"),
+        ("W-12", "row 'W' has 11 seats, 'W-1' to 'W-11'"),
+    ],
+)
+def test_row_of_an_unknown_seat_is_found_by_its_longest_name_and_beyond_aisles(seat: str, told: str) -> None:
+    rows = [
+        {"id": "T", "seats": "1-2"},
+        {"id": "T-2", "seats": "1-1"},
+        {"id": "W", "seats": "1-11", "aisles_after": ["3", "8"]},
+    ]
+    layout = venue(sections=[{"id": "hall", "price": 1, "rows": rows}, {"id": "annex", "price": 1, "rows": rows}])
+    for section in ("hall", "annex"):
+        with pytest.raises(InvalidRequest) as refused:
+            resolve_places(layout, items({"section": section, "seats": [seat]}), None, None)
+        assert refused.value.reason.endswith(f"; {told}")
+
+
+def test_answer_to_an_unknown_seat_does_not_grow_with_the_section() -> None:
+    rows = [{"id": f"R{number}", "seats": "1-2"} for number in range(BLOCKS_LOOKED_AT_MAX + 1)]
+    layout = venue(sections=[{"id": "hall", "price": 1, "rows": rows}])
+    for row, told in (
+        (BLOCKS_LOOKED_AT_MAX - 1, f"row 'R{BLOCKS_LOOKED_AT_MAX - 1}' has 2 seats, "),
+        (BLOCKS_LOOKED_AT_MAX, "its first seat is 'R0-1', its rows are R0, R1, R2, R3, R4 and more"),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            resolve_places(layout, items({"section": "hall", "seats": [f"R{row}-3"]}), None, None)
+        assert told in refused.value.reason
 
 
 FLOOR_TWICE = [{"section": "floor", "quantity": 1}, {"section": "floor", "quantity": 1}]
