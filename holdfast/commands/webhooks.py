@@ -1,6 +1,7 @@
 """``holdfast webhooks``: where the outbox goes, trying it out, and having the past told again."""
 
 import datetime as dt
+from typing import Literal
 
 import click
 import msgspec
@@ -66,6 +67,13 @@ class ShownSecret(msgspec.Struct, frozen=True):
 
     name: str
     secret: str
+
+
+class ShownState(msgspec.Struct, frozen=True):
+    """What has become of a sink."""
+
+    name: str
+    state: Literal["removed", "disabled", "at work"]
 
 
 class ShownLetter(msgspec.Struct, frozen=True):
@@ -141,32 +149,38 @@ async def list_sinks(context: click.Context, as_json: bool) -> None:
 
 @command.command("remove")
 @click.argument("name")
+@as_json_option
 @click.pass_context
 @run_async
-async def remove(context: click.Context, name: str) -> None:
+async def remove(context: click.Context, name: str, as_json: bool) -> None:
     """Take one away, with all that it was still to be told."""
     async with open_installation(context) as (_, parts):
         await parts.sinks.remove(name)
+    _print_state(ShownState(name, "removed"), as_json=as_json)
 
 
 @command.command("disable")
 @click.argument("name")
+@as_json_option
 @click.pass_context
 @run_async
-async def disable(context: click.Context, name: str) -> None:
+async def disable(context: click.Context, name: str, as_json: bool) -> None:
     """Tell one nothing more. What happens until `enable` it can be told by `replay`."""
     async with open_installation(context) as (_, parts):
         await parts.sinks.disable(name, "by hand")
+    _print_state(ShownState(name, "disabled"), as_json=as_json)
 
 
 @command.command("enable", short_help="Go on with one that was disabled.")
 @click.argument("name")
+@as_json_option
 @click.pass_context
 @run_async
-async def enable(context: click.Context, name: str) -> None:
+async def enable(context: click.Context, name: str, as_json: bool) -> None:
     """Go on with one that was disabled, by hand or because it answered 410 Gone."""
     async with open_installation(context) as (_, parts):
         await parts.sinks.enable(name)
+    _print_state(ShownState(name, "at work"), as_json=as_json)
 
 
 @command.command("rotate", short_help="Make a new secret, and sign with both for a while.")
@@ -182,7 +196,9 @@ async def rotate(context: click.Context, name: str, finish: bool, as_json: bool)
     """
     async with open_installation(context) as (_, parts):
         sink = await parts.sinks.rotate(name, finish=finish)
-    if not finish:
+    if finish and not as_json:  # nobody has to copy the secret any more
+        click.echo(f"requests to {name} are signed with the new secret alone")
+    else:
         _print_secret(sink, as_json=as_json)
 
 
@@ -380,6 +396,13 @@ def _print_secret(sink: Sink, *, as_json: bool) -> None:
         print_json(ShownSecret(sink.name, sink.secrets[0]))
     else:
         click.echo(sink.secrets[0])
+
+
+def _print_state(state: ShownState, *, as_json: bool) -> None:
+    if as_json:
+        print_json(state)
+    else:
+        click.echo(f"{state.name} is {state.state}")
 
 
 def _print_counts(counts: dict[str, int], done: str, *, as_json: bool) -> None:

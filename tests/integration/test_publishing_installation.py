@@ -210,15 +210,25 @@ async def test_command_adds_tests_lists_rotates_and_removes(
     assert (listed["name"], listed["secrets"], listed["types"]) == ("shop", 2, ["booking.*"])
     assert added["secret"] not in json.dumps(listed)
     assert "two secrets" in await asyncio.to_thread(cli.ok, "webhooks", "list")
-    await asyncio.to_thread(cli.ok, "webhooks", "rotate", "shop", "--finish")
-    await asyncio.to_thread(cli.ok, "webhooks", "disable", "shop")
+    finished = await asyncio.to_thread(cli.ok, "webhooks", "rotate", "shop", "--finish")
+    assert finished == "requests to shop are signed with the new secret alone\n"
+    assert await asyncio.to_thread(cli.ok, "webhooks", "disable", "shop") == "shop is disabled\n"
     assert "disabled: by hand" in await asyncio.to_thread(cli.ok, "webhooks", "list")
-    await asyncio.to_thread(cli.ok, "webhooks", "enable", "shop")
-    await asyncio.to_thread(cli.ok, "webhooks", "remove", "shop")
+    assert await asyncio.to_thread(cli.ok, "webhooks", "enable", "shop") == "shop is at work\n"
+    assert await asyncio.to_thread(cli.ok, "webhooks", "remove", "shop") == "shop is removed\n"
     gone = await asyncio.to_thread(cli.run, "webhooks", "test", "shop")
     stream = await asyncio.to_thread(cli.run, "webhooks", "remove", "stream")
     assert (stream.returncode, "unset that, or `holdfast webhooks disable stream`" in stream.stderr) == (1, True)
     assert (gone.returncode, "there is no webhook 'shop'" in gone.stderr) == (1, True)
+
+
+async def test_command_says_in_json_what_has_become_of_a_sink(shop: Installation, cli: CommandLine) -> None:
+    await shop.parts.sinks.add("shop", "https://shop.example/hooks")
+    new = (await shop.parts.sinks.rotate("shop")).secrets[0]
+    finished = await asyncio.to_thread(cli.json, "webhooks", "rotate", "shop", "--finish")
+    assert finished == {"name": "shop", "secret": new}
+    for verb, state in (("disable", "disabled"), ("enable", "at work"), ("remove", "removed")):
+        assert await asyncio.to_thread(cli.json, "webhooks", verb, "shop") == {"name": "shop", "state": state}
 
 
 @pytest.mark.slow
