@@ -323,7 +323,11 @@ async def _target(parts: Parts, target: str, secret: str | None) -> tuple[str, t
         return target, (secret,)
     sink = await parts.sinks.find(target)
     if sink.kind != "webhook":
-        raise click.UsageError(f"{target!r} is no webhook")
+        raise click.UsageError(
+            f"{target!r} is the Redis stream that HOLDFAST_STREAM names ({sink.target}): there is no receiver whose"
+            " answer could be shown, and no sample is put among what has happened. Read it with"
+            f" `redis-cli XRANGE {sink.target} - +`; `holdfast webhooks list` says what waits for it"
+        )
     if sink.lost is not None:
         raise click.UsageError(f"{sink.lost}; holdfast webhooks rotate {target} makes a new one")
     return sink.target, sink.secrets

@@ -71,7 +71,7 @@ class Sinks:
         """
         rows = await fetch_rows(self._database, sa.select(sinks).where(sinks.c.name == name))
         if not rows:
-            raise SinkError(f"there is no webhook {name!r}")
+            raise _unknown(name)
         return self._open(rows[0])
 
     async def add(
@@ -139,12 +139,12 @@ class Sinks:
     async def disable(self, name: str, reason: str) -> None:
         """Tell it nothing more, until it is enabled again; what happens meanwhile it is told only by a replay."""
         if not await self._change(name, disabled_at=sa.func.now(), disabled_reason=reason):
-            raise SinkError(f"there is no webhook {name!r}")
+            raise _unknown(name)
 
     async def enable(self, name: str) -> None:
         """Go on with a sink that was disabled."""
         if not await self._change(name, disabled_at=None, disabled_reason=None):
-            raise SinkError(f"there is no webhook {name!r}")
+            raise _unknown(name)
 
     async def rotate(self, name: str, *, finish: bool = False) -> Sink:
         """Put a new secret in front of the one at hand, and sign with both; with *finish* drop the old one.
@@ -192,6 +192,12 @@ class Sinks:
             disabled_reason=row["disabled_reason"],
             lost=lost,
         )
+
+
+def _unknown(name: str) -> SinkError:
+    if name == STREAM:
+        return SinkError("there is no stream: no process with HOLDFAST_STREAM has begun to publish here")
+    return SinkError(f"there is no webhook {name!r}")
 
 
 def _bound(name: str) -> bytes:

@@ -26,6 +26,7 @@ from holdfast.compose import open_parts
 from holdfast.readiness import readiness_checks
 from holdfast.settings import Settings, load_settings
 from persistence.booking_desk import Order
+from persistence.publishing.event_types import ALL_OF_BOOKINGS
 from persistence.publishing.letters import outbox_state
 
 OLD = "UPDATE outbox SET created_at = now() - interval '1 hour'"
@@ -217,9 +218,23 @@ async def test_command_adds_tests_lists_rotates_and_removes(
     assert await asyncio.to_thread(cli.ok, "webhooks", "enable", "shop") == "shop is at work\n"
     assert await asyncio.to_thread(cli.ok, "webhooks", "remove", "shop") == "shop is removed\n"
     gone = await asyncio.to_thread(cli.run, "webhooks", "test", "shop")
-    stream = await asyncio.to_thread(cli.run, "webhooks", "remove", "stream")
-    assert (stream.returncode, "unset that, or `holdfast webhooks disable stream`" in stream.stderr) == (1, True)
     assert (gone.returncode, "there is no webhook 'shop'" in gone.stderr) == (1, True)
+
+
+async def test_command_says_why_the_stream_of_the_settings_is_neither_tested_nor_removed(
+    shop: Installation, cli: CommandLine
+) -> None:
+    missing = await asyncio.to_thread(cli.run, "webhooks", "test", "stream")
+    assert (missing.returncode, missing.stdout, missing.stderr.count("\n")) == (1, "", 1)
+    assert "there is no stream: no process with HOLDFAST_STREAM has begun to publish here" in missing.stderr
+
+    await shop.parts.sinks.ensure_stream("hf:events", ALL_OF_BOOKINGS)
+    untested = await asyncio.to_thread(cli.run, "webhooks", "test", "stream")
+    assert (untested.returncode, untested.stdout) == (2, "")
+    assert "'stream' is the Redis stream that HOLDFAST_STREAM names (hf:events): " in untested.stderr
+    assert "`redis-cli XRANGE hf:events - +`" in untested.stderr
+    kept = await asyncio.to_thread(cli.run, "webhooks", "remove", "stream")
+    assert (kept.returncode, "unset that, or `holdfast webhooks disable stream`" in kept.stderr) == (1, True)
 
 
 async def test_command_says_in_json_what_has_become_of_a_sink(shop: Installation, cli: CommandLine) -> None:
