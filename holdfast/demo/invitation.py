@@ -70,7 +70,7 @@ def _claim(event: OnSale, section: str, leg: int) -> dict[str, object]:
 
 
 def _curl(token: Path, url: str, body: dict[str, object] | None = None) -> str:
-    words = ["curl", "-sS", "-H", f"@{token}"]
+    words = ["curl", "-sS", "-w", "\\n", "-H", f"@{token}"]
     if body is not None:
         words += ["-H", "Content-Type: application/json", "-d", json.dumps(body, ensure_ascii=False)]
     return shlex.join([*words, url])

@@ -207,10 +207,10 @@ def _stop(demo: Demo, signals: Sequence[signal.Signals], *, exit_code: int | Non
 
 def _send(words: Sequence[str]) -> httpx2.Response:
     """Send the request that a ``curl`` line describes, with the few options of it that the demo prints."""
-    assert words[:2] == ["curl", "-sS"]
+    assert words[:4] == ["curl", "-sS", "-w", "\\n"]  # so that the answer ends before the prompt
     headers: dict[str, str] = {}
     method, content = "GET", ""
-    *options, url = words[2:]
+    *options, url = words[4:]
     for option, value in zip(options[::2], options[1::2], strict=True):
         if option == "-H":
             header = Path(value[1:]).read_text().strip() if value.startswith("@") else value

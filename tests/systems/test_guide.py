@@ -16,6 +16,8 @@ PAGES = sorted((ROOT / "docs" / "guide").glob("*.md"))
 def test_commands_of_the_page_run_as_they_stand(installation: Installation, page: Path) -> None:
     printed = installation.run_page(page)
 
+    assert printed.endswith("\n")
+    assert "}{" not in printed  # every answer stands on a line of its own
     if page.stem == "transactions-and-locking":
         assert printed.split()[-4:] == ["1", "201", "9", "409"]
     if page.stem == "idempotency":
