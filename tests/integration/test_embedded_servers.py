@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from holdfast.embedded.data_dir import own_data_dir
 from holdfast.embedded.errors import DataDirBusy, DataDirUnusable, ServerFailed
 from holdfast.embedded.servers import EmbeddedServers, embedded_servers, running_servers
 
@@ -111,6 +112,19 @@ async def test_servers_use_sockets_elsewhere_when_the_path_is_too_long(tmp_path:
         assert len(os.fsencode(sockets)) < 100
         assert sockets.stat().st_mode & 0o777 == 0o700
     assert not sockets.exists()
+
+
+def test_sockets_elsewhere_that_a_killed_predecessor_left_go_with_the_next(tmp_path: Path, private_tmp: Path) -> None:
+    long_path = tmp_path / ("long" * 30)
+    with program(OWNER, long_path) as owner:
+        servers = owner.descendants()
+        owner.process.kill()
+        owner.process.wait(timeout=10)
+        psutil.wait_procs(servers, timeout=20)
+    (left,) = private_tmp.iterdir()
+    with own_data_dir(long_path) as home:
+        assert home.sockets.parent == left
+    assert list(private_tmp.iterdir()) == []
 
 
 async def test_valkey_is_started_again_with_its_data_when_it_is_killed(tmp_path: Path) -> None:
