@@ -22,7 +22,7 @@ class DataDirBusy(EmbeddedError):
         owner = f"process {owner_pid}" if owner_pid else "another process"
         super().__init__(
             f"{data_dir} is in use by {owner}: stop it, or give this instance a directory of its own"
-            " (--data-dir, HOLDFAST_DATA_DIR)"
+            " (--data-dir, HOLDFAST_DATA_DIR); to share its installation, set REDIS_URL and DATABASE_URL to its servers"
         )
 
 

@@ -247,6 +247,7 @@ def test_second_serve_on_the_same_data_directory_names_the_first(data_dir: Path)
         second = served.cli.run("serve", "--port", "0")
         assert (second.returncode, second.stdout) == (1, "")
         assert f"{data_dir} is in use by process {served.process.pid}" in second.stderr
+        assert "to share its installation, set REDIS_URL and DATABASE_URL" in second.stderr
         assert second.stderr.count("\n") == 1
 
 

@@ -180,6 +180,7 @@ async def test_servers_are_refused_with_the_owners_pid_when_another_instance_has
         assert refused.value.owner_pid == owner.pid
         assert f"process {owner.pid}" in str(refused.value)
         assert "--data-dir" in str(refused.value)
+        assert "REDIS_URL and DATABASE_URL" in str(refused.value)
 
 
 async def test_running_servers_are_found_by_other_processes_while_they_run(tmp_path: Path) -> None:
