@@ -58,14 +58,14 @@ class Counter:
 class Histogram:
     """How observations are spread.
 
-    With *counted_as* its last label is an outcome: told as a counter of that name by all labels, while the spread is
-    told without it. So a call is observed once and gives both.
+    With *counted_as*, a name and a meaning, its last label is an outcome: told as a counter of that name by all
+    labels, while the spread is told without it. So a call is observed once and gives both.
     """
 
     __slots__ = ("bounds", "cells", "counted_as", "labels", "meaning", "name")
 
     def __init__(
-        self, name: str, meaning: str, *labels: str, bounds: Sequence[float], counted_as: str | None = None
+        self, name: str, meaning: str, *labels: str, bounds: Sequence[float], counted_as: tuple[str, str] | None = None
     ) -> None:
         self.name = name
         self.meaning = meaning
@@ -90,7 +90,7 @@ REQUESTS = Histogram(
     "route",
     "status",
     bounds=FAST_S,
-    counted_as="holdfast_requests_total",
+    counted_as=("holdfast_requests_total", "Requests answered, by route template and the answer's status."),
 )
 SCRIPTS = Histogram(
     "holdfast_script_seconds",
@@ -98,7 +98,7 @@ SCRIPTS = Histogram(
     "script",
     "status",
     bounds=FAST_S,
-    counted_as="holdfast_script_calls_total",
+    counted_as=("holdfast_script_calls_total", "Calls of scripts, by what the script answered."),
 )
 CALLS_SHARED = Histogram(
     "holdfast_requests_per_shared_call",
@@ -119,21 +119,21 @@ COMMIT_SECONDS = Histogram(
 COMMITS = Counter("holdfast_commits_total", "Bookings that went to the ledger, by what became of them.", "outcome")
 PAYMENTS = Histogram(
     "holdfast_payment_seconds",
-    "Seconds of one call of a payment provider, by what came of it.",
+    "Seconds of one call of a payment provider.",
     "provider",
     "call",
     "outcome",
     bounds=FAST_S,
-    counted_as="holdfast_payments_total",
+    counted_as=("holdfast_payments_total", "Calls of payment providers, by what came of them."),
 )
 PAYMENT_NOTICES = Counter("holdfast_payment_notices_total", "Webhooks of payment providers.", "provider", "outcome")
 SERVICES = Histogram(
     "holdfast_service_seconds",
-    "Seconds of one question to a pricing or inventory service, its repetition included, by what came of it.",
+    "Seconds of one question to a pricing or inventory service, its repetition included.",
     "service",
     "outcome",
     bounds=FAST_S,
-    counted_as="holdfast_service_calls_total",
+    counted_as=("holdfast_service_calls_total", "Questions to a pricing or inventory service, by what came of them."),
 )
 LOADS = Counter("holdfast_event_loads_total", "Events put into Redis from the ledger, each under a new epoch.")
 AUDITS = Counter("holdfast_audits_total", "Audits of one event with repair that came to an end.")

@@ -45,7 +45,7 @@ def metric_labels() -> dict[str, tuple[str, ...]]:
     for figure in FIGURES:
         labels = figure.labels
         if isinstance(figure, Histogram) and figure.counted_as is not None:
-            told[figure.counted_as], labels = labels, labels[:-1]
+            told[figure.counted_as[0]], labels = labels, labels[:-1]
         told[figure.name] = labels
     told |= dict.fromkeys((PROCESS_UP[0], *PROCESS_GAUGES), ("process",))
     return told | dict.fromkeys(INSTALLATION_GAUGES, ())
@@ -103,7 +103,7 @@ def _histogram(figure: Histogram, cells: Mapping[tuple[str, ...], list[float]]) 
     labels = figure.labels
     if figure.counted_as is not None:
         counts = {values: sum(cell[:-1]) for values, cell in cells.items()}
-        yield _counter(figure.counted_as, f"How many, by {labels[-1]}: {figure.meaning}", labels, counts)
+        yield _counter(*figure.counted_as, labels, counts)
         labels = labels[:-1]
         spread: dict[tuple[str, ...], list[float]] = {}
         for values, cell in cells.items():

@@ -100,6 +100,15 @@ async def test_observation_is_told_as_a_spread_and_as_a_count_by_outcome() -> No
     assert value(told, "holdfast_request_seconds_sum", **route) == pytest.approx(9.001)
 
 
+async def test_each_metric_is_explained_in_a_sentence_of_its_own() -> None:
+    told = (await process_figures("p").scrape("")).body.decode()
+    explained = dict(re.findall(r"^# HELP (\w+) (.*)$", told, re.MULTILINE))
+
+    assert explained["holdfast_payments_total"] == "Calls of payment providers, by what came of them."
+    assert [name for name, text in explained.items() if not re.fullmatch(r"[A-Z0-9].*\.", text)] == []
+    assert [name for name, text in explained.items() if name.endswith("_total") and "Seconds" in text] == []
+
+
 async def test_requests_are_told_by_template_and_those_to_no_route_by_one_name() -> None:
     async with client_for(ROUTES) as client:
         await client.get("/healthz")
