@@ -1,5 +1,7 @@
 """The OpenAPI 3.1 document, made from the route table and the types that msgspec decodes and encodes."""
 
+import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +32,15 @@ _PATH_PARAMS: dict[str, dict[str, Any]] = {
     "entry_id": {"type": "string", "minLength": 1, "maxLength": 128},
     "block_id": {"type": "string", "minLength": 1, "maxLength": 128},
     "customer_id": {"type": "string", "minLength": 1, "maxLength": 255, "example": "ana"},
-    "reference": {"type": "string", "minLength": 1, "maxLength": 32, "example": "HF-7K3M-9QXP"},
+    "reference": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 32,
+        "example": "HF-7K3M-9QXP",
+        "description": "As it is read out or typed: in upper or lower case; the hyphens may be missing, the `HF` may "
+        "not; O is taken for 0, I and L for 1. One whose last character, which checks the others, does not fit is "
+        "answered 404.",
+    },
     "code": {"type": "string", "enum": sorted(KIND_BY_CODE)},
     "file": {"type": "string", "minLength": 1},
     "provider": {"type": "string", "minLength": 1, "maxLength": 64, "example": "simulator"},
@@ -130,17 +140,27 @@ class _Schemas:
 
 
 def _portable(schema: Any) -> Any:
-    r"""Patterns as ECMA 262 has them, which ends a string with ``$``, not with Python's ``\Z``."""
+    """What is Python's own as others have it: patterns in ECMA 262's words, docstrings in Markdown."""
     if isinstance(schema, Mapping):
         return {
-            name: _ecma_pattern(value) if name == "pattern" and isinstance(value, str) else _portable(value)
+            name: _TEXTS[name](value) if name in _TEXTS and isinstance(value, str) else _portable(value)
             for name, value in schema.items()
         }
     return [_portable(member) for member in schema] if isinstance(schema, list | tuple) else schema
 
 
 def _ecma_pattern(pattern: str) -> str:
+    r"""ECMA 262 ends a string with ``$``, not with Python's ``\Z``."""
     return pattern[:-2] + "$" if pattern.endswith(("\\Z", "\\z")) else pattern
+
+
+def _markdown(docstring: str) -> str:
+    """Code in single backticks, members too, ``None`` by JSON's name, and no indentation, which would be a block."""
+    text = inspect.cleandoc(docstring).replace("``None``", "``null``").replace("``", "`")
+    return re.sub(r"\*(\w+)\*", r"`\1`", text)
+
+
+_TEXTS = {"pattern": _ecma_pattern, "description": _markdown}
 
 
 def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
@@ -153,7 +173,7 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
         "responses": _responses(route, schemas),
     }
     if route.roles:
-        operation["description"] = f"Roles: {', '.join(sorted(route.roles))}."
+        operation["description"] = " ".join((f"Roles: {', '.join(sorted(route.roles))}.", *route.notes))
     if route.body is not None:
         content = {"schema": schemas.of(route.body)}
         if route.body_example is not None:
@@ -164,7 +184,9 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
 
 def _path_parameters(route: Route) -> Iterator[dict[str, Any]]:
     for name in route.param_names:
-        yield {"name": name, "in": "path", "required": True, "schema": _portable(_PATH_PARAMS[name])}
+        schema = _portable(_PATH_PARAMS[name])
+        described = {"description": schema.pop("description")} if "description" in schema else {}
+        yield {"name": name, "in": "path", "required": True, **described, "schema": schema}
 
 
 def _query_parameters(route: Route) -> Iterator[dict[str, Any]]:

@@ -34,6 +34,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     :func:`api.idempotency.answer_once`; other routes hand their key to the engine. ``takes_tickets`` says that events
     may ask for one, in ``Holdfast-Admission``. ``bodies_repeat`` says that many callers send the same, in which there
     is nothing of anybody's own.
+    ``notes`` are sentences for the document, behind the roles.
     """
 
     method: Method
@@ -54,6 +55,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     takes_tickets: bool = False
     bodies_repeat: bool = False
     takes_bytes: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def changes(self) -> bool:

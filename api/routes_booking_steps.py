@@ -88,6 +88,10 @@ BOOKING_STEP_ROUTES: tuple[Route, ...] = (
         steps.CancellationRequest,
         roles=ROLES,
         body_example={"reason": "Fell ill."},
+        notes=(
+            "The whole booking: to give back a part of it, `PATCH /v1/bookings/{booking_id}` with the `items` that are "
+            "to be kept.",
+        ),
     ),
     _step("/check-in", steps.check_in_booking, "Note that the customer has come", steps.StepRequest),
     _step(

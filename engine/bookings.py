@@ -1,7 +1,7 @@
 """A booking: the durable claim, as engine and ledger hand it to each other and as clients see it."""
 
 import datetime as dt
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -95,6 +95,14 @@ class JournalEntry(msgspec.Struct, frozen=True):
         return self.booking_id.partition("~")[0].encode()
 
 
+_AMOUNT = (
+    "What the places cost, until the booking is paid for; from then on all that was ever charged for it, in minor "
+    "units. A change of places that costs more adds the difference; one that costs less leaves it as it is, and "
+    "raises `refunded`. What the places cost now is `price.total`."
+)
+_REFUNDED = "What of `amount` was granted back in all, in minor units."
+
+
 class Booking(msgspec.Struct, frozen=True):
     """A booking as clients see it; ``durable`` once the ledger has it, and ``reference`` is ``None`` until then."""
 
@@ -112,8 +120,8 @@ class Booking(msgspec.Struct, frozen=True):
     guest: dict[str, Any] | None
     attendees: list[dict[str, Any]]
     price: Price
-    amount: int
-    refunded: int
+    amount: Annotated[int, msgspec.Meta(description=_AMOUNT)]
+    refunded: Annotated[int, msgspec.Meta(description=_REFUNDED)]
     currency: str
     notes: str | None
     organizer_notes: str | None

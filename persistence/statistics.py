@@ -1,5 +1,7 @@
 """How one event sells, by the ledger: counts, money, and shares, each in one pass over its bookings."""
 
+from typing import Annotated
+
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -32,6 +34,10 @@ _TALLY = """
            ) AS counted
      WHERE event_id = $1 AND NOT status = ANY($3::text[])
 """
+_APPROVED = (
+    "Bookings that are `confirmed`, `checked_in`, `completed` or `no_show` now, whether somebody approved them or "
+    "nobody had to; one that was cancelled since is among the `cancelled` alone."
+)
 _CANCELLATION = """
     SELECT count(*) FILTER (WHERE status = ANY($2::text[])) AS left,
            count(*) FILTER (WHERE status = 'cancelled' AND cancelled_by = $3) AS done
@@ -51,7 +57,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
 
     total_requests: int
     pending: int
-    approved: int
+    approved: Annotated[int, msgspec.Meta(description=_APPROVED)]
     rejected: int
     cancelled: int
     completed: int

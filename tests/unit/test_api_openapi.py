@@ -1,5 +1,6 @@
 """The OpenAPI document: complete, resolvable, and true to the route table."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from api.openapi import openapi_document, problem_kinds
 from api.problems import KIND_BY_CODE
 from api.route import Route
 from api.routes import ROUTES
+from engine.ids import number_from_reference, reference_from_number
+from persistence.statistics import APPROVED
 
 DOCUMENT = msgspec.json.decode(msgspec.json.encode(openapi_document(ROUTES, version="1.2.3")))
 
@@ -62,6 +65,44 @@ def test_patterns_are_ones_that_other_languages_read() -> None:
     for pattern in patterns:
         assert not pattern.endswith(("\\Z", "\\z")), pattern
         jsonschema_rs.validator_for({"type": "string", "pattern": pattern})
+
+
+def test_descriptions_are_markdown_and_not_docstrings() -> None:
+    described = [text for name, text in members(DOCUMENT) if name in ("description", "summary") and type(text) is str]
+    assert len(described) > 100
+    for text in described:
+        assert "``" not in text, text
+        assert "`None`" not in text, text
+        assert not re.search(r"\*\w+\*|:\w+:`|^    ", text, re.MULTILINE), text
+
+
+def test_amount_of_a_booking_is_told_apart_from_what_its_places_cost() -> None:
+    for name in ("Booking", "StartedBooking"):
+        described = DOCUMENT["components"]["schemas"][name]["properties"]["amount"]["description"]
+        assert "`price.total`" in described
+        assert "`refunded`" in described
+
+
+def test_cancelling_says_how_a_part_is_given_back() -> None:
+    described = DOCUMENT["paths"]["/v1/bookings/{booking_id}/cancel"]["post"]["description"]
+    assert "PATCH /v1/bookings/{booking_id}" in described
+    assert "`items`" in described
+
+
+def test_spellings_of_a_reference_that_are_said_to_be_taken_are() -> None:
+    (parameter,) = DOCUMENT["paths"]["/v1/bookings/by-reference/{reference}"]["get"]["parameters"][:1]
+    assert "hyphens may be missing, the `HF` may not" in parameter["description"]
+
+    reference = reference_from_number(4711)
+    bare = reference.replace("-", "")
+
+    assert [number_from_reference(text) for text in (reference, reference.lower(), bare)] == [4711] * 3
+    assert number_from_reference(reference.removeprefix("HF-")) is None
+
+
+def test_approved_of_the_statistics_says_what_it_counts() -> None:
+    described = DOCUMENT["components"]["schemas"]["StatisticsView"]["properties"]["approved"]["description"]
+    assert all(f"`{status}`" in described for status in APPROVED)
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
