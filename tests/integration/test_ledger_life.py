@@ -5,6 +5,7 @@ import datetime as dt
 import uuid
 from typing import Any
 
+import msgspec
 import pytest
 from ledger_lab import GUEST, Lab
 
@@ -163,6 +164,8 @@ async def test_booking_whose_payment_came_first_is_advanced_through_paid(lab: La
     assert [tuple(step.values()) for step in steps] == [(2, "payment_initiated", "paid"), (3, "paid", status)]
     told = [row["type"] for row in await lab.fetch("SELECT type FROM outbox ORDER BY id")]
     assert sorted(told) == sorted(["booking.status_changed"] + ["booking.confirmed"] * (status == "confirmed"))
+    payloads = [msgspec.json.decode(row["payload"]) for row in await lab.fetch("SELECT payload FROM outbox")]
+    assert {(said["status"], said["version"], "from_status" in said) for said in payloads} == {(status, 3, False)}
     assert await lab.value("SELECT count(*) FROM claims WHERE seat = 4") == 1
 
     again = await lab.another_process().commit(entry, sellable)
