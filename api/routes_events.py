@@ -74,8 +74,8 @@ EVENT_ROUTES: tuple[Route, ...] = (
                 "base64, `held`, `sold` and `blocked`, in the order of the list at `/seats`; what is blocked is among "
                 "the sold, and that bitmap is empty where nothing is off sale. Then `change`s: `seq`, the "
                 "`sections` and `seats` (`section`, `seat`, `status`) that are otherwise now, `next_release_at`; or a "
-                "`snapshot` again. At last `end` with its `reason`: `token_expired`, `closed`, `cancelled`, `over` or "
-                "`stopping`. Whoever does not read is cut off; come back with the last `id`.",
+                "`snapshot` again. At last `end` with its `reason`: `token_expired`, `closed`, `cancelled`, `over`, "
+                "`gone` or `stopping`. Whoever does not read is cut off; come back with the last `id`.",
                 media_type="text/event-stream",
             ),
         ),

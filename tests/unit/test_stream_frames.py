@@ -2,20 +2,26 @@
 
 import base64
 import json
+import re
+from pathlib import Path
 from typing import Any
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from script_runner import sellable_event
 
+from api.answers import encode_json
 from api.seats import seat_list
-from api.stream_frames import change_frame, snapshot_frame
+from api.stream_frames import StreamChange, StreamEnd, StreamSnapshot, change_frame, snapshot_frame
 from engine.availability import Snapshot
 from engine.blocks import MARK
 from engine.events import SellableEvent
 from engine.places import NumberedPlaces, Places, format_places
 from engine.snapshots import View
 
+DOCUMENT = (Path(__file__).parents[2] / "docs/live-seat-maps.md").read_text("utf-8")
 State = list[list[str]]  # of each seat, of each leg
 KINDS = ("free", "free", "held", "sold", "blocked one", "blocked two")
 ROWS = (5, 6)
@@ -102,3 +108,55 @@ def test_states_with_the_same_blocks_share_one_bitmap_of_them() -> None:
     after = seen(event, 2, [["sold"], *state[1:]], before=before)
     assert after.off_sale.cells is before.off_sale.cells
     assert after.off_sale.marks is not before.off_sale.marks  # or else one state would keep another's fields in memory
+
+
+def messages(text: str) -> list[tuple[str, str, str | None]]:
+    """Kind, data and id of each message."""
+    lines = [dict(line.split(": ", 1) for line in block.splitlines()) for block in text.strip().split("\n\n")]
+    return [(one["event"], one["data"], one.get("id")) for one in lines if "event" in one]
+
+
+@pytest.fixture(scope="module")
+def seat_map() -> type[Any]:
+    """The client that the document shows."""
+    (code,) = re.findall(r"^```python\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/live-seat-maps.md", "exec"), names)
+    client: type[Any] = names["SeatMap"]
+    return client
+
+
+def test_messages_that_the_document_shows_have_the_members_that_are_sent() -> None:
+    (text,) = re.findall(r"^```text\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
+    sent = {"snapshot": StreamSnapshot, "change": StreamChange, "end": StreamEnd}
+
+    shown = messages(text)
+
+    assert [kind for kind, _, _ in shown] == ["snapshot", "change", "change", "end"]
+    for kind, data, _ in shown:
+        assert encode_json(msgspec.json.decode(data, type=sent[kind])).decode() == data
+
+
+def test_client_of_the_document_reads_the_messages_that_it_shows(seat_map: type[Any]) -> None:
+    (text,) = re.findall(r"^```text\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
+    client = seat_map([{"section": "stalls", "seat": f"A-{number}"} for number in range(1, 5)])
+
+    for message in messages(text):
+        client.apply(*message)
+
+    assert client.seats == {("stalls", f"A-{number}"): "sold" if number == 2 else "free" for number in range(1, 5)}
+    assert client.sections["floor"]["sold"] == 2
+    assert (client.last_id, client.ended) == ("1.5.1d07c20d", "closed")
+
+
+@given(old=states(1), new=states(1))
+def test_client_of_the_document_sees_what_is_at_seats(seat_map: type[Any], old: State, new: State) -> None:
+    event = hall(1)
+    before = seen(event, 1, old)
+    after = seen(event, 2, new, before)
+    client = seat_map(msgspec.to_builtins(seat_list(before, 0, 1, party=None).seats))
+
+    for frame in (snapshot_frame(before, (0, 1)), change_frame(before, after, (0, 1))):
+        client.apply(*messages(frame.decode())[0])
+
+    assert client.seats == statuses(after, (0, 1))
