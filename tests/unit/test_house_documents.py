@@ -169,6 +169,15 @@ def test_every_setting_is_in_the_table_and_every_secret_is_called_one() -> None:
     assert set(words(clause(text, "are secrets"))) == secrets
 
 
+def test_every_setting_is_said_to_be_of_all_processes_or_of_each() -> None:
+    every = [words(row[0])[0] for row in rows(section("docs/operations.md", "Settings"))]
+    sorted_out = [
+        name for row in rows(section("docs/operations.md", "More than one machine")) for name in words(row[0])
+    ]
+
+    assert sorted(sorted_out) == sorted(every)
+
+
 def test_the_settings_defaults_are_those_of_the_table() -> None:
     settings = load_settings({"HOME": "/home/you"})
     told = {words(row[0])[0]: row[1].strip("`") for row in rows(section("docs/operations.md", "Settings"))}
