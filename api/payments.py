@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,7 +15,7 @@ from api.idempotency import REPLAYED
 from api.versions import versioned_answer
 from engine.bookings import Booking, BookingDetails
 from engine.claim_requests import ClaimRequest
-from engine.errors import HoldConfirmed, InvalidRequest
+from engine.errors import HoldConfirmed, InvalidRequest, LimitExceeded
 from engine.payments import NoticeRefused
 from persistence.checkout import Paid
 
@@ -61,21 +62,21 @@ async def answer_paid(
     # A repetition must not be told that the places are gone, which it has itself, nor agree on a price once more.
     if once is not None and (paid := await checkout.find_replay(once, sub)) is not None:
         return _answer(call, paid)
-    terms, hold_id = call.services.terms, request.hold_id
-    if hold_id is None:
-        assert request.event_id is not None
-        assert claim is not None
-        hold, details = await terms.hold_and_agree(request.event_id, claim, details, customer_id=sub, once=once)
-        hold_id = hold.id
-    else:
-        with contextlib.suppress(
-            HoldConfirmed
-        ):  # what an earlier request with the same key made of it, the checkout knows
-            details = await terms.agree_on_hold(hold_id, details, customer_id=sub)
-    return _answer(
-        call,
-        await checkout.pay(hold_id, details, customer_id=sub, provider=order.provider, method=order.method, once=once),
-    )
+    terms = call.services.terms
+    pay = partial(checkout.pay, customer_id=sub, provider=order.provider, method=order.method, once=once)
+    if request.hold_id is not None:
+        # What an earlier request with the same key made of it, the checkout knows.
+        with contextlib.suppress(HoldConfirmed):
+            details = await terms.agree_on_hold(request.hold_id, details, customer_id=sub)
+        return _answer(call, await pay(request.hold_id, details))
+    assert request.event_id is not None
+    assert claim is not None
+    hold, details = await terms.hold_and_agree(request.event_id, claim, details, customer_id=sub, once=once)
+    try:
+        return _answer(call, await pay(hold.id, details))
+    except LimitExceeded:  # before anything was written down: nothing is taken, then
+        await terms.give_back(hold, sub, once)
+        raise
 
 
 async def receive_notice(call: Call) -> Answer:

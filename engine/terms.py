@@ -106,10 +106,10 @@ class Terms:
         except StoreUnavailable:
             raise  # it may be booked; if not, the hold lapses
         except HoldfastError:
-            await self._give_back(hold, customer_id)
+            await self.give_back(hold, customer_id)
             raise
         if str(booked.booking.id) != hold.id:  # the same request, sent twice at once, has booked already
-            await self._give_back(hold, customer_id)
+            await self.give_back(hold, customer_id)
         return booked
 
     async def agree_on_hold(self, hold_id: str, details: BookingDetails, *, customer_id: str) -> BookingDetails:
@@ -137,12 +137,12 @@ class Terms:
         """
         held = await self._reservations.hold(event_id, claim, customer_id=customer_id, once=once)
         if held.replayed and await self._is_over(held.hold, customer_id):
-            await self._give_back(held.hold, customer_id, once)
+            await self.give_back(held.hold, customer_id, once)
             held = await self._reservations.hold(event_id, claim, customer_id=customer_id, once=once)
         try:
             return held.hold, await self.agree(held.hold, details, customer_id=customer_id)
         except HoldfastError:
-            await self._give_back(held.hold, customer_id, once)
+            await self.give_back(held.hold, customer_id, once)
             raise
 
     async def agree(self, hold: Hold, details: BookingDetails, *, customer_id: str) -> BookingDetails:
@@ -238,8 +238,11 @@ class Terms:
             pass  # by the same request, sent twice at once: whoever pays for it is told of the booking
         return False
 
-    async def _give_back(self, hold: Hold, customer_id: str, made_with: Once | None = None) -> None:
-        """Let a hold go, and the key that it was *made_with*: what is asked for under it again is held anew."""
+    async def give_back(self, hold: Hold, customer_id: str, made_with: Once | None = None) -> None:
+        """Let a hold go, and the key that it was *made_with*: what is asked for under it again is held anew.
+
+        If that cannot be done now, the hold lapses.
+        """
         try:
             await self._reservations.release(hold.id, customer_id=customer_id, made_with=made_with)
         except (HoldExpired, HoldReleased):

@@ -95,6 +95,24 @@ async def test_the_same_request_succeeds_once_the_inventory_answers_again(
     assert (await check_money(shop.services.bookings.engine, simulator))["booked"] == 1
 
 
+@pytest.mark.parametrize("key", [{"idempotency_key": "k"}, {}])
+async def test_refusal_for_another_booking_of_the_customer_s_takes_nothing(
+    shop: Shop, simulator: RunningSimulator, key: dict[str, str]
+) -> None:
+    event_id = await open_event(shop.olga, policy={"payment": "required", "one_booking_per_customer": True})
+    first = await shop.ana.post("/v1/bookings", wish_for(event_id, "A-1"), idempotency_key="first")
+    assert first.status_code == 201, first.text
+    refused = await shop.ana.post("/v1/bookings", wish_for(event_id, "A-2", "A-3"), **key)
+    assert (refused.status_code, refused.json()["limit"]) == (409, "one_booking_per_customer")
+    assert await shop.sold_and_held(event_id) == (1, 0)
+
+    await shop.ana.post(f"/v1/bookings/{first.json()['id']}/cancel", {})
+    again = await shop.ana.post("/v1/bookings", wish_for(event_id, "A-2", "A-3"), **key)
+    assert again.status_code == 201, again.text
+    assert await shop.sold_and_held(event_id) == (2, 0)
+    assert (await check_money(shop.services.bookings.engine, simulator))["booked"] == 1
+
+
 async def test_the_same_request_succeeds_where_its_hold_lapsed_before_a_payment_was_written_down(
     shop: Shop, simulator: RunningSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
