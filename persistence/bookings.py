@@ -1,13 +1,15 @@
 """Bookings as the ledger has them: one by id or reference, and lists of them."""
 
 import datetime as dt
+import functools
 import uuid
 
 import msgspec
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from engine.bookings import Booking, Price
+from engine.bookings import Booking, BookingDetails, Price
 from engine.claims import ClaimedItem
 from engine.errors import IdempotencyKeyReused
 from engine.ids import BookingId, claim_id, number_from_reference, parse_claim_id, reference_from_number
@@ -25,6 +27,8 @@ _OWNING = ", ".join(f"'{status}'" for status in OWNING_STATUSES)
 HAD_PLACES = f"""(bookings.status IN ({_OWNING}) OR EXISTS (
     SELECT FROM history WHERE history.booking_id = bookings.id AND history.to_status IN ({_OWNING})
 ))"""
+
+logger = structlog.get_logger("holdfast.persistence")
 
 _decode_items = msgspec.json.Decoder(tuple[ClaimedItem, ...]).decode
 _decode_price = msgspec.json.Decoder(Price).decode
@@ -169,13 +173,16 @@ class Bookings:
 
 
 def open_booking(row: Row, sealer: Sealer) -> Booking:
-    """A row of ``bookings`` as clients see it.
+    """A row of ``bookings`` as clients see it; where its details cannot be opened, as if they had been erased.
 
-    Raises:
-        ValueError: Its details cannot be unsealed.
+    That is for a person to look into, and must not keep the rest of it, or of a list that it is in, from anybody.
     """
     booking_id = BookingId(claim_id(row["id"].int, row["event_id"]))
-    details = sealer.unseal(row["sealed"], booking_id)
+    try:
+        details = sealer.unseal(row["sealed"], booking_id)
+    except ValueError as error:
+        _tell_unreadable(booking_id, str(error))
+        details = BookingDetails()
     return Booking(
         id=booking_id,
         reference=reference_from_number(row["number"]),
@@ -240,3 +247,8 @@ def _named(q: str) -> sa.ColumnElement[bool]:
     key = parse_claim_id(q)
     booking_id = uuid.UUID(int=0) if key is None else key.uuid
     return bookings.c.id == booking_id
+
+
+@functools.lru_cache(maxsize=1_000)  # once for each: clients ask for the same lists again and again
+def _tell_unreadable(booking_id: BookingId, reason: str) -> None:
+    logger.error("details cannot be opened", booking_id=booking_id, reason=reason)

@@ -207,6 +207,12 @@ async def test_booking_whose_key_is_lost_is_erased_all_the_same(services: Servic
         await connection.execute(sa.update(bookings).values(sealed=lost))
 
     await in_transaction(services.bookings.engine, reseal)
+    listings = ("/v1/bookings", "/v1/bookings/upcoming", f"/v1/events/{booking['event_id']}/bookings")
+    listed = [(await person.get(path)).json()["items"] for path, person in zip(listings, (ana, ana, olga), strict=True)]
+    shown = (await ana.get(f"/v1/bookings/{booking['id']}")).json()
+    for each in (shown, *(item for (item,) in listed)):
+        assert (each["id"], each["status"], each["amount"]) == (booking["id"], booking["status"], booking["amount"])
+        assert (each["guest"], each["attendees"], each["notes"], each["metadata"]) == (None, [], None, {})
     assert (await ana.delete("/v1/customers/ana/personal-data")).status_code == 200
     assert (await ana.get(f"/v1/bookings/{booking['id']}")).json()["notes"] is None
 
