@@ -40,13 +40,14 @@ from holdfast.readiness import NotMigrated, readiness_checks
 from holdfast.services.inventory import HttpInventory
 from holdfast.services.outbound import ServiceClient
 from holdfast.services.pricing import HttpPricing
-from holdfast.settings import Settings, data_key
+from holdfast.settings import Settings, SettingsError, data_key, data_key_origin
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
 from persistence.aftercare import Aftercare
 from persistence.audit_journal import JournalWatch
 from persistence.blocks import Blocks
 from persistence.booking_desk import BookingDesk
 from persistence.bookings import Bookings
+from persistence.canary import DataKeyDiffers, require_data_key
 from persistence.checkout import Checkout
 from persistence.database import open_database
 from persistence.difference_charges import DifferenceCharges
@@ -164,6 +165,7 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
         stack.push_async_callback(transport.aclose)
         await require_fit_store(transport)
         sealer = AesSealer([data_key(settings)])
+        await _require_data_key(database, sealer, settings)
         front = Kernel(transport, partitions=partitions)
         kernel = front.patient()
         events, bookings = Events(database), Bookings(database, sealer)
@@ -417,3 +419,10 @@ async def _open_outbound(settings: Settings) -> AsyncIterator[OutboundServices]:
             pricing=client("pricing", settings.pricing_url, settings.pricing_timeout_s),
             inventory=client("inventory", settings.inventory_url, settings.inventory_timeout_s),
         )
+
+
+async def _require_data_key(database: AsyncEngine, sealer: AesSealer, settings: Settings) -> None:
+    try:
+        await require_data_key(database, sealer)
+    except DataKeyDiffers as error:
+        raise SettingsError(f"{data_key_origin(settings)}: {error}") from error

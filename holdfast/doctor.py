@@ -16,9 +16,11 @@ from holdfast.counted import counted
 from holdfast.embedded.errors import EmbeddedError
 from holdfast.migrating import migrate_database
 from holdfast.servers import any_servers
-from holdfast.settings import JWT_SECRET_BYTES_MIN, Settings, SettingsError, data_key, jwt_secret
+from holdfast.settings import JWT_SECRET_BYTES_MIN, Settings, SettingsError, data_key, data_key_origin, jwt_secret
+from persistence.canary import DataKeyDiffers, compare_data_key
 from persistence.database import open_database
 from persistence.database_checks import examine_database
+from persistence.sealing import AesSealer, SealingUnsupported
 
 OPEN_FILES_MIN = 4_096  # a connection of a client is an open file; a rush has thousands
 PYTHON_FLOOR = (3, 11)
@@ -26,16 +28,21 @@ PYTHON_FLOOR = (3, 11)
 
 async def examine(settings: Settings) -> list[Finding]:
     """Look at everything, whatever is found on the way."""
-    findings = list(_examine_process(settings))
+    findings, key = list(_examine_process(settings)), _data_key(settings)
     try:
         async with any_servers(settings) as filled:
             if settings.database_url is None:
                 await migrate_database(filled)  # embedded: it is ours, and serve would do the same
             findings += await _examine_redis(filled)
-            findings += await _examine_postgres(filled)
+            of_postgres = await _examine_postgres(filled)
+            findings += of_postgres
+            if key.verdict == "ok" and any(
+                each.subject == "migrations" and each.verdict == "ok" for each in of_postgres
+            ):
+                key = await _compare_data_key(filled, key)
     except (EmbeddedError, HoldfastError) as error:
         findings.append(Finding("embedded servers", "failure", str(error), "See the log it names"))
-    return findings
+    return [*findings, key]
 
 
 def _examine_process(settings: Settings) -> Iterator[Finding]:
@@ -49,7 +56,6 @@ def _examine_process(settings: Settings) -> Iterator[Finding]:
     yield _open_files()
     yield _data_dir(settings)
     yield _secret(settings)
-    yield _data_key(settings)
 
 
 def _open_files() -> Finding:
@@ -94,6 +100,23 @@ def _data_key(settings: Settings) -> Finding:
     except (SettingsError, ValueError) as error:
         return Finding("data key", "failure", str(error), "Put right what it says; without it guests cannot be read")
     return Finding("data key", "ok", "configured" if settings.data_key else f"kept in {settings.data_dir}: back it up")
+
+
+async def _compare_data_key(settings: Settings, usable: Finding) -> Finding:
+    assert settings.database_url is not None  # holdfast.servers has filled it in
+    database = open_database(settings.database_url, pool_size=1)
+    try:
+        await compare_data_key(database, AesSealer([data_key(settings)]))
+    except DataKeyDiffers as error:
+        detail = f"{data_key_origin(settings)}: {error.seen}"
+        return Finding("data key", "failure", detail, f"{error.remedy}. No process starts with this one")
+    except SealingUnsupported as error:
+        return Finding("data key", "failure", str(error), "Put right what it says; without it no process starts")
+    except HoldfastError as error:
+        return Finding("data key", "warning", f"not compared with what is sealed: {error}", "See why Postgres stopped")
+    finally:
+        await database.dispose()
+    return usable
 
 
 async def _examine_redis(settings: Settings) -> list[Finding]:

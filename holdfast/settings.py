@@ -35,6 +35,7 @@ WORKERS_MAX = 256
 PARTITIONS_MAX = 16_384  # the slots of a Redis Cluster; more could never spread further
 DATA_KEY_BYTES = 32
 JWT_SECRET_BYTES_MIN = 32  # RFC 7518, 3.2: a key of HS256 is at least as long as its hash; a shorter one is warned of
+DATA_KEY_FILE = "data-key"
 SIGNING_KEY_FILE = "jwt-secret"
 JOURNAL_MAX_BYTES = (1 << 20, 1 << 40)  # less is reached by a dozen large bookings; more is no bound
 HOLD_HISTORY_DAYS_MAX = 3_650  # a table of ten years is past what it is for: settling what happened in a sale
@@ -219,7 +220,14 @@ def _payment_providers(source: "_Source") -> tuple[str, ...]:
 
 def data_key(settings: Settings) -> bytes:
     """The key that guests' data is sealed with: configured, or kept in the data directory."""
-    return settings.data_key or decode_key(resolve_secret(settings.data_dir, "data-key"))
+    return settings.data_key or decode_key(resolve_secret(settings.data_dir, DATA_KEY_FILE))
+
+
+def data_key_origin(settings: Settings) -> str:
+    """Where :func:`data_key` has it from, for messages."""
+    if settings.data_key is not None:
+        return "HOLDFAST_DATA_KEY"
+    return f"{settings.data_dir / DATA_KEY_FILE} (HOLDFAST_DATA_KEY is not set)"
 
 
 def jwt_secret(settings: Settings) -> str:

@@ -31,13 +31,16 @@ async def ensure_partitions(engine: AsyncEngine, wanted: int | None) -> int:
         LedgerUnavailable: Postgres does not answer.
     """
 
-    async def read_or_write(connection: AsyncConnection) -> int:
+    stored = sa.select(installation.c.value).where(installation.c.key == _PARTITIONS)
+
+    async def write_or_read(connection: AsyncConnection) -> int:
         first = insert(installation).values(key=_PARTITIONS, value=str(wanted or PARTITIONS_DEFAULT))
         await connection.execute(first.on_conflict_do_nothing())
-        stored = sa.select(installation.c.value).where(installation.c.key == _PARTITIONS)
         return int((await connection.execute(stored)).scalar_one())
 
-    installed = await in_transaction(engine, read_or_write)
+    # Nearly always it is there, and reading it needs neither a transaction nor the right to write.
+    rows = await fetch_rows(engine, stored)
+    installed = int(rows[0]["value"]) if rows else await in_transaction(engine, write_or_read)
     if wanted is not None and wanted != installed:
         raise PartitionsDiffer(installed, wanted)
     return installed

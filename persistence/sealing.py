@@ -17,7 +17,7 @@ from engine.bookings import BookingDetails
 from engine.ids import BookingId
 
 KEY_BYTES = 32
-_KEY_ID_BYTES = 4
+KEY_ID_BYTES = 4
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
 
@@ -67,24 +67,32 @@ class AesSealer:
         """
         return self._decrypt(sealed, bound, bound.decode()).decode()
 
+    def has_key_of(self, sealed: bytes) -> bool:
+        """Whether the key that *sealed* names is here; its first bytes are enough to tell."""
+        return sealed[:KEY_ID_BYTES] in self._ciphers
+
+    def is_sealed_with_first_key(self, sealed: bytes) -> bool:
+        """Whether *sealed* would still open when all keys but the first are dropped."""
+        return sealed[:KEY_ID_BYTES] == self._current_id
+
     def _encrypt(self, plain: bytes, bound: bytes) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)
         return self._current_id + nonce + self._current.encrypt(nonce, plain, bound)
 
     def _decrypt(self, sealed: bytes, bound: bytes, subject: str) -> bytes:
-        cipher = self._ciphers.get(sealed[:_KEY_ID_BYTES])
-        if cipher is None or len(sealed) < _KEY_ID_BYTES + _NONCE_BYTES + _TAG_BYTES:
+        cipher = self._ciphers.get(sealed[:KEY_ID_BYTES])
+        if cipher is None or len(sealed) < KEY_ID_BYTES + _NONCE_BYTES + _TAG_BYTES:
             raise ValueError(f"{subject} were sealed with a key that is not here")
-        nonce = sealed[_KEY_ID_BYTES : _KEY_ID_BYTES + _NONCE_BYTES]
+        nonce = sealed[KEY_ID_BYTES : KEY_ID_BYTES + _NONCE_BYTES]
         try:
-            return cipher.decrypt(nonce, sealed[_KEY_ID_BYTES + _NONCE_BYTES :], bound)
+            return cipher.decrypt(nonce, sealed[KEY_ID_BYTES + _NONCE_BYTES :], bound)
         except InvalidTag:
             raise ValueError(f"{subject} were sealed for another one, or changed") from None
 
 
 def _key_id(key: bytes) -> bytes:
     """Names a key without telling anything of it."""
-    return hashlib.blake2b(key, digest_size=_KEY_ID_BYTES, person=b"holdfast key id").digest()
+    return hashlib.blake2b(key, digest_size=KEY_ID_BYTES, person=b"holdfast key id").digest()
 
 
 def _bound(booking_id: BookingId) -> bytes:

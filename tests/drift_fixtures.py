@@ -15,6 +15,8 @@ from persistence.database import in_transaction, open_database
 from persistence.migrate import migrate
 from persistence.schema import metadata
 
+DATA_KEY = "A" * 43  # of all tests that share the tables
+
 
 @pytest.fixture(scope="module")
 def tables(database_url: str) -> str:
@@ -32,7 +34,8 @@ def tables(database_url: str) -> str:
 @pytest.fixture
 async def scene(redis_url: str, tables: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     monkeypatch.setattr("persistence.audit.SETTLE_S", 0.02)
-    settings = load_settings({"REDIS_URL": redis_url, "DATABASE_URL": tables, "HOLDFAST_DATA_DIR": str(tmp_path)})
+    servers = {"REDIS_URL": redis_url, "DATABASE_URL": tables}
+    settings = load_settings({**servers, "HOLDFAST_DATA_DIR": str(tmp_path), "HOLDFAST_DATA_KEY": DATA_KEY})
     async with open_parts(settings) as parts:
         await in_transaction(parts.database, _empty)
         scene = Scene(parts, settings, await open_event(parts, "ride", stops=["A", "B", "C"]))

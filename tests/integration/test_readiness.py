@@ -65,6 +65,7 @@ async def installed(
     await ensure_partitions(database, 4)
     await database.dispose()
     environment = {"REDIS_URL": redis_url, "DATABASE_URL": database_url, "HOLDFAST_DATA_DIR": str(tmp_path)}
+    environment["HOLDFAST_DATA_KEY"] = "A" * 43  # of all tests that share the database
     async with open_services(load_settings(environment)) as services, connected(services) as client:
         doctored = Doctored(client, redis_url, database_url)
         await doctored.execute(sa.delete(reconcilers))
@@ -118,10 +119,11 @@ async def test_installation_whose_database_moved_on_is_unready(
 
 async def test_installation_whose_database_has_other_partitions_is_unready(installed: Doctored) -> None:
     await installed.beat(age_s=ALIVE)
-    await installed.execute(sa.update(installation).values(value="8"))
+    partitions = sa.update(installation).where(installation.c.key == "partitions")
+    await installed.execute(partitions.values(value="8"))
     try:
         status_code, status, failed = await installed.readiness()
     finally:
-        await installed.execute(sa.update(installation).values(value="4"))
+        await installed.execute(partitions.values(value="4"))
     assert (status_code, status, set(failed)) == (503, "unready", {"migrations"})
     assert failed["migrations"]["reason"] == "PartitionsDiffer"
