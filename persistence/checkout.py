@@ -77,7 +77,7 @@ class Checkout:
         confirm_timeout_s: float,
     ) -> None:
         self.providers = providers
-        self.store = PaymentsStore(database)
+        self.store = PaymentsStore(database, providers)
         self.settler = PaymentSettler(self.store, reservations, sealer, providers)
         self._database = database
         self._sealer = sealer

@@ -6,7 +6,7 @@ ever open while a provider is asked.
 
 import datetime as dt
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,6 +26,8 @@ from persistence.steps import Step, lock_booking, take_step
 CHECK_FIRST = dt.timedelta(seconds=10)  # after which a payment that was left alone is looked at
 CHECK_BACKOFF_MAX = dt.timedelta(minutes=5)  # between two looks at what does not get on
 CHECK_LEASE = dt.timedelta(seconds=60)  # for which one reconciler has a due payment to itself; longer than a call takes
+# Due for so long, a payment is taken by nobody: whoever takes one puts it off by the lease at once.
+OVERDUE_AFTER = dt.timedelta(seconds=60)
 _DOUBLINGS_MAX = 5  # of ten seconds: past five minutes
 METHOD_REASON_MAX = 200  # characters of a provider's words that are kept
 
@@ -42,10 +44,14 @@ _LATE_PAYMENT = events.c.definition["policy"]["late_payment"].astext
 
 
 class PaymentsStore:
-    """Reads and changes payments. Every method raises ``LedgerUnavailable`` when Postgres does not answer."""
+    """Reads and changes payments. Every method raises ``LedgerUnavailable`` when Postgres does not answer.
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    *providers* are the names of those that this process can ask: only their payments are due here.
+    """
+
+    def __init__(self, engine: AsyncEngine, providers: Collection[str]) -> None:
         self._engine = engine
+        self._providers = providers
 
     async def read_case(self, booking_id: str) -> tuple[Case, dict[str, Row], Row] | None:
         """The booking's case, its payments' rows by id, and its own row; ``None`` where there is no payment."""
@@ -183,10 +189,15 @@ class PaymentsStore:
         await in_transaction(self._engine, work)
 
     async def take_due(self, *, limit: int) -> list[str]:
-        """Bookings whose payments are due, the longest due first; for a minute nobody else will be given them."""
+        """Bookings whose payments are due, the longest due first; for a minute nobody else will be given them.
+
+        Those of a provider that is not configured here are left as they are, for a process that can ask it.
+        """
+        if not self._providers:
+            return []
         due = (
             sa.select(payments.c.id)
-            .where(payments.c.check_at <= sa.func.now())
+            .where(payments.c.check_at <= sa.func.now(), self._is_askable())
             .order_by(payments.c.check_at)
             .limit(limit)
             .with_for_update()
@@ -206,10 +217,30 @@ class PaymentsStore:
         return await in_transaction(self._engine, work)
 
     async def count_due(self) -> int:
-        """How many bookings have payments that are due now."""
+        """How many bookings have payments that are due now, and can be settled here."""
         query = sa.select(sa.func.count(payments.c.booking_id.distinct())).where(payments.c.check_at <= sa.func.now())
+        query = query.where(self._is_askable())
         count: int = (await outside_transaction(self._engine, lambda c: c.execute(query))).scalar_one()
         return count
+
+    async def find_stranded(self) -> list[str]:
+        """The providers that are not configured here and have overdue payments: no other process seems to ask them."""
+        query = (
+            sa.select(payments.c.provider)
+            .distinct()
+            .where(payments.c.check_at <= sa.func.now() - OVERDUE_AFTER)
+            .where(payments.c.provider.not_in(list(self._providers)))
+        )
+        return sorted(row["provider"] for row in await fetch_rows(self._engine, query))
+
+    def _is_askable(self) -> sa.ColumnElement[bool]:
+        """Whether all of a booking's payments that are to be looked at are of providers that this process has."""
+        other = payments.alias()
+        names = list(self._providers)
+        is_foreign = sa.exists().where(
+            other.c.booking_id == payments.c.booking_id, other.c.check_at.is_not(None), other.c.provider.not_in(names)
+        )
+        return sa.and_(payments.c.provider.in_(names), ~is_foreign)
 
     async def find_last(self, booking_id: str, once: bytes | None = None) -> Row | None:
         """The latest payment for the booking; the latest that a request with the idempotency key *once* has begun.

@@ -68,7 +68,11 @@ class _Case(msgspec.Struct, frozen=True):
 
 
 class PaymentSettler:
-    """Settles payments. *providers* are by name; one that is missing is as one that does not answer."""
+    """Settles payments. *providers* are by name.
+
+    A booking that waits for one that is missing here is left as it is, for a process that has it: to count a look that
+    asked nobody would only put off the one that can ask.
+    """
 
     def __init__(
         self,
@@ -97,6 +101,8 @@ class PaymentSettler:
                 if found is None:
                     return refusal
                 case = _Case(booking_id, *found)
+                if self._lacks_provider(case):
+                    return refusal
                 step = next_step(case.view, frozenset(looked_up))
                 # What was confirmed and still waits is in the journal, and will be in the ledger.
                 if step is None or (has_confirmed and isinstance(step, Confirm)):
@@ -122,6 +128,10 @@ class PaymentSettler:
         except Unavailable as error:
             logger.warning("payment left for later", booking_id=booking_id, reason=str(error))
         return refusal
+
+    def _lacks_provider(self, case: _Case) -> bool:
+        rows = case.rows.values()
+        return any(row["check_at"] is not None and row["provider"] not in self._providers for row in rows)
 
     async def _take(self, case: _Case, step: Step) -> bool:
         """Take a step; ``False`` when its outcome is not known."""

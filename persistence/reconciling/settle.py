@@ -1,6 +1,9 @@
 """The duty to settle: payments that somebody left in between, and bookings that were not paid for in time."""
 
 import asyncio
+import time
+
+import structlog
 
 from engine.payments import PROVIDER_TIMEOUT_S
 from persistence.partition_leases import Territory
@@ -13,6 +16,10 @@ AT_ONCE_MAX = 8  # each may wait for a provider that does not answer, and keep a
 # Then a step ends, whatever is under way: those bookings are due again after a minute. It is longer than a provider may
 # take that does not answer at all, or the step would end each time before that is known, and put off.
 STEP_MAX_S = PROVIDER_TIMEOUT_S + 5.0
+LOOK_EVERY_S = 60.0  # for overdue payments of providers that are not configured here
+TELL_EVERY_S = 600.0  # while there are any
+
+logger = structlog.get_logger("holdfast.reconciler")
 
 
 class Settle(Duty):
@@ -25,10 +32,19 @@ class Settle(Duty):
         super().__init__()
         self._equipment = equipment
         self._findings = findings
+        self._look_at = time.monotonic()
 
-    async def work(self, territory: Territory) -> None:
-        if 0 in territory.partitions:
-            await self.settle_due()
+    async def work(self, territory: Territory) -> None:  # noqa: ARG002 - who has partition 0 may lack the provider
+        await self.settle_due()
+        if time.monotonic() >= self._look_at:
+            await self.tell_stranded()
+
+    async def tell_stranded(self) -> None:
+        """Say so when payments are overdue which this process cannot settle, and others seem not to."""
+        stranded = await self._equipment.payments.find_stranded()
+        if stranded:
+            logger.error("payments are overdue whose provider is not configured here", providers=stranded)
+        self._look_at = time.monotonic() + (TELL_EVERY_S if stranded else LOOK_EVERY_S)
 
     async def count(self) -> int:
         """How many bookings' payments are due."""

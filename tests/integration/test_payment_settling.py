@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
+import structlog
 from api_app import Person, claim, composed, connected, open_event
 from payment_lab import SECRET, RunningSimulator, check_money, running_simulator, simulated, until
 from reconciling import Installation, reconciling
@@ -18,6 +20,8 @@ from engine.lifecycle import SYSTEM
 from holdfast.compose import make_equipment, open_parts
 from holdfast.settings import Settings, load_settings
 from persistence.booking_desk import Order
+from persistence.reconciling.findings import Findings
+from persistence.reconciling.settle import Settle
 from persistence.reconciling.single_round import SingleRound
 
 pytest_plugins = ("ledger_fixtures",)
@@ -214,3 +218,45 @@ async def test_receiver_of_a_paid_booking_may_cancel_it_and_the_money_goes_back_
     (payment,) = simulator.of(booking["id"])  # the one that ana made: there is no other
     assert (payment["captured"], payment["refunded"]) == (9000, 9000)
     await check_money(services.bookings.engine, simulator)
+
+
+async def test_reconciler_leaves_payments_of_providers_that_it_has_not_to_those_which_have_them(
+    settings: Settings, simulator: RunningSimulator
+) -> None:
+    booking_id = await left_unknown(settings)
+    blind = msgspec.structs.replace(settings, payment_providers=())
+    async with open_parts(blind) as parts:
+        shop, equipment = Installation(parts, blind), make_equipment(parts, blind)
+        await shop.postgres("UPDATE payments SET check_at = now() - interval '2 minutes'")
+        before = await shop.postgres("SELECT check_at, tries FROM payments")
+        assert (await SingleRound(equipment, dry_run=True).run()).settled == 0
+        assert (await SingleRound(equipment, dry_run=False).run()).settled == 0
+        await parts.checkout.settler.settle(booking_id)  # as a step of the booking's life does
+        assert await shop.postgres("SELECT check_at, tries FROM payments") == before
+        with structlog.testing.capture_logs() as logs:
+            await Settle(equipment, Findings()).tell_stranded()
+        assert [(line["log_level"], line["providers"]) for line in logs] == [("error", ["simulator"])]
+    async with open_parts(settings) as parts:
+        shop, equipment = Installation(parts, settings), make_equipment(parts, settings)
+        assert await equipment.payments.find_stranded() == []
+        assert (await SingleRound(equipment, dry_run=False).run()).settled == 1
+        assert await shop.status_of(booking_id) == "confirmed"
+
+
+async def test_reconciler_without_the_provider_that_came_first_keeps_no_other_from_settling(
+    settings: Settings, simulator: RunningSimulator
+) -> None:
+    booking_id = await left_unknown(settings)
+    blind = msgspec.structs.replace(settings, payment_providers=())
+    async with open_parts(settings) as parts, reconciling(blind) as first:
+        shop = Installation(parts, settings)
+
+        async def has_the_first_partition() -> bool:
+            return 0 in first.owned
+
+        async def is_booked() -> bool:
+            return await shop.status_of(booking_id) == "confirmed"
+
+        await until(has_the_first_partition)
+        async with reconciling(settings):
+            await until(is_booked)
