@@ -150,7 +150,8 @@ async def driver_connection(engine: AsyncEngine) -> AsyncIterator[Any]:
         assert raw is not None
         try:
             yield raw
-        except BaseException:
+        except BaseException as error:
+            _leave_out_row(error)
             raw.terminate()
             await connection.invalidate()
             raise
@@ -210,9 +211,52 @@ def ledger_errors() -> Iterator[None]:
         asyncpg.InternalClientError,
         OSError,
     ) as error:
+        _leave_out_row(error)
         if not is_unavailable(error):
             raise
-        raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+        raise LedgerUnavailable(in_words(error)) from error
+
+
+def in_words(error: BaseException) -> str:
+    """An error in a line that may be logged and kept: its kind, SQLSTATE, constraint and the server's main message.
+
+    What Postgres says beside that repeats the row that it refused, with whatever people have said in it.
+    """
+    cause = _of_server(error)
+    if cause is None:
+        return f"{type(error).__name__}: {_before_detail(str(error))}"
+    told = [type(cause).__name__, cause.sqlstate, getattr(cause, "constraint_name", None)]
+    return f"{' '.join(one for one in told if one)}: {cause.args[0] if cause.args else ''}"
+
+
+def _of_server(error: BaseException) -> asyncpg.PostgresError | None:
+    """The driver's own error, which SQLAlchemy wraps twice."""
+    for one in _wrapped(error):
+        if isinstance(one, asyncpg.PostgresError):
+            return one
+    return None
+
+
+def _wrapped(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, sa.exc.DBAPIError) and error.orig is not None:
+        yield from (error, error.orig)
+        if error.orig.__cause__ is not None:
+            yield error.orig.__cause__
+    else:
+        yield error
+
+
+def _leave_out_row(error: BaseException) -> None:
+    """Have *error* and what it wraps repeat no row, whoever logs it, or its traceback, later on."""
+    for one in _wrapped(error):
+        if isinstance(one, asyncpg.PostgresError):
+            one.detail = None
+        else:
+            one.args = tuple(_before_detail(arg) if isinstance(arg, str) else arg for arg in one.args)
+
+
+def _before_detail(text: str) -> str:
+    return text.partition("\nDETAIL:")[0]
 
 
 def is_unavailable(error: Exception) -> bool:

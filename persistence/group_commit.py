@@ -19,7 +19,7 @@ from engine.bookings import BookingDetails, JournalEntry
 from engine.errors import LedgerUnavailable, Overloaded
 from engine.events import SellableEvent
 from engine.ports import Committed, Refused, Sealer, UnwritableEntry
-from persistence.database import KeptConnection, retrying, sqlstate
+from persistence.database import KeptConnection, in_words, retrying, sqlstate
 from persistence.ledger_batch import Outcome, Outcomes, write_batch
 from persistence.ledger_entries import ReadyEntry, ready_entry
 
@@ -165,9 +165,9 @@ class GroupCommit:
                 _resolve(waiting, error)
         except Exception as error:
             if not (sqlstate(error) or OF_AN_ENTRY[0]).startswith(OF_AN_ENTRY):
-                logger.error("the ledger refuses every booking", error=type(error).__name__, reason=str(error))
+                logger.error("the ledger refuses every booking", error=type(error).__name__, reason=in_words(error))
                 for waiting in batch:
-                    _resolve(waiting, LedgerUnavailable(str(error)))
+                    _resolve(waiting, LedgerUnavailable(in_words(error)))
             else:
                 await self._write_apart(batch, kept, error, describe=describe)
         else:
@@ -182,7 +182,9 @@ class GroupCommit:
         """Find the entry that Postgres will not have by halving the batch, so that it fails alone."""
         if len(batch) == 1:
             entry = batch[0].ready.entry
-            poison = UnwritableEntry(f"journal entry {entry.journal_id} of booking {entry.booking_id}: {error}")
+            poison = UnwritableEntry(
+                f"journal entry {entry.journal_id} of booking {entry.booking_id}: {in_words(error)}"
+            )
             poison.__cause__ = error
             _resolve(batch[0], poison)
             return

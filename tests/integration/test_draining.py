@@ -259,6 +259,8 @@ async def test_booking_that_postgres_will_not_have_is_confirming_until_a_person_
     assert (journal.length, journal.sold()) == (0, 2)
     (dead,) = await journal.dead()
     assert "nobody_called_eve" in dead.letter.reason
+    assert "CheckViolationError 23514" in dead.letter.reason
+    assert not any(word in dead.letter.reason for word in ("DETAIL", "Failing row", "(", "\n"))  # it is the whole row
 
     retried = await retry_letter(shop, lab.ledger, dead)
     assert (retried.outcome, retried.booking_id) == ("unwritable", booked.booking.id)

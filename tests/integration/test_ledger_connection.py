@@ -3,10 +3,12 @@
 import asyncio
 import os
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import asyncpg
@@ -21,6 +23,7 @@ from persistence.database import (
     driver_connection,
     fetch_rows,
     in_transaction,
+    in_words,
     is_unavailable,
     ledger_errors,
     open_database,
@@ -247,6 +250,26 @@ async def test_error_that_is_told_leaves_out_what_people_have_said(lab: Lab) -> 
         with pytest.raises(LedgerUnavailable) as told:
             await fetch_rows(engine, slow)
         assert "somebody" not in str(told.value)
+
+
+@pytest.mark.parametrize("way", ["sqlalchemy", "asyncpg"])
+async def test_error_of_a_statement_repeats_no_row_nor_does_its_traceback(lab: Lab, way: str) -> None:
+    statement = "INSERT INTO sinks (name, kind, target, types) VALUES ('crm', 'of somebody', NULL, '{}')"
+
+    async def work(connection: AsyncConnection) -> None:
+        if way == "sqlalchemy":
+            await connection.execute(sa.text(statement))
+        else:
+            raw: Any = (await connection.get_raw_connection()).driver_connection
+            await raw.execute(statement)
+
+    with pytest.raises((sa.exc.IntegrityError, asyncpg.NotNullViolationError)) as told:
+        await in_transaction(lab.engine, work)
+    traced = "".join(traceback.format_exception(told.value))
+    assert "DETAIL" not in traced
+    assert "Failing row" not in traced
+    assert in_words(told.value).startswith("NotNullViolationError 23502: null value in column")
+    assert "\n" not in in_words(told.value)
 
 
 async def test_kept_connection_is_the_same_one_until_it_is_given_back(lab: Lab) -> None:
