@@ -172,6 +172,8 @@ async def change_status(call: Call, to_status: EventStatus) -> Event:
     if to_status == "open":
         call.services.terms.require_services(event.definition)
     event = await call.services.events.transition(event.id, to_status, expected_version=version)
+    if to_status == "open":
+        call.services.checkout.warn_if_unpayable(event)
     await call.services.reservations.publish(event)
     return event
 

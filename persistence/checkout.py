@@ -26,6 +26,7 @@ from engine.errors import (
     Refusal,
     Unavailable,
 )
+from engine.events import Event
 from engine.ids import BookingId
 from engine.lifecycle import SYSTEM
 from engine.once import Once
@@ -162,8 +163,17 @@ class Checkout:
             InvalidRequest: There is not.
         """
         if name not in self.providers:
-            known = ", ".join(sorted(self.providers)) or "none"
+            if not self.providers:
+                reason = "this installation has no payment provider configured (HOLDFAST_PAYMENT_PROVIDERS)"
+                raise InvalidRequest("$.payment.provider", reason)
+            known = ", ".join(sorted(self.providers))
             raise InvalidRequest("$.payment.provider", f"no such provider; there are: {known}")
+
+    def warn_if_unpayable(self, event: Event) -> None:
+        """Say so when an event goes on sale against payment where nobody takes one. Another process may know one."""
+        if event.definition.policy.payment == "required" and not self.providers:
+            reason = "no payment provider is configured here (HOLDFAST_PAYMENT_PROVIDERS)"
+            logger.warning("event on sale cannot be paid for", event_id=event.id, reason=reason)
 
     async def give_up(self, hold_id: str) -> None:
         """The customer has given the hold back: a booking that waited for another payment of it is over.

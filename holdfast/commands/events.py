@@ -203,6 +203,7 @@ def _read_policy(path: Path) -> Policy:
 async def _open(parts: Parts, event_id: str) -> Event:
     parts.terms.require_services((await parts.events.find_event(event_id)).definition)
     event = await parts.events.transition(event_id, "open")
+    parts.checkout.warn_if_unpayable(event)
     await parts.reservations.publish(event)
     return event
 

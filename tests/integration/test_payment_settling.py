@@ -16,6 +16,7 @@ from reconciling import Installation, reconciling
 from api.services import Services
 from engine.bookings import BookingDetails
 from engine.definition import Policy
+from engine.errors import InvalidRequest
 from engine.lifecycle import SYSTEM
 from holdfast.compose import make_equipment, open_parts
 from holdfast.settings import Settings, load_settings
@@ -260,3 +261,15 @@ async def test_reconciler_without_the_provider_that_came_first_keeps_no_other_fr
         await until(has_the_first_partition)
         async with reconciling(settings):
             await until(is_booked)
+
+
+async def test_installation_without_provider_says_so_to_who_opens_an_event_and_to_who_pays(settings: Settings) -> None:
+    async with open_parts(msgspec.structs.replace(settings, payment_providers=())) as parts:
+        shop = Installation(parts, settings)
+        event = await shop.open_event("gig", policy=Policy(payment="required"))
+        with structlog.testing.capture_logs() as logs:
+            parts.checkout.warn_if_unpayable(event.event)
+        assert [(line["log_level"], line["event_id"]) for line in logs] == [("warning", "gig")]
+        with pytest.raises(InvalidRequest) as refused:
+            parts.checkout.require_provider("simulator")
+        assert "no payment provider configured (HOLDFAST_PAYMENT_PROVIDERS)" in refused.value.reason
