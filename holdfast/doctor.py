@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 from redis.exceptions import ResponseError
 
+from engine.backlog import read_backlog
 from engine.errors import HoldfastError
+from engine.kernel import Kernel
 from engine.store_checks import Finding, examine_clock, examine_store
 from engine.store_survey import survey_store
 from engine.transport.errors import TransportError
@@ -21,6 +23,7 @@ from persistence.canary import DataKeyDiffers, compare_data_key
 from persistence.database import open_database
 from persistence.database_checks import examine_database
 from persistence.sealing import AesSealer, SealingUnsupported
+from persistence.trouble_checks import examine_trouble, installed_partitions
 
 OPEN_FILES_MIN = 4_096  # a connection of a client is an open file; a rush has thousands
 PYTHON_FLOOR = (3, 11)
@@ -137,11 +140,36 @@ async def _examine_redis(settings: Settings) -> list[Finding]:
         await transport.aclose()
 
 
+async def _examine_dead_letters(settings: Settings, partitions: int | None) -> list[Finding]:
+    """Nothing, where there is no installation yet, or Redis cannot be asked: other rows say so."""
+    assert settings.redis_url is not None
+    if partitions is None:
+        return []
+    try:
+        transport = await open_transport(settings.redis_url)
+    except (TransportError, ValueError):
+        return []
+    try:
+        count = (await read_backlog(Kernel(transport, partitions=partitions))).dead_letters
+    except (HoldfastError, TransportError, ResponseError):
+        return []
+    finally:
+        await transport.aclose()
+    if count:
+        entries = counted(count, "journal entry", "journal entries")
+        return [Finding("dead letters", "warning", f"{entries} that cannot be written", "`holdfast dead-letters list`")]
+    return [Finding("dead letters", "ok", "none")]
+
+
 async def _examine_postgres(settings: Settings) -> list[Finding]:
     assert settings.database_url is not None  # holdfast.servers has filled it in
     database = open_database(settings.database_url, pool_size=2)
     try:
-        return await examine_database(database, workers=settings.workers, partitions=settings.partitions)
+        findings = await examine_database(database, workers=settings.workers, partitions=settings.partitions)
+        if any(finding.subject == "migrations" and finding.verdict == "ok" for finding in findings):
+            findings += await examine_trouble(database, providers=settings.payment_providers)
+            findings += await _examine_dead_letters(settings, await installed_partitions(database))
+        return findings
     except HoldfastError as error:
         return [Finding("Postgres", "failure", str(error), "Start it, or set DATABASE_URL right")]
     finally:

@@ -319,6 +319,12 @@ def test_doctor_finds_nothing_wrong_with_fit_servers(cli: WarmCommandLine) -> No
     assert "append-only file is off" in printed
 
 
+def test_doctor_tells_of_dead_letters(cli: WarmCommandLine, sold: dict[str, str], client: redis.Redis) -> None:
+    assert "that cannot be written" not in cli.run("doctor").stdout
+    client.hset(f"hf:{{{PARTITION}}}:dead", "1-1", "{}")
+    assert "1 journal entry that cannot be written" in cli.run("doctor").stdout
+
+
 @pytest.mark.parametrize(
     ("variables", "words"),
     [

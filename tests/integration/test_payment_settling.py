@@ -24,6 +24,7 @@ from persistence.booking_desk import Order
 from persistence.reconciling.findings import Findings
 from persistence.reconciling.settle import Settle
 from persistence.reconciling.single_round import SingleRound
+from persistence.trouble_checks import examine_trouble
 
 pytest_plugins = ("ledger_fixtures",)
 
@@ -273,3 +274,30 @@ async def test_installation_without_provider_says_so_to_who_opens_an_event_and_t
         with pytest.raises(InvalidRequest) as refused:
             parts.checkout.require_provider("simulator")
         assert "no payment provider configured (HOLDFAST_PAYMENT_PROVIDERS)" in refused.value.reason
+
+
+async def test_doctor_tells_payments_that_are_stuck_refunds_for_a_person_and_events_nobody_can_pay_for(
+    settings: Settings, simulator: RunningSimulator
+) -> None:
+    await left_unknown(settings)
+    async with open_parts(settings) as parts:
+        shop = Installation(parts, settings)
+        told = {one.subject: one.verdict for one in await examine_trouble(parts.database, providers=["simulator"])}
+        assert set(told.values()) == {"ok"}
+        await shop.postgres("UPDATE payments SET check_at = now() - interval '5 minutes'")
+        await shop.postgres(
+            "INSERT INTO refunds (id, payment_id, booking_id, amount, state, created_at, updated_at)"
+            " SELECT gen_random_uuid(), id, booking_id, 1, 'refused', now(), now() FROM payments"
+        )
+        told = {one.subject: one.verdict for one in await examine_trouble(parts.database, providers=())}
+        for subject in ("payments", "refunds", "payment providers"):
+            assert told[subject] == "warning", told
+        assert told["webhooks"] == "ok"
+        await shop.postgres(
+            "WITH made AS (INSERT INTO sinks (name, kind, target, types, created_at)"
+            " VALUES ('crm', 'webhook', 'https://crm', '{}', now()) RETURNING id)"
+            " INSERT INTO deliveries (sink_id, outbox_id, booking_id, queued_at, due_at, attempts, error)"
+            " SELECT id, 1, gen_random_uuid(), now(), now(), 9, 'away' FROM made"
+        )
+        told = {one.subject: one.verdict for one in await examine_trouble(parts.database, providers=())}
+        assert told["webhooks"] == "warning"
