@@ -11,7 +11,7 @@ EVERYTHING = 100
 
 
 class RefundQuote(msgspec.Struct, frozen=True):
-    """What a cancellation gives back: *percent* of what is still paid, in minor units; ``tier`` is what says so.
+    """What a cancellation gives back: *percent* of what is paid for the places, in minor units; ``tier`` says so.
 
     ``tier`` is ``None`` where no tier decides: after the start, when the organizer cancels, and while the booking is
     not confirmed.

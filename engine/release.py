@@ -8,9 +8,15 @@ from engine.events import event_end_at
 from engine.ids import parse_claim_id
 from engine.kernel import Kernel
 
+ANYBODY = b""  # whose hold it is does not matter
+_ENDED = b"ended"  # the same request, however often
+
 
 async def free_booking(kernel: Kernel, catalog: Catalog, booking_id: str) -> None:
     """Free what a booking owns in Redis, once the ledger has ended it. Safe to repeat; frees nothing of anybody else's.
+
+    Of one that was not paid for yet, that is its hold. A payment that is confirmed at the same moment books nothing:
+    the ledger refuses what it has ended.
 
     Where the event's state is not in Redis it is loaded, rather than left alone: a load that is under way may have read
     the ledger before the booking ended. Not so when the event is over or cancelled: nobody waits for its places, and
@@ -28,4 +34,6 @@ async def free_booking(kernel: Kernel, catalog: Catalog, booking_id: str) -> Non
         return
     is_wanted = event.event.status != "cancelled" and event_end_at(event.definition) > dt.datetime.now(dt.UTC)
     # No journal entry, no owner who is to be told of a refusal, no idempotency key: it was a booking until now.
-    await kernel.run("unbook_places", event, [key.key.encode(), b"", b"", b""], load=is_wanted)
+    reply = await kernel.run("unbook_places", event, [key.key.encode(), b"", b"", b""], load=is_wanted)
+    if reply[0] == b"NOT_FOUND":
+        await kernel.run("release_hold", event, [key.key.encode(), ANYBODY, _ENDED, b""], load=False)

@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from engine.booking_requests import DETAILS_BYTES_MAX
-from engine.bookings import Booking, BookingDetails, PaymentStatus
+from engine.bookings import Booking, BookingDetails, PaymentStatus, Price
 from engine.claims import ClaimedItem
 from engine.definition import EventDefinition
 from engine.errors import BookingNotFound, InvalidRequest, InvalidTransition, NotWrittenYet, Unavailable
@@ -372,13 +372,20 @@ class BookingDesk:
 def quote_of(row: Row, actor: Actor, event: EventDefinition, now: dt.datetime) -> RefundQuote:
     """What cancelling grants back of what is still paid.
 
-    A customer gets what the tiers say; but a request that was never confirmed costs nothing, and whoever is let down
-    by the organizer gets everything.
+    A customer gets what the tiers say of what the places cost; but a request that was never confirmed costs nothing,
+    and whoever is let down by the organizer gets everything. What was kept of places that were given back before is
+    not theirs any more: else cancelling part by part would give back more than cancelling at once.
     """
     paid = row["amount"] - row["refunded"]
     if actor.role != "customer" or row["status"] in _UNCONFIRMED:
         return quote_everything(paid)
-    return quote_by_tiers(event.policy.refunds, paid=paid, starts_at=event.starts_at, now=now)
+    owed = min(paid, cost_of(row))
+    return quote_by_tiers(event.policy.refunds, paid=owed, starts_at=event.starts_at, now=now)
+
+
+def cost_of(row: Row) -> int:
+    """What the places cost that a booking has now, in minor units."""
+    return msgspec.json.decode(row["price"], type=Price).total if row["price"] else int(row["amount"])
 
 
 def require_status(row: Mapping[Any, Any], statuses: tuple[str, ...]) -> None:

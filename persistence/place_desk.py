@@ -23,7 +23,6 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from engine.bookings import Price
 from engine.catalog import Catalog
 from engine.claims import ClaimedItem, ItemRequest, resolve_places
 from engine.errors import (
@@ -45,7 +44,16 @@ from engine.place_differences import difference_of
 from engine.places import Places, format_places, parse_places
 from engine.ports import DifferenceCharger, Sealer
 from engine.price_changes import CHARGED, Money, Priced, PriceOf, money_after, price_of
-from persistence.booking_desk import AMENDABLE, Amendment, BookingDesk, Order, Stepped, quote_of, require_status
+from persistence.booking_desk import (
+    AMENDABLE,
+    Amendment,
+    BookingDesk,
+    Order,
+    Stepped,
+    cost_of,
+    quote_of,
+    require_status,
+)
 from persistence.bookings import open_booking
 from persistence.database import Row, in_transaction, sqlstate
 from persistence.difference_charges import choose_payment
@@ -277,11 +285,10 @@ class PlaceDesk:
         """What the booking comes to."""
         row, actor = seen.row, seen.actor
         assert actor is not None
-        was = msgspec.json.decode(row["price"], type=Price).total if row["price"] else row["amount"]
         return money_after(
             amount=row["amount"],
             refunded=row["refunded"],
-            was=was,
+            was=cost_of(row),
             total=priced.price.total,
             is_charged=row["payment_status"] in CHARGED,
             percent=quote_of(row, actor, seen.event.definition, now).percent,

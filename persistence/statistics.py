@@ -27,7 +27,9 @@ _TALLY = """
            COALESCE(sum(quantity * (last_leg - first_leg)) FILTER (WHERE status = ANY($2::text[])), 0)::bigint AS cells,
            COALESCE(sum(amount - refunded) FILTER (WHERE status = ANY($2::text[]) OR status = 'cancelled'), 0)::bigint
                AS revenue,
-           COALESCE(sum(refunded), 0)::bigint AS refunded
+           COALESCE(
+               sum(refunded) FILTER (WHERE confirmed_at IS NOT NULL OR payment_status NOT IN ('pending', 'failed')), 0
+           )::bigint AS refunded
       FROM bookings
      CROSS JOIN LATERAL (
                SELECT sum((item ->> 'quantity')::int) AS quantity FROM jsonb_array_elements(items) AS item
