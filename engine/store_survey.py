@@ -42,7 +42,7 @@ SAMPLE_CALLS = tuple(
         ),
         *("SREM K m", "SSCAN K 0", "UNLINK K", "XADD K * f v", "XDEL K 0-1", "XINFO STREAM K", "XLEN K"),
         *("XRANGE K - +", "XTRIM K MAXLEN 1", "ZADD K 1 m", "ZCARD K", "ZCOUNT K 0 1", "ZRANGE K 0 1"),
-        *("ZRANGEBYSCORE K 0 1", "ZREM K m", "ZSCAN K 0", "ZSCORE K m"),
+        *("ZRANGEBYSCORE K 0 1", "ZREM K m", "ZSCAN K 0", "ZSCORE K m", "ZMSCORE K m"),
         *("INFO", "TIME", "SCRIPT LOAD x", "SCRIPT EXISTS x", "EVALSHA x 1 K"),
     )
 )

@@ -31,7 +31,8 @@
 --- @include server
 
 local REQUESTS_MAX = 100 -- bounds how long everybody else waits: docs/decisions/0027
-local FIRST, ARGUMENTS, FIRST_ONCE = 3, 6, 10
+local ARGUMENTS = 6 -- of a request
+local FIRST, FIRST_ONCE = 3, 10
 local once_ttl, bytes_max, count = ARGV[1], tonumber(ARGV[2]), (#ARGV - FIRST + 1) / ARGUMENTS
 if count < 1 or count > REQUESTS_MAX or count % 1 ~= 0 then
   return redis.error_reply('HF_BADARG requests: ' .. count)
@@ -88,48 +89,52 @@ for number = 1, #onces do
   answered[number] = redis.call('EXISTS', onces[number]) == 1
 end
 
--- Request by request; `state` and `taken` say what is so after those confirmed so far. Entries are written on the way,
--- for the journal's ids are needed; nothing refuses any more.
-local reply, taken, earliest = { 'CONFIRMED', { epoch, now } }, {}, NEVER
-local gone, entered, held_bits, sold_bits = {}, {}, {}, {}
+-- Request by request; `taken` says which holds and keys are confirmed so far.
+local reply, confirmed, taken, earliest = { 'CONFIRMED', { epoch, now } }, {}, {}, NEVER
 for i = 1, count do
   local id, field, once, deadline = ids[i], counters[i], once_of[i], tonumber(deadlines[i] or 0)
   local key = onces[once]
-  local answer = 'GENERAL'
   if field and state[field] and state[field + 1] and now < deadline and not bookings[i] and not taken[id]
     and not (once and (answered[once] or taken[key]))
   then
-    local first, quantity, places = FIRST + (i - 1) * ARGUMENTS, amounts[i], texts[i]
-    local owner, attempt, details, body, scope = unpack(ARGV, first + 1, first + 5)
-    local created, cell = math.max(deadline - lifetimes[i], 0), cells[i]
     taken[id], earliest = true, math.min(earliest, deadline)
-    state[field], state[field + 1] = state[field] - quantity, state[field + 1] + quantity
-    if cell then
-      local n, number = #held_bits, cell[1] * legs + cell[2]
-      held_bits[n + 1], held_bits[n + 2], held_bits[n + 3], held_bits[n + 4] = 'SET', 'u1', number, 0
-      sold_bits[n + 1], sold_bits[n + 2], sold_bits[n + 3], sold_bits[n + 4] = 'SET', 'u1', number, 1
-    end
-    local rest = quantity .. '|' .. places .. '|' .. owner
-    redis.call('XADD', keys.trail, 'NOMKSTREAM', 'MAXLEN', '~', TRAIL_MAX, '*', keys.state,
-      id .. '|confirmed|' .. created .. '|' .. now .. '|' .. rest)
-    local journal_id = redis.call('XADD', keys.journal, '*', 'event', event_id, 'epoch', epoch, 'booking', id,
-      'owner', owner, 'places', places, 'created', created, 'confirmed', now, 'details', details, 'once', scope,
-      'body', body)
-    gone[#gone + 1] = id
-    entered[#entered + 1], entered[#entered + 2] =
-      id, now .. '|' .. created .. '|' .. journal_id .. '|' .. attempt .. '|' .. rest
     if once then
       taken[key] = true
-      redis.call('SET', key, body .. '|' .. id, 'PX', once_ttl)
     end
-    answer = { created, journal_id, places }
+    confirmed[#confirmed + 1] = i
   end
-  reply[i + 2] = answer
+  reply[i + 2] = 'GENERAL'
 end
-if #gone == 0 then
+if #confirmed == 0 then
   return { 'GENERAL' }
 end
 
+-- Nothing below refuses.
+local gone, entered, held_bits, sold_bits = {}, {}, {}, {}
+for n = 1, #confirmed do
+  local i = confirmed[n]
+  local first, field, quantity, places, cell = FIRST + (i - 1) * ARGUMENTS, counters[i], amounts[i], texts[i], cells[i]
+  local id, owner, attempt, details, body, scope = unpack(ARGV, first, first + ARGUMENTS - 1)
+  local created, rest = math.max(deadlines[i] - lifetimes[i], 0), quantity .. '|' .. places .. '|' .. owner
+  state[field], state[field + 1] = state[field] - quantity, state[field + 1] + quantity
+  if cell then
+    local last, number = #held_bits, cell[1] * legs + cell[2]
+    held_bits[last + 1], held_bits[last + 2], held_bits[last + 3], held_bits[last + 4] = 'SET', 'u1', number, 0
+    sold_bits[last + 1], sold_bits[last + 2], sold_bits[last + 3], sold_bits[last + 4] = 'SET', 'u1', number, 1
+  end
+  redis.call('XADD', keys.trail, 'NOMKSTREAM', 'MAXLEN', '~', TRAIL_MAX, '*', keys.state,
+    id .. '|confirmed|' .. created .. '|' .. now .. '|' .. rest)
+  local journal_id = redis.call('XADD', keys.journal, '*', 'event', event_id, 'epoch', epoch, 'booking', id,
+    'owner', owner, 'places', places, 'created', created, 'confirmed', now, 'details', details, 'once', scope,
+    'body', body)
+  gone[n] = id
+  entered[2 * n - 1], entered[2 * n] =
+    id, now .. '|' .. created .. '|' .. journal_id .. '|' .. attempt .. '|' .. rest
+  if once_of[i] then
+    redis.call('SET', onces[once_of[i]], body .. '|' .. id, 'PX', once_ttl)
+  end
+  reply[i + 2] = { created, journal_id, places }
+end
 -- One command writes what all have in common.
 redis.call('HSET', keys.bookings, unpack(entered))
 redis.call('HDEL', keys.holds, unpack(gone))

@@ -78,7 +78,7 @@ local function read_event(keys, time, places)
     counters = { [free] = tonumber(values[13]), [held] = tonumber(values[14]) },
   }
   if not (ev.seq and ev.due and ev.closes and ev.legs) then
-    error('HF_DAMAGED state') -- which must show before anything is written, not in the middle of it
+    return nil -- damaged: that must show before anything is written, not in the middle of it
   end
   return ev
 end
