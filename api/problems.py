@@ -262,7 +262,7 @@ KINDS: dict[type, Kind] = {
         status=410,
         code="hold-released",
         title="Hold released",
-        meaning="The hold was given back; its places are free.",
+        meaning="The hold was given back, or its booking cancelled before it was paid for; its places are free.",
     ),
     engine.HoldConfirmed: Kind(
         status=410,

@@ -255,7 +255,7 @@ class HoldExpired(HoldRefusal):
 
 
 class HoldReleased(HoldRefusal):
-    """The hold was given back before; the places are free."""
+    """The hold was given back before, or its booking cancelled before it was paid for; the places are free."""
 
 
 class HoldConfirmed(HoldRefusal):

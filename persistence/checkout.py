@@ -5,6 +5,7 @@ was begun is broken off.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
@@ -20,6 +21,8 @@ from engine.errors import (
     HoldConfirmed,
     HoldExpired,
     HoldfastError,
+    HoldRefusal,
+    HoldReleased,
     InvalidRequest,
     LedgerUnavailable,
     PaymentDeclined,
@@ -148,6 +151,11 @@ class Checkout:
         except HoldConfirmed:  # by a request with the same key, it may be, since that was asked for
             if once is not None and (replayed := await self.find_replay(once, customer_id)) is not None:
                 return replayed
+            raise
+        except HoldReleased:
+            # Whoever cancelled its booking may have died before the hold was released: what is said now is to be true.
+            with contextlib.suppress(HoldRefusal):
+                await self._reservations.release(hold_id, customer_id=customer_id)
             raise
         decided = Decided()
         if (refusal := await self._wait_for(begun, order, decided)) is not None:

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from engine.bookings import BookingDetails, JournalEntry
-from engine.errors import HoldConfirmed, HoldExpired, IdempotencyKeyReused, LimitExceeded
+from engine.errors import HoldConfirmed, HoldExpired, HoldReleased, IdempotencyKeyReused, LimitExceeded
 from engine.holding import PayingHold
 from engine.ids import BookingId, claim_id
 from engine.lifecycle import Actor
@@ -125,6 +125,7 @@ async def begin_payment(engine: AsyncEngine, sealer: Sealer, order: Order) -> Be
     Raises:
         LimitExceeded: The customer has a live booking of an event that takes but one, or has tried too often.
         HoldConfirmed, HoldExpired: The hold's booking is past being paid for.
+        HoldReleased: It was cancelled, and its places are to be free.
         IdempotencyKeyReused: The key was used for another request.
         LedgerUnavailable: Postgres does not answer; with the same key it is safe to repeat.
     """
@@ -219,7 +220,9 @@ async def _retry(connection: AsyncConnection, order: Order, row: dict[str, Any],
     """Another payment of a booking that is there, unless one is open."""
     booking = await lock_booking(connection, order.hold_id)
     if booking["status"] != "payment_initiated":
-        raise HoldConfirmed(order.hold_id, order.hold_id) if booking["confirmed_at"] else HoldExpired(order.hold_id)
+        if booking["confirmed_at"]:
+            raise HoldConfirmed(order.hold_id, order.hold_id)
+        raise (HoldReleased if booking["status"] == "cancelled" else HoldExpired)(order.hold_id)
     query = sa.select(payments).where(payments.c.booking_id == booking["id"]).order_by(payments.c.attempt.desc())
     last = (await connection.execute(query.limit(1))).mappings().one()
     if last["state"] not in ("declined", "voided"):

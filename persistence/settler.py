@@ -6,6 +6,7 @@ booking's life do, and so does the reconciler. Whoever it is reads the case, doe
 same, under the same idempotency key.
 """
 
+import contextlib
 import datetime as dt
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,6 +22,7 @@ from engine.errors import (
     HoldExpired,
     HoldfastError,
     HoldNotFound,
+    HoldRefusal,
     HoldReleased,
     LimitExceeded,
     PlacesUnavailable,
@@ -203,6 +205,9 @@ class PaymentSettler:
             end = End("expired" if is_over else "failed", despite_payment=True)
             reason = "its hold was over before it was paid for" if is_over else f"refused: {type(refusal).__name__}"
             await self._store.end(case.booking_id, end, reason, SYSTEM)
+            if not is_over:  # that of a cancelled event would keep its places until its deadline
+                with contextlib.suppress(HoldRefusal):
+                    await self._reservations.release(case.booking_id, customer_id=None)
             return refusal
         return None
 

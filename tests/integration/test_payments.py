@@ -432,6 +432,76 @@ async def test_late_payment_whose_places_are_sold_is_let_go(
     await check_money(services.bookings.engine, simulator)
 
 
+@pytest.mark.parametrize("who", ["customer", "organizer", "event"])
+@pytest.mark.parametrize("is_paid", [False, True], ids=["open", "just paid"])
+async def test_cancelling_a_booking_before_it_is_paid_for_frees_its_places_and_lets_its_payment_go(
+    who: str, is_paid: bool, ana: Person, olga: Person, services: Services, simulator: RunningSimulator
+) -> None:
+    event_id = await open_event(olga, policy=PAID)
+    hold_id = await hold_of(ana, event_id, "A-1")
+    url = (await ana.post("/v1/bookings", order("sim_redirect", hold_id=hold_id))).json()["redirect_url"]
+    if is_paid:  # and nobody has told us yet
+        httpx2.post(url)
+
+    if who == "event":
+        assert (await olga.post(f"/v1/events/{event_id}/cancel", {})).status_code == 200
+
+        async def is_cancelled() -> bool:
+            return (await status_of(ana, hold_id))[0] == "cancelled" and await free_seats(olga, event_id) == 6
+
+        await until(is_cancelled)
+    else:
+        person = ana if who == "customer" else olga
+        answer = await person.post(f"/v1/bookings/{hold_id}/cancel", {"reason": "ill"})
+        assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+
+    assert await free_seats(olga, event_id) == 6
+    for gone in (
+        await ana.get(f"/v1/holds/{hold_id}"),
+        await ana.delete(f"/v1/holds/{hold_id}"),
+        await ana.post("/v1/bookings", order("sim_ok", hold_id=hold_id)),
+    ):
+        assert (gone.status_code, gone.json()["code"]) == (410, "hold-released")
+    httpx2.post(url)  # the page was still open
+    await settle_due_now(services)
+    assert (await status_of(ana, hold_id))[0] == "cancelled"
+    assert (simulator.of(hold_id)[0]["status"], await free_seats(olga, event_id)) == ("voided", 6)
+    await check_money(services.bookings.engine, simulator)
+
+
+async def test_hold_of_a_booking_that_was_cancelled_is_released_at_the_next_order_after_a_crash(
+    ana: Person, olga: Person, services: Services, simulator: RunningSimulator
+) -> None:
+    event_id = await open_event(olga, policy=PAID)
+    hold_id = await hold_of(ana, event_id, "A-1")
+    await ana.post("/v1/bookings", order("sim_redirect", hold_id=hold_id))
+    await change(services, hold_id, to_status="cancelled")  # and whoever did that is gone before Redis hears of it
+
+    answer = await ana.post("/v1/bookings", order("sim_ok", hold_id=hold_id))
+
+    assert (answer.status_code, answer.json()["code"]) == (410, "hold-released")
+    assert await free_seats(olga, event_id) == 6
+    await settle_due_now(services)
+    assert [payment["status"] for payment in simulator.of(hold_id)] == ["voided"]
+
+
+async def test_payment_that_finds_its_event_cancelled_is_let_go_and_frees_the_places(
+    ana: Person, olga: Person, services: Services, simulator: RunningSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services.aftercare, "begin", lambda _: None)  # it comes later
+    event_id = await open_event(olga, policy=PAID)
+    hold_id = await hold_of(ana, event_id, "A-1")
+    url = (await ana.post("/v1/bookings", order("sim_redirect", hold_id=hold_id))).json()["redirect_url"]
+    assert (await olga.post(f"/v1/events/{event_id}/cancel", {})).status_code == 200
+    httpx2.post(url)
+
+    await services.checkout.settler.settle(hold_id)
+
+    assert await status_of(ana, hold_id) == ("failed", "refunded")
+    assert (simulator.of(hold_id)[0]["status"], await free_seats(olga, event_id)) == ("voided", 6)
+    await check_money(services.bookings.engine, simulator)
+
+
 async def test_payment_of_a_hold_that_was_given_back_meanwhile_is_let_go(
     ana: Person, olga: Person, services: Services, simulator: RunningSimulator
 ) -> None:
