@@ -117,7 +117,7 @@ BOOKING_STEP_ROUTES: tuple[Route, ...] = (
         summary="What cancelling the booking now would give back",
         tag="Bookings",
         roles=ROLES,
-        replies=(Reply(200, "Of what is still paid.", RefundQuote),),
+        replies=(Reply(200, "Of what the places cost now, and never of more than is still paid.", RefundQuote),),
         refusals=(BookingNotFound, BookingRefused, NotWrittenYet, InvalidTransition),
     ),
     Route(

@@ -50,12 +50,12 @@ def money_after(*, amount: int, refunded: int, was: int, total: int, is_charged:
     """What a booking of *amount*, of which *refunded* was granted back, comes to when its places cost *total*.
 
     *was* is what the places cost that it had. Nobody has paid unless *is_charged*: then the amount is simply another.
-    Else ``amount`` stays what was paid: what is cheaper now is granted back, *percent* of it, rounded down; what is
-    dearer is to be charged.
+    Else ``amount`` stays what was paid: of what it is cheaper now *percent* is granted back, rounded down, and never of
+    more than is still paid; what is dearer is to be charged.
     """
     if not is_charged:
         return Money(total, min(refunded, total))
     difference = total - was
     if difference >= 0:
         return Money(amount + difference, refunded, difference)
-    return Money(amount, min(amount, refunded + -difference * percent // 100))
+    return Money(amount, refunded + min(-difference, amount - refunded) * percent // 100)

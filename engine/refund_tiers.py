@@ -11,7 +11,9 @@ EVERYTHING = 100
 
 
 class RefundQuote(msgspec.Struct, frozen=True):
-    """What a cancellation gives back: *percent* of what is paid for the places, in minor units; ``tier`` says so.
+    """What a cancellation gives back: *percent* of what the places cost now, and never of more than is still paid.
+
+    ``amount`` is in minor units; ``tier`` is what says so.
 
     ``tier`` is ``None`` where no tier decides: after the start, when the organizer cancels, and while the booking is
     not confirmed.
@@ -22,8 +24,13 @@ class RefundQuote(msgspec.Struct, frozen=True):
     tier: RefundTier | None
 
 
-def quote_by_tiers(tiers: Sequence[RefundTier], *, paid: int, starts_at: dt.datetime, now: dt.datetime) -> RefundQuote:
-    """What the policy gives back of *paid* minor units, rounded down, to a customer who cancels at *now*.
+def quote_by_tiers(
+    tiers: Sequence[RefundTier], *, costs: int, paid: int, starts_at: dt.datetime, now: dt.datetime
+) -> RefundQuote:
+    """What the policy gives back, rounded down, to a customer who cancels at *now* what *costs* so many minor units.
+
+    *paid* is what is still paid. That may be less, where something was granted back; and more, where places were given
+    up before and a part of their price was kept: that part is kept for good, and is not given back in its turn.
 
     The tier that counts is the one with the most ``hours_before`` that the time left still reaches: exactly 24 hours
     before the start are 24 hours. Of two with the same ``hours_before`` the customer gets the better. Once the event
@@ -33,7 +40,7 @@ def quote_by_tiers(tiers: Sequence[RefundTier], *, paid: int, starts_at: dt.date
     if not reached:
         return RefundQuote(0, 0, None)
     tier = max(reached, key=lambda tier: (tier.hours_before, tier.percent))
-    return RefundQuote(tier.percent, paid * tier.percent // 100, tier)
+    return RefundQuote(tier.percent, min(costs, paid) * tier.percent // 100, tier)
 
 
 def quote_everything(paid: int) -> RefundQuote:

@@ -370,22 +370,21 @@ class BookingDesk:
 
 
 def quote_of(row: Row, actor: Actor, event: EventDefinition, now: dt.datetime) -> RefundQuote:
-    """What cancelling grants back of what is still paid.
+    """What cancelling grants back.
 
-    A customer gets what the tiers say of what the places cost; but a request that was never confirmed costs nothing,
-    and whoever is let down by the organizer gets everything. What was kept of places that were given back before is
-    not theirs any more: else cancelling part by part would give back more than cancelling at once.
+    A customer gets what the tiers say of what the places cost now; but a request that was never confirmed costs
+    nothing, and whoever is let down by the organizer gets everything that is still paid.
     """
     paid = row["amount"] - row["refunded"]
     if actor.role != "customer" or row["status"] in _UNCONFIRMED:
         return quote_everything(paid)
-    owed = min(paid, cost_of(row))
-    return quote_by_tiers(event.policy.refunds, paid=owed, starts_at=event.starts_at, now=now)
+    return quote_by_tiers(event.policy.refunds, costs=cost_of(row), paid=paid, starts_at=event.starts_at, now=now)
 
 
 def cost_of(row: Row) -> int:
-    """What the places cost that a booking has now, in minor units."""
-    return msgspec.json.decode(row["price"], type=Price).total if row["price"] else int(row["amount"])
+    """What the places of a booking cost that it has now; ``amount`` is what all that it ever had were sold for."""
+    total: int = msgspec.json.decode(row["price"], type=Price).total if row["price"] else row["amount"]
+    return total
 
 
 def require_status(row: Mapping[Any, Any], statuses: tuple[str, ...]) -> None:

@@ -286,6 +286,23 @@ async def test_cheaper_places_are_refunded_from_the_newest_payment(till: Till) -
     await till.assert_whole(booking)
 
 
+async def test_places_given_up_one_after_the_other_give_back_as_much_as_all_at_once(till: Till) -> None:
+    tiers = [{"hours_before": 0, "percent": 80}]
+    whole, in_parts = await till.paid(floor=4, refunds=tiers), await till.paid(floor=4, refunds=tiers)
+    for count, refunded in ((3, 3600), (2, 7200), (1, 10800)):
+        changed = ok(await till.change(in_parts, floor=count))
+        assert (changed["amount"], changed["refunded"]) == (18000, refunded)
+    quote = ok(await till.ana.get(f"/v1/bookings/{in_parts['id']}/refund-quote"))
+    assert quote == {"percent": 80, "amount": 3600, "tier": tiers[0]}
+
+    for booking in (whole, in_parts):
+        cancelled = ok(await till.ana.post(f"/v1/bookings/{booking['id']}/cancel", {"reason": "ill"}))
+        assert (cancelled["amount"], cancelled["refunded"]) == (18000, 14400)
+        await till.come_back()
+        assert till.ledger(booking) == [("captured", 18000, 18000, 14400)]
+        await till.assert_whole(booking)
+
+
 async def test_refund_is_made_over_both_payments_the_newest_first(till: Till) -> None:
     booking = await till.paid("A-1")
     ok(await till.change(booking, "A-1", floor=2))
