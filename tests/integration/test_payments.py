@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from api_app import Person, claim, composed, connected, open_event
 from payment_lab import RunningSimulator, check_money, running_simulator, simulated, until
 from sqlalchemy.ext.asyncio import AsyncConnection
+from stores import open_client
 
 from api.services import Services
 from engine.errors import LedgerUnavailable
@@ -241,6 +242,26 @@ async def test_second_order_for_a_hold_whose_payment_is_open_begins_no_second_pa
     assert (first.status_code, second.status_code) == (202, 202)
     (payment,) = simulator.of(hold_id)
     assert first.json()["redirect_url"] == second.json()["redirect_url"] == payment["redirect_url"]
+
+
+async def test_customer_who_refuses_on_the_banks_page_pays_for_the_same_hold_otherwise(
+    ana: Person, olga: Person, services: Services, simulator: RunningSimulator
+) -> None:
+    event_id = await open_event(olga, policy=PAID)
+    hold_id = await hold_of(ana, event_id, "A-1")
+    first = await ana.post("/v1/bookings", order("sim_redirect", hold_id=hold_id), idempotency_key="one")
+    url = first.json()["redirect_url"]
+    again = await ana.post("/v1/bookings", order("sim_redirect", hold_id=hold_id), idempotency_key="one")
+    assert (again.status_code, again.json()["redirect_url"]) == (202, url)
+    assert "redirect_url" not in (await ana.get(f"/v1/bookings/{hold_id}")).json()
+
+    httpx2.post(url, data={"outcome": "declined"})
+    await services.checkout.settler.settle(hold_id)
+    other = await ana.post("/v1/bookings", order("sim_ok", hold_id=hold_id))
+
+    assert (other.status_code, other.json()["id"]) == (201, hold_id)
+    assert [payment["status"] for payment in simulator.of(hold_id)] == ["declined", "captured"]
+    await check_money(services.bookings.engine, simulator)
 
 
 async def test_redirected_payment_is_booked_once_the_customer_has_paid(
@@ -515,6 +536,34 @@ async def test_payment_of_a_hold_that_was_given_back_meanwhile_is_let_go(
 
     assert await status_of(ana, hold_id) == ("expired", "refunded")
     assert (simulator.of(hold_id)[0]["status"], await free_seats(olga, event_id)) == ("voided", 6)
+    await check_money(services.bookings.engine, simulator)
+
+
+@pytest.mark.parametrize("is_free", [True, False])
+async def test_payment_of_a_hold_that_was_given_back_long_ago_is_booked_if_its_places_are_free_else_let_go(
+    is_free: bool,
+    ana: Person,
+    olga: Person,
+    client: httpx2.AsyncClient,
+    services: Services,
+    simulator: RunningSimulator,
+    redis_url: str,
+) -> None:
+    event_id = await open_event(olga, policy=PAID | {"late_payment": "book"})
+    hold_id = await hold_of(ana, event_id, "A-1")
+    url = (await ana.post("/v1/bookings", order("sim_redirect", hold_id=hold_id))).json()["redirect_url"]
+    assert (await ana.delete(f"/v1/holds/{hold_id}")).status_code == 204
+    with open_client(redis_url) as redis:  # which forgets how a hold ended, when there have been many others
+        (ended,) = redis.keys(f"*:{event_id}:ended")
+        redis.delete(ended)
+    if not is_free:
+        await hold_of(Person(client, "ben", "customer"), event_id, "A-1")
+    httpx2.post(url)
+
+    await services.checkout.settler.settle(hold_id)
+
+    assert await status_of(ana, hold_id) == (("confirmed", "completed") if is_free else ("failed", "refunded"))
+    assert simulator.of(hold_id)[0]["status"] == ("captured" if is_free else "voided")
     await check_money(services.bookings.engine, simulator)
 
 
