@@ -80,7 +80,10 @@ async def answer_paid(
 
 
 async def receive_notice(call: Call) -> Answer:
-    """``POST /v1/payments/webhooks/{provider}`` → 202, also for what is known already and what is not ours."""
+    """``POST /v1/payments/webhooks/{provider}`` → 202, also for what is known already and what is not ours.
+
+    What is wrong in it is told only to those who have signed it: 422.
+    """
     name = call.params["provider"]
     provider = call.services.checkout.providers.get(name)
     if provider is None:
@@ -90,6 +93,9 @@ async def receive_notice(call: Call) -> Answer:
     except NoticeRefused as refused:
         logger.warning("payment webhook refused", provider=name, reason=str(refused))
         raise NoticeUnsigned from None
+    except InvalidRequest as invalid:
+        logger.warning("payment webhook refused", provider=name, reason=str(invalid))
+        raise
     if notice is not None:
         await call.services.checkout.receive(name, notice)
     return json_answer(Received(), status=202)

@@ -7,15 +7,26 @@ it may be asked for again by anybody who does not know what became of it.
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import msgspec
+
+from engine.definition import PRINTABLE_PATTERN
 
 Outcome = Literal["declined", "authorized", "captured", "voided", "pending", "absent", "unknown"]
 """What a provider says of a payment. ``pending`` is open (the customer has to do something), ``absent`` one it has
 never heard of. ``unknown`` is no answer at all: a time-out is that, never a failure."""
 PaymentState = Literal["initiated", "pending", "authorized", "captured", "declined", "voided"]
 """What the ledger knows of a payment; ``initiated``: nobody has said anything of it yet."""
+
+NAME_MAX = 255  # characters of what a provider calls something; theirs are a few dozen
+SUM_MAX = 2**63 - 1  # what Postgres's bigint holds
+
+# What a provider says goes into the ledger: the documents that adapters read it from are bounded to what that can keep,
+# which is no text with NUL in it, among others.
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_MAX, pattern=PRINTABLE_PATTERN)]
+Sum = Annotated[int, msgspec.Meta(ge=0, le=SUM_MAX)]
+Text = Annotated[str, msgspec.Meta(pattern=PRINTABLE_PATTERN)]
 
 WEBHOOK_TOLERANCE = dt.timedelta(minutes=5)  # between the time that a notice was signed at and ours, either way
 
@@ -68,7 +79,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoticeRefused(Exception):
-    """A webhook whose signature is wrong, too old or from the future, or which cannot be read."""
+    """A webhook whose signature is wrong, too old or from the future."""
 
 
 class PaymentProvider(Protocol):
@@ -108,6 +119,7 @@ class PaymentProvider(Protocol):
 
         Raises:
             NoticeRefused: Nothing that it says may be believed.
+            InvalidRequest: It is rightly signed, and is no notice, or says what cannot be written down.
         """
         ...
 

@@ -13,7 +13,8 @@ import httpx2
 import msgspec
 import structlog
 
-from engine.payments import PROVIDER_TIMEOUT_S, UNKNOWN, Charge, Notice, NoticeRefused, Outcome, Said
+from api.decoding import decode_body
+from engine.payments import PROVIDER_TIMEOUT_S, UNKNOWN, Charge, Name, Notice, Outcome, Said, Sum, Text
 from holdfast.payments.signatures import require_signature
 
 API_VERSION = "2024-06-20"  # what the fields below are those of
@@ -35,7 +36,7 @@ logger = structlog.get_logger("holdfast.payments")
 
 
 class _RedirectTo(msgspec.Struct, frozen=True):
-    url: str | None = None
+    url: Text | None = None
 
 
 class _NextAction(msgspec.Struct, frozen=True):
@@ -52,23 +53,27 @@ class _Refunds(msgspec.Struct, frozen=True):
 
 
 class _LastError(msgspec.Struct, frozen=True):
-    code: str | None = None
-    decline_code: str | None = None
+    code: Text | None = None
+    decline_code: Text | None = None
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    key: Name | None = msgspec.field(default=None, name=KEY_FIELD)
 
 
 class _Intent(msgspec.Struct, frozen=True):
-    id: str
+    id: Name
     status: str
-    amount_received: int = 0
-    metadata: dict[str, str] = {}
+    amount_received: Sum = 0
+    metadata: _Metadata = _Metadata()
     next_action: _NextAction | None = None
     last_payment_error: _LastError | None = None
 
 
 class _Error(msgspec.Struct, frozen=True):
     type: str | None = None
-    code: str | None = None
-    decline_code: str | None = None
+    code: Text | None = None
+    decline_code: Text | None = None
     payment_intent: _Intent | None = None
 
 
@@ -81,16 +86,19 @@ class _Object(msgspec.Struct, frozen=True):
 
 
 class _Event(msgspec.Struct, frozen=True):
-    id: str
+    id: Name
     type: str
-    data: msgspec.Raw
+
+
+class _IntentEvent(_Event, frozen=True):
+    data: _Object
 
 
 _intent = msgspec.json.Decoder(_Intent)
 _refunds = msgspec.json.Decoder(_Refunds)
 _failure = msgspec.json.Decoder(_Failure)
 _event = msgspec.json.Decoder(_Event)
-_object = msgspec.json.Decoder(_Object)
+_intent_event = msgspec.json.Decoder(_IntentEvent)
 
 
 class StripeProvider:
@@ -172,15 +180,12 @@ class StripeProvider:
     def parse_webhook(self, headers: Mapping[bytes, bytes], body: bytes, *, now: dt.datetime) -> Notice | None:
         """What an event says of a PaymentIntent of ours."""
         require_signature(headers.get(b"stripe-signature"), body, self._secrets, now=now)
-        try:
-            event = _event.decode(body)
-            # One that has just been created has no method yet, which says nothing of the one that it is given next.
-            if not event.type.startswith("payment_intent.") or event.type == "payment_intent.created":
-                return None
-            intent = _object.decode(event.data).object
-        except msgspec.DecodeError as error:
-            raise NoticeRefused(str(error)) from None
-        key = intent.metadata.get(KEY_FIELD)
+        event = decode_body(_event, body, in_parts=True)  # what is kept of it has no NUL by its type
+        # One that has just been created has no method yet, which says nothing of the one that it is given next.
+        if not event.type.startswith("payment_intent.") or event.type == "payment_intent.created":
+            return None
+        intent = decode_body(_intent_event, body, in_parts=True).data.object
+        key = intent.metadata.key
         return None if key is None else Notice(id=event.id, key=key, said=_said(intent))
 
     async def _show(self, ref: str) -> Said:

@@ -216,11 +216,52 @@ async def test_webhook_may_be_signed_with_either_secret_while_one_replaces_the_o
     assert await events_kept(services) == 1
 
 
-async def test_webhook_that_cannot_be_read_is_refused_though_it_is_signed(
+async def test_webhook_that_cannot_be_read_is_an_invalid_request_once_it_is_signed(
     client: httpx2.AsyncClient, services: Services
 ) -> None:
-    for body in (b"", b"{}", b"[" * 10_000, b'{"id": 7}', b"\xff"):
-        assert (await send(client, body)).status_code == 401
+    deep = b'{"x": ' + b"[" * 10_000
+    for body in (b"", b"{}", b'{"x": 1}', b"[" * 10_000, deep, b'{"id": 7}', b'{"id": "\xff"}', b'{"id": "\\ud800"}'):
+        response = await send(client, body)
+        assert (response.status_code, response.json()["code"]) == (422, "invalid-request"), body[:50]
+        unsigned = await send(client, body, signature="t=1,v1=0")
+        assert (unsigned.status_code, unsigned.json()["code"]) == (401, "webhook-not-signed"), body[:50]
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"id": ""}, "$.id"),
+        ({"id": "a\0b"}, "$.id"),
+        ({"id": "x" * 256}, "$.id"),
+        ({"key": ""}, "$.payment.key"),
+        ({"key": "x\0"}, "$.payment.key"),
+        ({"key": "x" * 256}, "$.payment.key"),
+        ({"status": "captured", "captured": 2**63}, "$.payment.captured"),
+        ({"status": "captured", "captured": 10**400}, None),
+        ({"status": "captured", "captured": -1}, "$.payment.captured"),
+        ({"status": "captured", "captured": float("nan")}, None),
+        ({"amount": -1}, "$.payment.amount"),
+        ({"refunded": 2**64}, "$.payment.refunded"),
+        ({"status": "declined", "reason": "a\0b"}, "$.payment.reason"),
+        ({"redirect_url": "http://bank.example/\0"}, "$.payment.redirect_url"),
+    ],
+)
+async def test_webhook_that_says_what_cannot_be_kept_is_refused_and_leaves_nothing(
+    changes: dict[str, Any],
+    path: str | None,
+    client: httpx2.AsyncClient,
+    ana: Person,
+    olga: Person,
+    services: Services,
+    simulator: RunningSimulator,
+) -> None:
+    booking_id = await open_payment(ana, olga)
+    response = await send(client, notice(simulator, booking_id, **changes))
+    assert (response.status_code, response.json()["code"]) == (422, "invalid-request")
+    if path is not None:
+        assert [one["path"] for one in response.json()["errors"]] == [path]
+    assert await events_kept(services) == 0
+    assert await status_of(ana, booking_id) == ("payment_initiated", "pending")
 
 
 async def test_webhook_above_the_cap_is_not_read(client: httpx2.AsyncClient, services: Services) -> None:

@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from stripe_stand_in import StripeStandIn, running_stand_in
 
+from engine.errors import InvalidRequest
 from engine.payments import Charge, NoticeRefused, Said
 from holdfast.payments.signatures import sign
 from holdfast.payments.stripe import StripeProvider
@@ -221,3 +222,34 @@ def test_webhook_is_refused_without_the_right_secret(secrets: tuple[str, ...]) -
     stripe = StripeProvider("http://stripe", "sk", None, secrets)  # type: ignore[arg-type]
     with pytest.raises(NoticeRefused):
         parse(stripe, event())
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (b'{"x": 1}', "$.id"),
+        (b"\xff", "$"),
+        (b'{"id": "\\ud800", "type": "payment_intent.succeeded"}', "$.id"),
+        (b'{"id": "evt_1", "type": "payment_intent.succeeded"}', "$.data"),
+        (event().replace(b"evt_1", b""), "$.id"),
+        (event().replace(b"evt_1", b"e" * 256), "$.id"),
+        (event().replace(b"evt_1", b"a\\u0000b"), "$.id"),
+        (event(metadata={"holdfast_payment": "p\0"}), "$.data.object.metadata.holdfast_payment"),
+        (event(id="pi\0"), "$.data.object.id"),
+        (event(amount_received=-1), "$.data.object.amount_received"),
+        (event(amount_received=2**63), "$.data.object.amount_received"),
+        (event(last_payment_error={"code": "a\0"}), "$.data.object.last_payment_error.code"),
+    ],
+)
+def test_webhook_that_says_what_cannot_be_kept_is_an_invalid_request_once_it_is_signed(body: bytes, path: str) -> None:
+    stripe = StripeProvider("http://stripe", "sk", None, SECRETS)  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest) as refused:
+        parse(stripe, body)
+    assert refused.value.path == path
+    with pytest.raises(NoticeRefused):
+        parse(stripe, body, "another")
+
+
+def test_webhook_may_hold_what_is_not_kept() -> None:
+    stripe = StripeProvider("http://stripe", "sk", None, SECRETS)  # type: ignore[arg-type]
+    assert parse(stripe, event(description="a\0b", metadata={"holdfast_payment": "p1", "note": "\0"})).key == "p1"
