@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from engine.booking_requests import DETAILS_BYTES_MAX
-from engine.bookings import Booking, BookingDetails, PaymentStatus, Price
+from engine.bookings import Booking, BookingDetails, BookingStatus, PaymentStatus, Price
 from engine.claims import ClaimedItem
 from engine.definition import EventDefinition
 from engine.errors import BookingNotFound, InvalidRequest, InvalidTransition, NotWrittenYet, Unavailable
@@ -30,7 +30,7 @@ from persistence.bookings import NO_BLOCK, open_booking
 from persistence.database import Row, fetch_rows, in_transaction
 from persistence.paging import Page
 from persistence.schema import bookings
-from persistence.steps import Step, find_repetition, lock_booking, take_step
+from persistence.steps import Step, find_repetition, lock_booking, require_in_time, take_step
 
 AMENDABLE = ("pending", "confirmed")
 # What somebody has promised to pay, or has paid. Before that there is nothing to give back, and what was rejected,
@@ -117,7 +117,7 @@ class BookingDesk:
         estimated_pickup_time: dt.datetime | None = None,
         estimated_dropoff_time: dt.datetime | None = None,
     ) -> Stepped:
-        """Confirm what was requested."""
+        """Confirm what was requested, in time: past its ``expires_at`` it is an ``InvalidTransition``."""
 
         def decide(row: Row, _: Actor) -> Step:
             changes = {
@@ -129,7 +129,7 @@ class BookingDesk:
             }
             return Step(to_status=status_after(row["status"], "approve"), changes=changes)
 
-        return await self.take(booking_id, order, decide)
+        return await self.take(booking_id, order, decide, in_time_for="confirmed")
 
     async def reject(self, booking_id: str, order: Order, *, organizer_notes: str) -> Stepped:
         """Turn down what was requested, and grant back what was paid; the places are free when this returns."""
@@ -238,7 +238,7 @@ class BookingDesk:
             expect_places(open_booking(row, self._sealer).items)
             return Step(changes={"sealed": self.seal_anew(row, amendment)})
 
-        return await self.take(booking_id, order, decide)
+        return await self.take(booking_id, order, decide, in_time_for="pending")
 
     async def expire(self, booking_id: str, order: Order, *, reason: str) -> Stepped:
         """End a request that nobody has decided on in time, and grant back what was paid."""
@@ -267,8 +267,18 @@ class BookingDesk:
         """Every step of a booking, the first one first."""
         return await read_history(self._database, booking_id, limit=limit, cursor=cursor)
 
-    async def take(self, booking_id: str, order: Order, decide: Callable[[Row, Actor], Step]) -> Stepped:
-        """Take the step that *decide* makes of the locked booking, and do what follows."""
+    async def take(
+        self,
+        booking_id: str,
+        order: Order,
+        decide: Callable[[Row, Actor], Step],
+        *,
+        in_time_for: BookingStatus | None = None,
+    ) -> Stepped:
+        """Take the step that *decide* makes of the locked booking, and do what follows.
+
+        With *in_time_for*, the status that it leads to, a request must not be past its ``expires_at``.
+        """
 
         async def work(connection: AsyncConnection) -> tuple[Row, bool]:
             row = await lock_booking(connection, booking_id)
@@ -276,6 +286,8 @@ class BookingDesk:
             if order.once is not None and await find_repetition(connection, row, order.once) is not None:
                 return row, True
             order.expect(row["version"])
+            if in_time_for is not None:
+                await require_in_time(connection, row, in_time_for)
             return await take_step(connection, row, decide(row, actor), actor, once=order.once), False
 
         row, replayed = await self.explained(booking_id, order, work)

@@ -59,7 +59,15 @@ from persistence.database import Row, in_transaction, sqlstate
 from persistence.difference_charges import choose_payment
 from persistence.place_exchange import exchange_places
 from persistence.schema import events
-from persistence.steps import PLACES_CHANGED, TRANSFERRED, Step, find_repetition, lock_booking, take_step
+from persistence.steps import (
+    PLACES_CHANGED,
+    TRANSFERRED,
+    Step,
+    find_repetition,
+    lock_booking,
+    require_in_time,
+    take_step,
+)
 
 ATTEMPTS_MAX = 5  # of one request that is overtaken by others for the same booking: each of them is a commit
 PAUSE_S = 0.05  # before the next; times its number, about what a commit and its script take
@@ -274,6 +282,7 @@ class PlaceDesk:
                 return row, None
             order.expect(row["version"])
             require_status(row, AMENDABLE)
+            await require_in_time(connection, row, row["status"])
             return row, actor
 
         row, actor = await self._desk.explained(booking_id, order, work)
@@ -351,6 +360,7 @@ class PlaceDesk:
         Raises:
             Overtaken: They are not.
             EventNotOpen: The event was cancelled.
+            InvalidTransition: It is a request whose time is over.
         """
         query = sa.select(events.c.epoch, events.c.status).where(events.c.id == seen.row["event_id"])
         event = (await connection.execute(query.with_for_update(read=True, key_share=True))).mappings().one()
@@ -359,6 +369,7 @@ class PlaceDesk:
             raise Overtaken("the booking was changed meanwhile, or its event built anew")
         if event["status"] == "cancelled":
             raise EventNotOpen(row["event_id"], "cancelled")
+        await require_in_time(connection, row, row["status"])  # its time may be over since it was looked at
         order.expect(row["version"])
         return row, order.admit(row["customer_id"])
 

@@ -13,9 +13,9 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from engine.errors import BookingNotFound, IdempotencyKeyReused, VersionConflict
+from engine.errors import BookingNotFound, IdempotencyKeyReused, InvalidTransition, VersionConflict
 from engine.ids import parse_claim_id
-from engine.lifecycle import OWNING_STATUSES, Actor, require_transition
+from engine.lifecycle import OWNING_STATUSES, Actor, allowed_from, require_transition
 from engine.once import Once
 from engine.places import CountedPlaces, parse_places
 from persistence.bookings import IDEMPOTENCY_TIME, NO_BLOCK
@@ -68,6 +68,23 @@ async def lock_booking(connection: AsyncConnection, booking_id: str) -> Row:
     if row is None:
         raise BookingNotFound(booking_id)
     return row
+
+
+async def require_in_time(connection: AsyncConnection, row: Row, to_status: str) -> None:
+    """Make sure that a request that :func:`lock_booking` has locked is not past its ``expires_at``.
+
+    Whoever expires requests comes a moment later, or not at all where no reconciler runs: past it a request can only
+    be ended. The clock is Postgres's, read behind the lock, which may have been waited for.
+
+    Raises:
+        InvalidTransition: It is past it, and can only become what is allowed then.
+    """
+    if row["status"] != "pending" or row["expires_at"] is None:
+        return
+    deadline = sa.literal(row["expires_at"], bookings.c.expires_at.type)
+    if (await connection.execute(sa.select(sa.func.clock_timestamp() >= deadline))).scalar_one():
+        ends = tuple(status for status in allowed_from("pending") if status not in OWNING_STATUSES)
+        raise InvalidTransition("pending", to_status, ends)
 
 
 async def take_step(

@@ -1,5 +1,6 @@
 """Steps in the life of a booking over HTTP: each by those who may, from where the table says, and seen at once."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from api_app import claim
 from life_world import World, ok, path_of
 
 from engine.lifecycle import STORED_STATUSES, TRANSITIONS, allowed_from
+from persistence.database import driver_connection
 
 pytest_plugins = ("life_fixtures",)
 
@@ -106,6 +108,62 @@ async def test_step_is_taken_from_where_the_table_says_and_refused_everywhere_el
         assert (told["code"], told["from"], told["to"]) == ("invalid-transition", status, to_status)
         assert told["allowed"] == list(allowed_from(status))
         assert (await ok(await world.ana.get(path_of(booking))))["version"] == 1
+
+
+LAPSED = {"code": "invalid-transition", "from": "pending", "allowed": ["rejected", "cancelled", "expired"]}
+
+
+@pytest.mark.parametrize(
+    ("step", "body", "to_status"),
+    [
+        ("approve", {}, "confirmed"),
+        ("transfer", {"customer_id": "ben"}, "pending"),
+        ("", {"notes": "a guitar"}, "pending"),
+        ("", {"items": [{"section": "stalls", "seats": ["A-2"]}]}, "pending"),
+    ],
+)
+async def test_request_past_its_time_is_as_good_as_expired_though_no_reconciler_has_come(
+    world: World, step: str, body: Any, to_status: str
+) -> None:
+    booking = await world.requested("A-1")
+    await world.rows("UPDATE bookings SET expires_at = now() RETURNING 1")
+
+    send = world.olga.post if step else world.olga.patch
+    told = await ok(await send(path_of(booking, step), body), 409)
+
+    assert {name: told[name] for name in LAPSED} == LAPSED
+    assert told["to"] == to_status
+    seen = await ok(await world.ana.get(path_of(booking)))
+    assert (seen["status"], seen["version"]) == ("pending", 1)
+    free = (await ok(await world.ana.get(f"/v1/events/{booking['event_id']}/seats")))["seats"]
+    assert [seat["seat"] for seat in free if seat["status"] != "free"] == ["A-1"]
+
+
+@pytest.mark.parametrize(("path", "to_status"), [("reject", "rejected"), ("cancel", "cancelled")])
+async def test_request_past_its_time_can_still_be_ended(world: World, path: str, to_status: str) -> None:
+    booking = await world.requested("A-1")
+    await world.rows("UPDATE bookings SET expires_at = now() - interval '1 hour' RETURNING 1")
+    _, body = STEPS[path]
+    assert (await ok(await world.olga.post(path_of(booking, path), body)))["status"] == to_status
+
+
+async def test_approval_that_waits_for_somebody_else_until_the_time_is_over_comes_too_late(world: World) -> None:
+    booking = await world.requested("A-1")
+    await world.rows("UPDATE bookings SET expires_at = now() + interval '400 milliseconds' RETURNING 1")
+    async with driver_connection(world.services.bookings.engine) as connection, connection.transaction():
+        await connection.fetch("SELECT 1 FROM bookings FOR UPDATE")
+        approval = asyncio.create_task(world.olga.post(path_of(booking, "approve"), {}))
+        await asyncio.sleep(0.6)
+        assert not approval.done()
+    assert (await ok(await approval, 409))["code"] == "invalid-transition"
+
+
+async def test_approval_in_time_is_answered_again_when_the_time_is_over(world: World) -> None:
+    booking = await world.requested("A-1")
+    await ok(await world.olga.post(path_of(booking, "approve"), {}, idempotency_key="yes"))
+    await world.rows("UPDATE bookings SET expires_at = now() - interval '1 hour' RETURNING 1")
+    again = await world.olga.post(path_of(booking, "approve"), {}, idempotency_key="yes")
+    assert (await ok(again))["status"] == "confirmed"
 
 
 @pytest.mark.parametrize("path", STAFF_STEPS)
