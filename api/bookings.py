@@ -1,7 +1,6 @@
 """Handlers of bookings: from a hold or in one step, and reading them."""
 
 import datetime as dt
-from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -206,9 +205,13 @@ async def list_upcoming_bookings(call: Call) -> Answer:
     """``GET /v1/bookings/upcoming`` → 200: one's own, of events that have not started."""
     query = decode_query(call.query_string, PageQuery)
     page = await call.services.bookings.upcoming(
-        call.caller.sub, now=dt.datetime.now(dt.UTC), limit=query.limit, cursor=query.cursor
+        call.caller.sub,
+        now=dt.datetime.now(dt.UTC),
+        within=call.caller.scope,
+        limit=query.limit,
+        cursor=query.cursor,
     )
-    return page_answer(call, _in_scope(call.caller, page.items), page.next_cursor)
+    return page_answer(call, page.items, page.next_cursor)
 
 
 def _buying_role(caller: Caller) -> str:
@@ -272,8 +275,9 @@ async def _book(call: Call, request: BookingRequest, details: BookingDetails, cl
 
 
 async def _answer_list(call: Call, query: PageQuery, wanted: BookingFilter) -> Answer:
+    wanted = msgspec.structs.replace(wanted, within=call.caller.scope)
     page = await call.services.bookings.list_bookings(wanted, limit=query.limit, cursor=query.cursor)
-    return page_answer(call, _in_scope(call.caller, page.items), page.next_cursor)
+    return page_answer(call, page.items, page.next_cursor)
 
 
 def _confined(caller: Caller, wanted: BookingFilter) -> BookingFilter:
@@ -289,12 +293,6 @@ def _confined(caller: Caller, wanted: BookingFilter) -> BookingFilter:
     if wanted.customer_id not in (None, caller.sub):
         raise Forbidden
     return msgspec.structs.replace(wanted, customer_id=caller.sub)
-
-
-def _in_scope(caller: Caller, bookings: Sequence[Booking]) -> Sequence[Booking]:
-    if caller.scope is None:
-        return bookings
-    return [booking for booking in bookings if booking.event_id in caller.scope]
 
 
 async def require_visible(call: Call, booking: Booking) -> None:

@@ -102,13 +102,14 @@ async def create_event(call: Call) -> Answer:
 
 
 async def list_events(call: Call) -> Answer:
-    """``GET /v1/events`` → 200."""
+    """``GET /v1/events`` → 200: those that may be seen, of a confined token's events."""
     query = decode_query(call.query_string, EventQuery)
     page = await call.services.events.list_events(
         status=query.status,
         organizer_id=query.organizer_id,
         drafts_of=call.caller.sub,
         all_drafts=call.caller.is_admin,
+        within=call.caller.scope,
         limit=query.limit,
         cursor=query.cursor,
     )

@@ -104,12 +104,11 @@ async def list_waitlist(call: Call) -> Answer:
         event_id=query.event_id,
         customer_id=customer_id,
         status=query.status,
+        within=call.caller.scope,
         limit=query.limit,
         cursor=query.cursor,
     )
-    scope = call.caller.scope
-    visible = [entry for entry in page.items if scope is None or entry.event_id in scope]
-    return page_answer(call, visible, page.next_cursor)
+    return page_answer(call, page.items, page.next_cursor)
 
 
 async def show_entry(call: Call) -> Answer:

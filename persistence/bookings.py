@@ -3,6 +3,7 @@
 import datetime as dt
 import functools
 import uuid
+from collections.abc import Collection
 
 import msgspec
 import sqlalchemy as sa
@@ -37,7 +38,7 @@ _decode_price = msgspec.json.Decoder(Price).decode
 class BookingFilter(msgspec.Struct, frozen=True, kw_only=True):
     """What a listing is narrowed to; dates are those of booking, ``to_date`` excluded.
 
-    ``q`` is a reference as somebody typed it, or a booking's id.
+    ``q`` is a reference as somebody typed it, or a booking's id; ``within`` names the only events that may be told of.
     """
 
     customer_id: str | None = None
@@ -47,6 +48,7 @@ class BookingFilter(msgspec.Struct, frozen=True, kw_only=True):
     from_date: dt.datetime | None = None
     to_date: dt.datetime | None = None
     q: str | None = None
+    within: Collection[str] | None = None
 
 
 class SectionUsage(msgspec.Struct, frozen=True):
@@ -113,9 +115,15 @@ class Bookings:
         return cut_page([self._open(row) for row in rows], [BookingKey(row["number"]) for row in rows], limit=limit)
 
     async def upcoming(
-        self, customer_id: str, *, now: dt.datetime, limit: int, cursor: str | None = None
+        self,
+        customer_id: str,
+        *,
+        now: dt.datetime,
+        within: Collection[str] | None = None,
+        limit: int,
+        cursor: str | None = None,
     ) -> Page[Booking]:
-        """A customer's live bookings of events that start after *now*, the next one first.
+        """A customer's live bookings of events that start after *now*, the next one first; *within* as in a filter.
 
         Raises:
             InvalidRequest: The cursor is none of this listing.
@@ -130,6 +138,8 @@ class Bookings:
             )
             .order_by(events.c.starts_at, bookings.c.number)
         )
+        if within is not None:
+            query = query.where(bookings.c.event_id.in_(within))
         if cursor is not None:
             last = decode_cursor(cursor, UpcomingKey)
             query = query.where(sa.tuple_(events.c.starts_at, bookings.c.number) > sa.tuple_(last.at, last.number))
@@ -238,6 +248,8 @@ def _conditions(wanted: BookingFilter) -> list[sa.ColumnElement[bool]]:
         conditions.append(bookings.c.created_at < wanted.to_date)
     if wanted.q is not None:
         conditions.append(_named(wanted.q))
+    if wanted.within is not None:
+        conditions.append(bookings.c.event_id.in_(wanted.within))
     return conditions
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -106,10 +106,11 @@ class Events:
         status: str | None = None,
         drafts_of: str | None = None,
         all_drafts: bool = False,
+        within: Collection[str] | None = None,
         limit: int,
         cursor: str | None = None,
     ) -> Page[Event]:
-        """Events by the time they start, narrowed to an organizer or a status.
+        """Events by the time they start, narrowed to an organizer, a status, or those that *within* names.
 
         Drafts are left out, but for those of the organizer *drafts_of*, or with *all_drafts*.
 
@@ -123,6 +124,8 @@ class Events:
             query = query.where(events.c.status == status)
         if not all_drafts:
             query = query.where(sa.or_(events.c.status != "draft", events.c.organizer_id == drafts_of))
+        if within is not None:
+            query = query.where(events.c.id.in_(within))
         if cursor is not None:
             last = decode_cursor(cursor, EventKey)
             query = query.where(sa.tuple_(events.c.starts_at, events.c.id) > sa.tuple_(last.at, last.id))

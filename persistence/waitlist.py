@@ -12,7 +12,7 @@ Whatever dies between the two halves of a line is taken up by the duty ``offer``
 entry whose turn is over while a payment of it is open stays unsettled until that has made a booking of it, or has not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -97,10 +97,11 @@ class Waitlist:
         event_id: str | None = None,
         customer_id: str | None = None,
         status: str | None = None,
+        within: Collection[str] | None = None,
         limit: int,
         cursor: str | None = None,
     ) -> Page[WaitlistEntry]:
-        """Entries of an event, of a customer, or both, the newest first.
+        """Entries of an event, of a customer, or both, the newest first; of no events but those that *within* names.
 
         Raises:
             InvalidRequest: The cursor is none of this listing.
@@ -108,6 +109,8 @@ class Waitlist:
         query = SELECT_ENTRIES.order_by(waitlist.c.id.desc())
         wanted = {"event_id": event_id, "customer_id": customer_id, "status": status}
         query = query.where(*[waitlist.c[name] == value for name, value in wanted.items() if value is not None])
+        if within is not None:
+            query = query.where(waitlist.c.event_id.in_(within))
         if cursor is not None:
             query = query.where(waitlist.c.id < decode_cursor(cursor, EntryKey).id)
         rows = await fetch_rows(self._engine, query.limit(limit + 1))

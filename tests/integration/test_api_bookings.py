@@ -372,6 +372,34 @@ async def test_upcoming_bookings_are_those_of_events_to_come(ana: Person, olga: 
     assert (await ana.get(page.links["next"]["url"])).json()["items"] == [expected[0]]
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/events", "/v1/bookings", "/v1/bookings/upcoming", "/v1/waitlist", "/v1/admin/bookings"]
+)
+async def test_lists_name_only_the_events_that_a_token_is_confined_to_in_pages_that_are_full(
+    path: str, client: httpx2.AsyncClient, ana: Person, ben: Person, olga: Person
+) -> None:
+    events = [await open_event(olga) for _ in range(4)]
+    for event_id in events:
+        await booking_of(ana, event_id, "A-1")
+        await hold_of(ben, event_id, floor=5)
+        assert (await ana.post(f"/v1/events/{event_id}/waitlist", claim(floor=1))).status_code == 201
+    mine = {events[0], events[3]}
+    roles = ("admin", "service") if "admin" in path else ("customer", "service")
+    kiosk = Person(client, "ana", *roles, scope=sorted(mine))
+
+    seen, url = [], f"{path}?limit=1"
+    while url:
+        page = await kiosk.get(url)
+        (item,) = page.json()["items"]
+        seen.append(item.get("event_id", item["id"]))
+        url = page.links["next"]["url"] if page.json()["next_cursor"] else ""
+
+    assert len(seen) == len(mine)
+    assert set(seen) == mine
+    nowhere = Person(client, "ana", *roles, scope=[])
+    assert (await nowhere.get(path)).json() == {"items": [], "next_cursor": None}
+
+
 async def test_nothing_of_a_guest_is_in_redis(ana: Person, olga: Person, redis_url: str) -> None:
     hold_id = await hold_of(ana, await open_event(olga), "A-1")
     await ana.post("/v1/bookings", {"hold_id": hold_id, "guest": GUEST, "notes": "wheelchair"}, idempotency_key="k1")
