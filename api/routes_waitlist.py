@@ -22,6 +22,7 @@ from engine.errors import (
 from engine.waitlist import WaitlistEntry
 
 _BOOKED_HEADERS = ("Location", "ETag", *REPLAYABLE)
+_WHAT_ENDS = "A booking of the offer whose payment was declined is `failed`; an open payment is waited for."
 
 WAITLIST_ROUTES: tuple[Route, ...] = (
     Route(
@@ -84,7 +85,7 @@ WAITLIST_ROUTES: tuple[Route, ...] = (
         summary="Leave the line; an offer goes to the next in it",
         tag="Waitlist",
         roles=ROLES,
-        replies=(Reply(204, "It is `cancelled`.", headers=REPLAYABLE),),
+        replies=(Reply(204, f"It is `cancelled`. {_WHAT_ENDS}", headers=REPLAYABLE),),
         refusals=(EntryNotFound, InvalidTransition),
         keeps_answers=True,
     ),
@@ -119,7 +120,7 @@ WAITLIST_ROUTES: tuple[Route, ...] = (
         tag="Waitlist",
         roles=BUYERS,
         body_required=False,
-        replies=(Reply(200, "It is `declined`.", WaitlistEntry, headers=REPLAYABLE),),
+        replies=(Reply(200, f"It is `declined`. {_WHAT_ENDS}", WaitlistEntry, headers=REPLAYABLE),),
         refusals=(EntryNotFound, InvalidTransition),
         keeps_answers=True,
     ),

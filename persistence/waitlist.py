@@ -10,6 +10,7 @@
 
 Whatever dies between the two halves of a line is taken up by the duty ``offer``, and every half may be done twice. An
 entry whose turn is over while a payment of it is open stays unsettled until that has made a booking of it, or has not.
+What was begun of an offer that its customer has let go, and no payment may complete any more, ends with it.
 """
 
 from collections.abc import Collection, Sequence
@@ -21,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from engine.errors import EntryNotFound, InvalidTransition, Unavailable
 from engine.ids import parse_claim_id
+from engine.lifecycle import SYSTEM
 from engine.waitlist import (
     ENTRY_TRANSITIONS,
     LIVE_STATUSES,
@@ -34,6 +36,7 @@ from engine.waitlist import (
 )
 from persistence.database import Row, fetch_rows, in_transaction
 from persistence.paging import EntryKey, Page, cut_page, decode_cursor
+from persistence.payments import PaymentsStore
 from persistence.schema import waitlist
 from persistence.waitlist_entries import (
     SELECT_ENTRIES,
@@ -48,6 +51,8 @@ from persistence.waitlist_entries import (
     uuid_of,
 )
 
+_LET_GO = ("declined", "cancelled")  # by their customer, or with the event; what lapses ends by its own deadline
+
 logger = structlog.get_logger("holdfast.waitlist")
 
 
@@ -60,6 +65,7 @@ class Waitlist:
     def __init__(self, engine: AsyncEngine, line: Line) -> None:
         self._engine = engine
         self._line = line
+        self._payments = PaymentsStore(engine)
 
     async def join(self, event_id: str, wish: Wish) -> WaitlistEntry:
         """Stand in line for what cannot be held now.
@@ -225,13 +231,18 @@ class Waitlist:
     async def _settle_ended(self, entry_id: str) -> None:
         """Take an entry that is over out of Redis; where its offer was booked first, the booking stands.
 
-        As long as a payment of it is open it may yet be booked, and is not settled: it is looked at again.
+        As long as a payment of it is open it may yet be booked, and is not settled: it is looked at again. A booking
+        that waits for another payment, the last one being declined, would wait for nothing: its hold is gone.
         """
         standing = await self._line.leave(entry_id)
         if standing.kind == "booked":
             await self._move(entry_id, "booked")
-        else:
-            await in_transaction(self._engine, partial(mark_settled, entry_id=entry_id, status=None))
+            return
+        settled = partial(mark_settled, entry_id=entry_id, status=None)
+        if await in_transaction(self._engine, settled) or (await self.find(entry_id)).status not in _LET_GO:
+            return
+        if await self._payments.give_up(entry_id, SYSTEM):
+            await in_transaction(self._engine, settled)
 
     async def _refuse_offer(self, entry_id: str) -> None:
         """An offer was made to somebody who is not in line any more: they left while it was made."""

@@ -180,8 +180,8 @@ async def pass_over(connection: AsyncConnection, entry_id: str, limit: str) -> N
         await _tell(connection, changed, "waitlist.passed_over")
 
 
-async def mark_settled(connection: AsyncConnection, entry_id: str, status: str | None) -> None:
-    """Redis has heard of the status; where *status* is given, only if it is still that one.
+async def mark_settled(connection: AsyncConnection, entry_id: str, status: str | None) -> bool:
+    """Redis has heard of the status; where *status* is given, only if it is still that one. Returns whether it was.
 
     Without, it is over, unless a payment that is open makes a booking of it after all.
     """
@@ -191,7 +191,7 @@ async def mark_settled(connection: AsyncConnection, entry_id: str, status: str |
         change = change.where(waitlist.c.status.not_in(LIVE_STATUSES), ~is_open)
     else:
         change = change.where(waitlist.c.status == status)
-    await connection.execute(change)
+    return (await connection.execute(change)).rowcount > 0
 
 
 async def _tell(connection: AsyncConnection, row: Row, type_: str | None = None) -> None:
