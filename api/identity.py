@@ -4,6 +4,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import jwt
@@ -76,8 +77,8 @@ class KeySource(Protocol):
         """The ``alg`` values this source has keys for."""
         ...
 
-    async def find_key(self, header: Mapping[str, Any]) -> Any:
-        """The key that a token of this header must be signed with.
+    async def find_keys(self, header: Mapping[str, Any]) -> Sequence[Any]:
+        """The keys of which a token of this header must be signed with one; at least one.
 
         Raises:
             Unauthenticated: There is none.
@@ -87,16 +88,16 @@ class KeySource(Protocol):
 
 
 class SharedSecret:
-    """One secret for HS256, known to whoever makes tokens."""
+    """A secret for HS256, known to whoever makes tokens; several while one takes another's place."""
 
     algorithms = ("HS256",)
 
-    def __init__(self, secret: str | bytes) -> None:
-        self._secret = secret
+    def __init__(self, *secrets: str | bytes) -> None:
+        self._secrets = secrets
 
-    async def find_key(self, header: Mapping[str, Any]) -> str | bytes:  # noqa: ARG002 - there is one key for all
-        """The secret."""
-        return self._secret
+    async def find_keys(self, header: Mapping[str, Any]) -> Sequence[str | bytes]:  # noqa: ARG002 - the same for all
+        """The secrets."""
+        return self._secrets
 
 
 class TokenVerifier:
@@ -150,14 +151,11 @@ class TokenVerifier:
             source = self._sources.get(algorithm) if isinstance(algorithm, str) else None
             if source is None:
                 raise Unauthenticated("The token is signed with an algorithm that is not accepted.")
-            return jwt.decode(
-                token,
-                await source.find_key(header),
-                algorithms=list(source.algorithms),
-                issuer=self._issuer,
-                audience=self._audience,
-                options={"require": _REQUIRED},
-            )
+            *others, last = await source.find_keys(header)
+            for key in others:
+                with suppress(jwt.InvalidSignatureError):  # looked at before anything that the token says
+                    return self._decode(token, key, source.algorithms)
+            return self._decode(token, last, source.algorithms)
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("The token has expired.") from None
         except jwt.ImmatureSignatureError:
@@ -165,6 +163,16 @@ class TokenVerifier:
         # PyJWT lets through what json and int() raise for hostile headers and claims.
         except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError):
             raise Unauthenticated(_NOT_OURS) from None
+
+    def _decode(self, token: str, key: Any, algorithms: Sequence[str]) -> dict[str, Any]:
+        return jwt.decode(
+            token,
+            key,
+            algorithms=list(algorithms),
+            issuer=self._issuer,
+            audience=self._audience,
+            options={"require": _REQUIRED},
+        )
 
     def _remember(self, authorization: bytes, caller: Caller) -> None:
         until = min(self._clock() + REMEMBERED_S, caller.expires_at_s)

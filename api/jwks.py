@@ -42,7 +42,7 @@ class JwksKeys:
         self._sought_at: float | None = None  # when a fetch was last made for an id that those at hand do not have
         self._lock = asyncio.Lock()
 
-    async def find_key(self, header: Mapping[str, Any]) -> jwt.PyJWK:
+    async def find_keys(self, header: Mapping[str, Any]) -> list[jwt.PyJWK]:
         """The key of the header's ``kid``, if it is one for the header's ``alg``.
 
         Raises:
@@ -65,7 +65,7 @@ class JwksKeys:
             raise KeysUnavailable
         if (key := self._keys.get(wanted)) is None:  # type: ignore[arg-type]  # both are strings: looked at above
             raise Unauthenticated("The token names a key that its issuer does not publish.")
-        return key
+        return [key]
 
     def _may_fetch(self, *, known: bool) -> bool:
         if self._tried_at is None:

@@ -9,7 +9,7 @@ import datetime as dt
 import hashlib
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -44,18 +44,20 @@ class AdmissionTicket(msgspec.Struct, frozen=True):
 
 
 class AdmissionQueue:
-    """Gives tickets and checks them. All processes of an installation must have the same *secret*.
+    """Gives tickets and checks them. All processes of an installation must have the same *secrets*.
+
+    The first one signs, tickets of all are good: those in line keep their places while one takes another's.
 
     ``recall`` and ``find`` are the catalog's: whether an event has a queue stands in its policy.
     """
 
     def __init__(
-        self, kernel: Kernel, catalog: Catalog, *, secret: bytes, clock: Callable[[], float] = time.time
+        self, kernel: Kernel, catalog: Catalog, *, secrets: Sequence[bytes], clock: Callable[[], float] = time.time
     ) -> None:
         self.recall = catalog.recall
         self.find = catalog.get
         self._kernel = kernel
-        self._key = hmac.digest(secret, _PURPOSE, hashlib.sha256)
+        self._keys = [hmac.digest(secret, _PURPOSE, hashlib.sha256) for secret in secrets]
         self._clock = clock
 
     async def take(self, event_id: str, *, customer_id: str) -> AdmissionTicket:
@@ -98,7 +100,8 @@ class AdmissionQueue:
             mac, _, named = rest.partition(b"~")
             if named != event or not (_is_time(turn) and _is_time(until)):
                 continue
-            if not hmac.compare_digest(mac, self._mac(event_id, customer_id, int(turn), int(until))):
+            signed = _signed(event_id, customer_id, int(turn), int(until))
+            if not any(hmac.compare_digest(mac, _mac(key, signed)) for key in self._keys):
                 continue
             if int(until) + CLOCK_LEEWAY_MS <= now_ms:
                 continue
@@ -118,7 +121,7 @@ class AdmissionQueue:
         self, event_id: str, customer_id: str, turn_ms: int, now_ms: int, ahead: int, ttl_ms: int
     ) -> AdmissionTicket:
         until_ms = turn_ms + ttl_ms
-        mac = self._mac(event_id, customer_id, turn_ms, until_ms).decode()
+        mac = _mac(self._keys[0], _signed(event_id, customer_id, turn_ms, until_ms)).decode()
         return AdmissionTicket(
             ticket=f"{turn_ms}~{until_ms}~{mac}~{event_id}",
             position=ahead,
@@ -127,13 +130,17 @@ class AdmissionQueue:
             expires_at=moment(until_ms),
         )
 
-    def _mac(self, event_id: str, customer_id: str, turn_ms: int, until_ms: int) -> bytes:
-        """The customer's id comes last, for it may contain anything but a line's end."""
-        signed = f"{event_id}\n{turn_ms}\n{until_ms}\n{customer_id}".encode()
-        return base64.urlsafe_b64encode(hmac.digest(self._key, signed, hashlib.sha256)[:_MAC_BYTES]).rstrip(b"=")
-
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
+
+
+def _signed(event_id: str, customer_id: str, turn_ms: int, until_ms: int) -> bytes:
+    """The customer's id comes last, for it may contain anything but a line's end."""
+    return f"{event_id}\n{turn_ms}\n{until_ms}\n{customer_id}".encode()
+
+
+def _mac(key: bytes, signed: bytes) -> bytes:
+    return base64.urlsafe_b64encode(hmac.digest(key, signed, hashlib.sha256)[:_MAC_BYTES]).rstrip(b"=")
 
 
 def _is_time(text: bytes) -> bool:

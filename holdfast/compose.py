@@ -40,7 +40,7 @@ from holdfast.readiness import NotMigrated, readiness_checks
 from holdfast.services.inventory import HttpInventory
 from holdfast.services.outbound import ServiceClient
 from holdfast.services.pricing import HttpPricing
-from holdfast.settings import Settings, SettingsError, data_key, data_key_origin
+from holdfast.settings import Settings, SettingsError, data_key, data_key_origin, data_keys, jwt_secrets
 from holdfast.settings import jwt_secret as jwt_secret  # the demo knows it from here
 from persistence.aftercare import Aftercare
 from persistence.audit_journal import JournalWatch
@@ -164,7 +164,7 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
         transport = await open_redis(settings.redis_url)
         stack.push_async_callback(transport.aclose)
         await require_fit_store(transport)
-        sealer = AesSealer([data_key(settings)])
+        sealer = AesSealer(data_keys(settings))
         await _require_data_key(database, sealer, settings)
         front = Kernel(transport, partitions=partitions)
         kernel = front.patient()
@@ -231,7 +231,7 @@ async def open_parts(settings: Settings, pool: Pool = API_POOL) -> AsyncIterator
             journals=journals,
             oversight=oversight,
             waitlist=Waitlist(database, Line(front, catalog)),
-            admission_queue=AdmissionQueue(front, catalog, secret=data_key(settings)),
+            admission_queue=AdmissionQueue(front, catalog, secrets=data_keys(settings)),
             reservations=reservations,
             checkout=checkout,
             outbound=outbound,
@@ -397,7 +397,7 @@ def relay_options(settings: Settings) -> RelayOptions:
 @asynccontextmanager
 async def _open_verifier(settings: Settings) -> AsyncIterator[TokenVerifier]:
     async with AsyncExitStack() as stack:
-        sources: list[KeySource] = [SharedSecret(jwt_secret(settings))]
+        sources: list[KeySource] = [SharedSecret(*jwt_secrets(settings))]
         if settings.jwks_url is not None:
             client = await stack.enter_async_context(httpx2.AsyncClient())
             sources.append(JwksKeys(fetch_from(settings.jwks_url, client)))

@@ -18,7 +18,15 @@ from holdfast.counted import counted
 from holdfast.embedded.errors import EmbeddedError
 from holdfast.migrating import migrate_database
 from holdfast.servers import any_servers
-from holdfast.settings import JWT_SECRET_BYTES_MIN, Settings, SettingsError, data_key, data_key_origin, jwt_secret
+from holdfast.settings import (
+    JWT_SECRET_BYTES_MIN,
+    Settings,
+    SettingsError,
+    data_key,
+    data_key_origin,
+    data_keys,
+    jwt_secrets,
+)
 from persistence.canary import DataKeyDiffers, compare_data_key
 from persistence.database import open_database
 from persistence.database_checks import examine_database
@@ -87,12 +95,12 @@ def _data_dir(settings: Settings) -> Finding:
 
 def _secret(settings: Settings) -> Finding:
     try:
-        length = len(jwt_secret(settings).encode())
+        length = min(len(secret.encode()) for secret in jwt_secrets(settings))
     except SettingsError as error:
         return Finding("token secret", "failure", str(error), "Put right what it says")
     detail = counted(length, "byte")
     if length < JWT_SECRET_BYTES_MIN:
-        remedy = f"Set HOLDFAST_JWT_SECRET to {JWT_SECRET_BYTES_MIN} random bytes or more: a short one can be guessed"
+        remedy = f"Have secrets of {JWT_SECRET_BYTES_MIN} random bytes or more alone: a short one can be guessed"
         return Finding("token secret", "failure", detail, remedy)
     return Finding("token secret", "ok", detail)
 
@@ -109,7 +117,7 @@ async def _compare_data_key(settings: Settings, usable: Finding) -> Finding:
     assert settings.database_url is not None  # holdfast.servers has filled it in
     database = open_database(settings.database_url, pool_size=1)
     try:
-        await compare_data_key(database, AesSealer([data_key(settings)]))
+        await compare_data_key(database, AesSealer(data_keys(settings)))
     except DataKeyDiffers as error:
         detail = f"{data_key_origin(settings)}: {error.seen}"
         return Finding("data key", "failure", detail, f"{error.remedy}. No process starts with this one")

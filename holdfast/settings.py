@@ -60,7 +60,9 @@ _SECRETS = frozenset(
         "redis_url",
         "database_url",
         "jwt_secret",
+        "jwt_secrets_other",
         "data_key",
+        "data_keys_other",
         "simulator_secrets",
         "stripe_api_key",
         "stripe_webhook_secrets",
@@ -87,6 +89,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     partitions: int | None
     jwt_secret: str | None
+    jwt_secrets_other: tuple[str, ...]
     jwt_issuer: str
     jwt_audience: str
     jwks_url: str | None
@@ -108,6 +111,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhooks_allow_private: bool
     log_level: str
     data_key: bytes | None
+    data_keys_other: tuple[bytes, ...]
     payment_providers: tuple[str, ...]
     simulator_url: str | None
     simulator_secrets: str | None
@@ -156,6 +160,7 @@ def _read_all(source: "_Source") -> Settings:
         workers=source.read("workers", "HOLDFAST_WORKERS", _integer(1, WORKERS_MAX), _usable_cores()),
         partitions=source.read("partitions", "HOLDFAST_PARTITIONS", _integer(1, PARTITIONS_MAX), None),
         jwt_secret=source.read("jwt_secret", "HOLDFAST_JWT_SECRET", str, None),
+        jwt_secrets_other=source.read("jwt_secrets_other", "HOLDFAST_JWT_SECRETS_OTHER", _listed(str), ()),
         jwt_issuer=source.read("jwt_issuer", "HOLDFAST_JWT_ISSUER", str, "holdfast"),
         jwt_audience=source.read("jwt_audience", "HOLDFAST_JWT_AUDIENCE", str, "holdfast"),
         jwks_url=source.read("jwks_url", "HOLDFAST_JWKS_URL", _url("https", "http"), None),
@@ -189,6 +194,7 @@ def _read_all(source: "_Source") -> Settings:
         webhooks_allow_private=source.read("webhooks_allow_private", "HOLDFAST_WEBHOOKS_ALLOW_PRIVATE", _switch, False),
         log_level=source.read("log_level", "HOLDFAST_LOG_LEVEL", _one_of(*_LOG_LEVELS), "info"),
         data_key=source.read("data_key", "HOLDFAST_DATA_KEY", decode_key, None),
+        data_keys_other=source.read("data_keys_other", "HOLDFAST_DATA_KEYS_OTHER", _listed(decode_key), ()),
         payment_providers=_payment_providers(source),
         simulator_url=source.read("simulator_url", "HOLDFAST_PAYMENT_SIMULATOR_URL", _url("http", "https"), None),
         simulator_secrets=source.read("simulator_secrets", "HOLDFAST_PAYMENT_SIMULATOR_SECRETS", str, None),
@@ -223,6 +229,11 @@ def data_key(settings: Settings) -> bytes:
     return settings.data_key or decode_key(resolve_secret(settings.data_dir, DATA_KEY_FILE))
 
 
+def data_keys(settings: Settings) -> tuple[bytes, ...]:
+    """Every key that opens guests' data: the one that seals it, and others while one takes another's place."""
+    return (data_key(settings), *settings.data_keys_other)
+
+
 def data_key_origin(settings: Settings) -> str:
     """Where :func:`data_key` has it from, for messages."""
     if settings.data_key is not None:
@@ -235,6 +246,11 @@ def jwt_secret(settings: Settings) -> str:
     # Commands warn of a short one when they start, by the setting's name; PyJWT would, in its own words, at every use.
     warnings.filterwarnings("ignore", message="The HMAC key is")
     return settings.jwt_secret or resolve_secret(settings.data_dir, SIGNING_KEY_FILE)
+
+
+def jwt_secrets(settings: Settings) -> tuple[str, ...]:
+    """Every secret whose tokens are believed: the one that signs, and others while one takes another's place."""
+    return (jwt_secret(settings), *settings.jwt_secrets_other)
 
 
 def has_jwt_secret(settings: Settings) -> bool:
@@ -353,6 +369,10 @@ def _default_data_dir(environ: Mapping[str, str]) -> Path:
 def _usable_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, WORKERS_DEFAULT_MAX)
+
+
+def _listed(parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+    return lambda text: tuple(parse(part.strip()) for part in text.split(",") if part.strip())
 
 
 def _directory(text: str) -> Path:

@@ -38,8 +38,8 @@ class AesSealer:
             raise SealingUnsupported(
                 "AES-GCM-SIV needs OpenSSL 3.2 or newer: install cryptography from its wheel"
             ) from error
-        self._current_id = _key_id(keys[0])
-        self._current = self._ciphers[self._current_id]
+        self.first_key_id = _key_id(keys[0])  # what it seals begins with
+        self._current = self._ciphers[self.first_key_id]
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(BookingDetails)
 
@@ -73,11 +73,11 @@ class AesSealer:
 
     def is_sealed_with_first_key(self, sealed: bytes) -> bool:
         """Whether *sealed* would still open when all keys but the first are dropped."""
-        return sealed[:KEY_ID_BYTES] == self._current_id
+        return sealed[:KEY_ID_BYTES] == self.first_key_id
 
     def _encrypt(self, plain: bytes, bound: bytes) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)
-        return self._current_id + nonce + self._current.encrypt(nonce, plain, bound)
+        return self.first_key_id + nonce + self._current.encrypt(nonce, plain, bound)
 
     def _decrypt(self, sealed: bytes, bound: bytes, subject: str) -> bytes:
         cipher = self._ciphers.get(sealed[:KEY_ID_BYTES])

@@ -2,13 +2,11 @@
 
 import datetime as dt
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from api.decoding import invalid_value
@@ -20,6 +18,7 @@ from engine.layout import compile_layout
 from holdfast.cli import in_words, run_async
 from holdfast.commands.installation import console, open_installation, print_json
 from holdfast.commands.option_types import car, date, moment, price
+from holdfast.commands.progress import progress
 from holdfast.compose import Parts
 from holdfast.counted import counted
 from holdfast.event_files import EventFileError, ImportOptions, read_event_files
@@ -175,13 +174,13 @@ async def _create(
         if and_open:  # what cannot be put on sale is not made either
             for definition in definitions:
                 _require_services(parts, definition)
-        with _progress(len(definitions), "making events") as report:
+        with progress(len(definitions), "making events") as report:
             try:
                 events = await parts.events.create_many(definitions, organizer_id=organizer, on_written=report)
             except EventExists as error:
                 raise click.ClickException(f"there is an event {error.event_id!r} already; nothing was made") from error
         if and_open:
-            with _progress(len(events), "opening events") as report:
+            with progress(len(events), "opening events") as report:
                 for number, event in enumerate(events):
                     events[number] = await _open(parts, event.id)
                     report(number + 1)
@@ -253,16 +252,6 @@ def _warn_of_ended_sales(events: Sequence[Event]) -> None:
     for event in events:
         if (ended_at := sales_end_at(event.definition)) <= dt.datetime.now(dt.UTC):
             click.echo(f"Warning: {event.id!r} takes no holds: its sale ended at {_utc(ended_at)}", err=True)
-
-
-@contextmanager
-def _progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, for what may take a while; elsewhere silence."""
-    to = console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=to, transient=True, disable=not to.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.update(task, completed=done)
 
 
 def _print_events(events: Sequence[Event], *, as_json: bool) -> None:

@@ -163,12 +163,29 @@ class Sinks:
         await self._change(name, secrets=self._seal(name, secrets))
         return await self.find(name)
 
+    async def reseal(self) -> tuple[int, int]:
+        """Seal secrets anew that have another data key than the first: how many, and how many no key here opens."""
+        done, unopened = 0, 0
+        for row in await fetch_rows(self._database, sa.select(sinks).where(sinks.c.secrets.is_not(None))):
+            if self._sealer.is_sealed_with_first_key(row["secrets"]):
+                continue
+            if (sink := self._open(row)).lost is not None:
+                unopened += 1
+                continue
+            change = sa.update(sinks).where(sinks.c.id == row["id"], sinks.c.secrets == row["secrets"])
+            anew = change.values(secrets=self._seal(sink.name, sink.secrets))
+            done += await self._execute(anew)  # none where they were changed meanwhile: those have the first key
+        return done, unopened
+
     async def _change(self, name: str, *, only_enabled: bool = False, **values: Any) -> bool:
         change = sa.update(sinks).where(sinks.c.name == name).values(values)
         if only_enabled:
             change = change.where(sinks.c.disabled_at.is_(None))
+        return bool(await self._execute(change))
+
+    async def _execute(self, change: sa.Update) -> int:
         done = await outside_transaction(self._database, lambda connection: connection.execute(change))
-        return bool(done.rowcount)
+        return int(done.rowcount)
 
     def _seal(self, name: str, secrets: Sequence[str]) -> bytes:
         return self._sealer.seal_text(" ".join(secrets), _bound(name))

@@ -137,7 +137,7 @@ async def composed(
             events=events,
             bookings=bookings,
             waitlist=Waitlist(database, Line(kernel, catalog)),
-            admission_queue=AdmissionQueue(kernel, catalog, secret=DATA_KEY),
+            admission_queue=AdmissionQueue(kernel, catalog, secrets=[DATA_KEY]),
             checkout=checkout,
             desk=desk,
             places=PlaceDesk(

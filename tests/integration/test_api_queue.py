@@ -15,6 +15,7 @@ from api_app import DATA_KEY, PARTITIONS, Person, claim, composed, connected, ev
 from api.services import Services
 from engine.admission_queue import CLOCK_LEEWAY_MS, AdmissionQueue
 from engine.catalog import Catalog
+from engine.errors import AdmissionRequired
 from engine.kernel import Kernel
 from engine.keys import event_key, partition_of
 from engine.transport.open import open_transport
@@ -70,11 +71,13 @@ async def hold(person: Person, event_id: str, ticket: str | None = None, **heade
 
 
 @contextlib.asynccontextmanager
-async def another_process(services: Services, redis_url: str) -> AsyncIterator[AdmissionQueue]:
-    """The queue as another process has it: a connection and a catalog of its own, the same secret."""
+async def another_process(services: Services, redis_url: str, *keys: bytes) -> AsyncIterator[AdmissionQueue]:
+    """The queue as another process has it: a connection and a catalog of its own; the same secret, or other *keys*."""
     transport = await open_transport(redis_url)
     try:
-        yield AdmissionQueue(Kernel(transport, partitions=PARTITIONS), Catalog(services.events), secret=DATA_KEY)
+        yield AdmissionQueue(
+            Kernel(transport, partitions=PARTITIONS), Catalog(services.events), secrets=keys or [DATA_KEY]
+        )
     finally:
         await transport.aclose()
 
@@ -118,6 +121,22 @@ async def test_asking_again_gives_the_same_ticket_at_another_process(
 
     assert again.ticket == mine["ticket"]
     assert (await take(ana, event_id))["ticket"] == mine["ticket"]
+
+
+async def test_ticket_is_good_at_processes_that_have_another_data_key_and_know_the_one_of_before(
+    olga: Person, ana: Person, redis_url: str, services: Services
+) -> None:
+    event_id = await queued(olga)
+    ticket = (await take(ana, event_id))["ticket"].encode()
+    async with another_process(services, redis_url, b"n" * 32, DATA_KEY) as changed:
+        changed.check(event_id, ticket, customer_id="ana")
+        theirs = (await changed.take(event_id, customer_id="ana")).ticket.encode()
+    async with another_process(services, redis_url, DATA_KEY, b"n" * 32) as learned:
+        learned.check(event_id, theirs, customer_id="ana")
+    async with another_process(services, redis_url, b"n" * 32) as forgot:
+        forgot.check(event_id, theirs, customer_id="ana")
+        with pytest.raises(AdmissionRequired):
+            forgot.check(event_id, ticket, customer_id="ana")
 
 
 async def test_processes_together_let_in_no_more_than_the_rate(

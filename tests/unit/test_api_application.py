@@ -381,7 +381,7 @@ async def test_token_cannot_be_checked_while_the_issuers_keys_are_away() -> None
     class Away:
         algorithms = ("HS256",)
 
-        async def find_key(self, header: Any) -> Any:
+        async def find_keys(self, header: Any) -> Any:
             raise KeysUnavailable
 
     verifier = TokenVerifier([Away()], issuer="holdfast", audience="holdfast")

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from api.errors import Forbidden, Unauthenticated
-from api.identity import REMEMBERED_S, Caller, TokenVerifier
+from api.identity import REMEMBERED_S, Caller, SharedSecret, TokenVerifier
 
 
 def header(token: str) -> bytes:
@@ -105,6 +105,15 @@ async def test_token_signed_with_a_private_key_is_refused_when_only_a_secret_is_
 
 async def test_token_of_another_secret_is_refused() -> None:
     await refusal(make_verifier(), header(make_token(secret="another secret, and long enough as well")))
+
+
+async def test_tokens_of_every_secret_are_believed_while_one_takes_anothers_place() -> None:
+    old, new = "the secret of before, and long enough", "the secret of now, and long enough as well"
+    verifier = TokenVerifier([SharedSecret(new, old)], issuer=ISSUER, audience=AUDIENCE)
+    for secret in (old, new):
+        assert (await verifier.verify(header(make_token("ana", secret=secret)))).sub == "ana"
+        await refusal(verifier, header(make_token("ana", secret=secret, exp=time.time() - 60)))
+    await refusal(verifier, header(make_token("ana")))
 
 
 async def test_token_changed_by_one_character_is_refused() -> None:

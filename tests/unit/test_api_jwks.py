@@ -182,7 +182,7 @@ async def test_document_that_is_no_key_set_is_no_key_at_all(document: bytes) -> 
         return document
 
     with pytest.raises(KeysUnavailable):
-        await JwksKeys(fetch).find_key({"alg": "RS256", "kid": "r"})
+        await JwksKeys(fetch).find_keys({"alg": "RS256", "kid": "r"})
 
 
 async def test_keys_we_cannot_use_are_passed_over() -> None:
@@ -225,4 +225,4 @@ async def test_fetch_gives_the_document() -> None:
     transport = httpx2.MockTransport(lambda request: httpx2.Response(200, json={"keys": [jwk_of(EC_KEY, "e")]}))
     async with httpx2.AsyncClient(transport=transport) as client:
         keys = JwksKeys(fetch_from("https://id.example/jwks", client))
-        assert (await keys.find_key({"alg": "ES256", "kid": "e"})).key_id == "e"
+        assert [key.key_id for key in await keys.find_keys({"alg": "ES256", "kid": "e"})] == ["e"]
