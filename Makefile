@@ -61,6 +61,7 @@ test: $(INSTALLED) ## run all tests, on real servers (ARGS="-k hold" for some of
 .PHONY: test-slow
 test-slow: $(INSTALLED) ## run the tests that take too long for each change: more of demo, benchmarks and load tools
 	@$(COMPILED) $(BIN)/python -m pytest -m slow $(ARGS)
+	@$(COMPILED) CONTRACT_BOUNDARIES=1 $(BIN)/python -m pytest tests/integration/test_api_contract.py
 
 .PHONY: check
 check: lint test ## the one gate: lint, then test

@@ -151,7 +151,9 @@ async def test_body_of_another_type_is_a_415_problem(content_type: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "br", "gzip, identity", "deflate", ""])
-@pytest.mark.parametrize(("path", "body"), [("/echo", b"{}"), ("/customers", b"{}"), ("/echo", gzip.compress(b"{}"))])
+@pytest.mark.parametrize(
+    ("path", "body"), [("/echo", b"{}"), ("/customers", b"{}"), ("/echo", gzip.compress(b"{}", mtime=0))]
+)
 async def test_body_that_is_encoded_is_a_415_problem(encoding: str, path: str, body: bytes) -> None:
     headers = {"content-encoding": encoding} | bearer("ana", "customer")
     async with client_for(OWN_ROUTES) as client:
