@@ -92,6 +92,7 @@ _plan_and_prices = msgspec.json.Decoder(PlanAndPrices)
 async def create_event(call: Call) -> Answer:
     """``POST /v1/events`` → 201."""
     definition = decode_body(_definition, call.body)
+    call.caller.require_event(definition.id or "")  # a confined token makes the events that it names
     _check_storable(definition)
     if call.once is None:
         event, replayed = await call.services.events.create(definition, organizer_id=call.caller.sub), False

@@ -120,6 +120,14 @@ async def test_event_without_an_id_gets_one(olga: Person) -> None:
     assert (await draft_of(olga, id=None))["id"]
 
 
+async def test_service_token_with_a_scope_creates_the_events_that_it_names_only(client: httpx2.AsyncClient) -> None:
+    named, other, unnamed = event_definition(), event_definition(), event_definition()
+    del unnamed["id"]
+    till = Person(client, "till", "organizer", "service", scope=[named["id"]])
+    for definition, status in ((other, 403), (unnamed, 403), (named, 201)):
+        assert (await till.post("/v1/events", definition)).status_code == status
+
+
 async def test_event_of_an_id_that_exists_is_refused(olga: Person, otto: Person) -> None:
     draft = await draft_of(olga)
     response = await otto.post("/v1/events", event_definition(id=draft["id"]))
