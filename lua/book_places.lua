@@ -86,9 +86,7 @@ elseif buried_id and redis.call('HGET', keys.dead, buried_id) ~= letter then
 elseif not buried_id and status_of_ended(ev, booking_id, owner) == 'REFUSED' then
   return { 'REFUSED' } -- its customer was told so: a copy of that call which comes late must not book after all
 end
-if ev.due <= ev.now then
-  reap_due(ev)
-end
+reap_due(ev, 1)
 local is_sale = owner ~= BLOCKED
 if ev.status == 'cancelled' then
   return { 'NOT_OPEN', ev.status }
@@ -99,19 +97,34 @@ local unaudited = refuse_unaudited(ev)
 if unaudited then
   return unaudited
 end
-local limit, maximum
-if is_sale then
-  limit, maximum = check_limits(ev, places, owner)
-else
-  limit, maximum = check_blocks(keys)
+-- What stands in the way, if something does: a limit and its maximum, or places that are missing; or what to answer.
+local function look()
+  local missing = { held = 0, sold = 0 }
+  places = parse_places(ARGV[10])
+  local limit, maximum
+  if is_sale then
+    limit, maximum = check_limits(ev, places, owner)
+  else
+    limit, maximum = check_blocks(keys)
+  end
+  if is_sale and not limit and line_is_first(ev) then
+    return { 'LINE' }
+  elseif not limit and not check_places(ev, places, missing) then
+    return { 'CONTINUE' }
+  end
+  return nil, missing, limit, maximum
 end
-local missing = { held = 0, sold = 0 }
-if is_sale and not limit and line_is_first(ev) then
-  return { 'LINE' }
-elseif not limit and not check_places(ev, places, missing) then
-  return { 'CONTINUE' }
-elseif (limit or #missing > 0) and ev.due <= ev.now then
-  return { 'CONTINUE' } -- lapsed holds that are not ended yet must not decide
+
+local answer, missing, limit, maximum = look()
+if not answer and (limit or #missing > 0) and ev.due <= ev.now then
+  reap_due(ev) -- what stands in the way may have lapsed: many are ended, once, before the answer is that it does
+  answer, missing, limit, maximum = look()
+  if not answer and (limit or #missing > 0) and ev.due <= ev.now then
+    answer = { 'CONTINUE' }
+  end
+end
+if answer then
+  return answer
 elseif limit then
   return { 'LIMIT', limit, maximum }
 elseif #missing > 0 then

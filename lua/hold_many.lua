@@ -75,7 +75,7 @@ local state = redis.call('HMGET', keys.state, unpack(fields))
 if state[1] ~= 'open' or not state[EPOCH] then
   return { 'GENERAL' }
 elseif math.max(time, state[CLOCK]) >= tonumber(state[DUE]) then
-  end_lapsed(keys, time)
+  end_lapsed(keys, time, count)
   state = redis.call('HMGET', keys.state, unpack(fields))
 end
 local _, known_layout, closes, due, clock, seq, legs, max_hold, max_customer, ttl_max, waiting, event_id =

@@ -177,7 +177,7 @@ check_claim = function(n, has_reaped)
   if claim.again then
     return nil, claim
   end
-  reap_due(ev, true)
+  reap_due(ev, 1)
   if ev.status ~= 'open' or ev.now >= ev.closes then
     return { 'NOT_OPEN', n, ev.status == 'open' and 'closed' or ev.status }
   end

@@ -3,15 +3,15 @@
 local REAP_MAX = 64 -- holds ended by one call; about half a millisecond, with a few places each
 local REAP_PLACES_MAX = 256 -- and places of them, but for the first hold
 
-local BESIDES_MAX = 8 -- of a call that may well get what it came for without: it should not have to wait for much
+local BESIDES_MAX = 8 -- for each claim that may well get what it came for without: it should not have to wait for much
 
--- End due holds, a bounded number, and few of them `besides` something else; returns how many. Afterwards
+-- End due holds, a bounded number, and few of them `besides` so many claims; returns how many. Afterwards
 -- ev.due <= ev.now says that more are due.
 local function reap_due(ev, besides)
   if ev.due > ev.now then
     return 0
   end
-  local maximum = besides and BESIDES_MAX or REAP_MAX
+  local maximum = math.min(besides and BESIDES_MAX * besides or REAP_MAX, REAP_MAX)
   local due = redis.call('ZRANGEBYSCORE', ev.keys.expiries, '-inf', ev.now, 'LIMIT', 0, maximum)
   local quantity = 0
   for i = 1, #due do

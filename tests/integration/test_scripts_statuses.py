@@ -534,7 +534,7 @@ def _booked_when_held(runner: Runner) -> tuple[Venue, Act]:
 @situation("book_places", "CONTINUE")
 def _booked_behind_a_crowd(runner: Runner) -> tuple[Venue, Act]:
     venue = _crowd_of_lapsed(runner)
-    return venue, lambda: venue.book("0:1;0*70")
+    return venue, lambda: venue.book("0:1;0*85")
 
 
 @situation("book_places", "REFUSED")
