@@ -3,7 +3,7 @@
 local REAP_MAX = 64 -- holds ended by one call; about half a millisecond, with a few places each
 local REAP_PLACES_MAX = 256 -- and places of them, but for the first hold
 
-local BESIDES_MAX = 8 -- for each claim that may well get what it came for without: it should not have to wait for much
+local BESIDES_MAX = 4 -- for each claim that may well get what it came for without: it should not have to wait for much
 
 -- End due holds, a bounded number, and few of them `besides` so many claims; returns how many. Afterwards
 -- ev.due <= ev.now says that more are due.
