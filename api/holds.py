@@ -14,11 +14,11 @@ from api.decoding import decode_body
 from api.errors import Forbidden
 from api.idempotency import REPLAYED, part_of
 from api.payments import is_sold_against_payment
-from api.problems import problem_body
+from api.problems import answer_problem, problem_body
 from engine.claim_requests import GROUP_MAX, ITEMS_MAX, ClaimRequest, Held, TtlSeconds
 from engine.claims import ItemRequest
 from engine.definition import EventId, PlaceName
-from engine.errors import HoldfastError, InvalidRequest
+from engine.errors import HoldfastError, InvalidRequest, PlacesUnavailable
 from engine.holds import Hold
 from engine.ids import parse_claim_id
 
@@ -103,7 +103,9 @@ async def place_hold(call: Call) -> Answer:
     """``POST /v1/events/{event_id}/holds`` → 201."""
     event_id, claim = call.params["event_id"], decode_body(_claim, call.body)
     await require_admission(call, event_id, call.once)
-    held = await call.services.reservations.hold(event_id, claim, customer_id=call.caller.sub, once=call.once)
+    held = await call.services.reservations.try_hold(event_id, claim, customer_id=call.caller.sub, once=call.once)
+    if isinstance(held, PlacesUnavailable):
+        return answer_problem(held, base_url=call.base_url, request_id=call.request_id, route=call.route_path)
     location = call.location(f"/v1/holds/{held.hold.id}")
     return Answer(201, encode_json(held.hold), headers=(location, REPLAYED) if held.replayed else (location,))
 

@@ -8,7 +8,7 @@ import msgspec
 from engine.catalog import Catalog
 from engine.claim_requests import ClaimRequest, Held, check_group, resolve_claim
 from engine.claims import describe_places, resolve_places
-from engine.errors import EventNotFound, HoldfastError, HoldNotFound
+from engine.errors import EventNotFound, HoldfastError, HoldNotFound, PlacesUnavailable
 from engine.events import SellableEvent
 from engine.hold_batches import HoldBatches
 from engine.holds import Hold
@@ -16,7 +16,7 @@ from engine.ids import ClaimKey, HoldId, claim_id_of, new_claim_key, parse_claim
 from engine.kernel import Kernel
 from engine.once import ONCE_TTL_MS, Once, attempt_of
 from engine.places import Places, format_places, parse_places
-from engine.refusals import booking_refusal, claim_refusal, hold_refusal, moment
+from engine.refusals import booking_refusal, claim_refusal, hold_refusal, moment, places_taken
 from engine.shared_calls import SharedCalls
 from engine.usual_claims import claim_argument, is_usual, many_arguments
 from engine.views import Views
@@ -59,6 +59,23 @@ class Holding(Views):
             InvalidRequest: The claim names what the event does not have.
             EventNotFound, EventNotOpen, PlacesUnavailable, LimitExceeded, IdempotencyKeyReused: Refused.
         """
+        held = await self.try_hold(event_id, claim, customer_id=customer_id, once=once, key=key)
+        if isinstance(held, PlacesUnavailable):
+            raise held
+        return held
+
+    async def try_hold(
+        self,
+        event_id: str,
+        claim: ClaimRequest,
+        *,
+        customer_id: str,
+        once: Once | None = None,
+        key: str | None = None,
+    ) -> Held | PlacesUnavailable:
+        """As :meth:`hold`, but that places are taken is returned: most of a rush hear it, and raising it takes as long
+        again as all else that is made of Redis's answer.
+        """
         # A group of one, without what a group costs: nearly all holds come this way.
         for _ in range(2):
             event = self._catalog.recall(event_id) or await self._catalog.get(event_id)
@@ -70,11 +87,14 @@ class Holding(Views):
             is_crowded = self._shared_claims.enter(event_id)
             try:
                 if is_crowded and may_share:
-                    reply = await self._kernel.within_limit(self._claim_with_others(*asked))
+                    answer = await self._kernel.within_limit(self._claim_with_others(*asked))
                 else:
-                    reply = await self._claim_alone(*asked)
+                    answer = await self._claim_alone(*asked)
             finally:
                 self._shared_claims.leave(event_id)
+            if isinstance(answer, PlacesUnavailable):
+                return answer
+            reply = answer
             if reply[0] == b"HELD":
                 _, created_ms, deadline_ms, got = reply[1]
                 # What was asked for by number is what was got; the best available is known only now.
@@ -86,12 +106,18 @@ class Holding(Views):
             if reply[0] != b"STALE_LAYOUT":
                 break
             self._catalog.forget(event_id)
-        raise claim_refusal(reply, [event])
+        refusal = claim_refusal(reply, [event])
+        if isinstance(refusal, PlacesUnavailable):
+            return refusal
+        raise refusal
 
     async def _claim_with_others(
         self, event: SellableEvent, key: bytes, ttl_ms: bytes, text: bytes, once: Once | None, customer_id: str
-    ) -> list[Any]:
-        """What ``hold_places`` answers to a usual claim, from a call that it shares, or by itself behind that."""
+    ) -> list[Any] | PlacesUnavailable:
+        """What ``hold_places`` answers to a usual claim, from a call that it shares, or by itself behind that.
+
+        Of a shared call a refusal is told as it is meant: what the script says is not put together to be taken apart.
+        """
         request = claim_argument(key, ttl_ms, text, once, customer_id)
         answer = await self._shared_claims.ask(event, request, once.scope if once else None)
         if answer is None:
@@ -99,8 +125,7 @@ class Holding(Views):
         ran_ms, told = answer
         if isinstance(told, int):
             return [b"HELD", (None, ran_ms, told, text)]
-        held, sold, next_release_ms, *missing = told
-        return [b"UNAVAILABLE", held, sold, next_release_ms, (1, *missing)]
+        return places_taken(event, *told)
 
     async def _claim_alone(
         self, event: SellableEvent, key: bytes, ttl_ms: bytes, text: bytes, once: Once | None, customer_id: str
