@@ -418,7 +418,7 @@ MUTANTS = {
         "hold_many", " or taken[key]", "", batch_makes_two_holds_of_a_key
     ),
     "a batch leaves lapsed holds where they are": Mutant(
-        "hold_many", "  end_lapsed(keys, time)\n", "", batch_is_refused_what_has_lapsed
+        "hold_many", "  end_lapsed(keys, time, count)\n", "", batch_is_refused_what_has_lapsed
     ),
     "a shared confirmation is anybody's": Mutant(
         "confirm_many", "whose == ARGV[FIRST + (i - 1) * ARGUMENTS + 1] and", "whose and", crowd_confirms_what_it_may
