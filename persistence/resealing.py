@@ -73,9 +73,11 @@ class Resealer:
     async def run(self, on_progress: Callable[[int], None]) -> Resealed:
         """Seal everything anew that has another key; *on_progress* is told how many bookings were looked at so far.
 
-        Redis is looked at first: what leaves the journal meanwhile is in the ledger when that is read.
+        Redis is looked at first: what leaves the journal meanwhile is in the ledger when that is read. Letters are
+        counted on both sides of the journal, between which they may be moved.
         """
-        journal, letters = await self._count_entries(), await self._count_letters()
+        letters, journal = await self._count_letters(), await self._count_entries()
+        letters = max(letters, await self._count_letters())
         done, unopened, missed = 0, 0, 1
         while missed:  # each of those was changed by somebody in between, and sealed anew by that as a rule
             passed, unopened, missed = await self._pass(on_progress)
@@ -132,10 +134,11 @@ class Resealer:
     async def _count_entries(self) -> int:
         count = 0
         for partition in range(self._kernel.partitions):
-            last = "0"
-            while page := await read_journal(self._kernel, partition, after=last, until="+", limit=ENTRIES):
+            last, page = "0", None
+            while page is None or len(page) == ENTRIES:  # what comes later than the last page is sealed by now's key
+                page = await read_journal(self._kernel, partition, after=last, until="+", limit=ENTRIES)
                 count += sum(self._is_other(journal_id, fields) for journal_id, fields in page)
-                last = page[-1][0].decode()
+                last = page[-1][0].decode() if page else last
         return count
 
     async def _count_letters(self) -> int:

@@ -47,4 +47,7 @@ def _print(resealed: Resealed) -> None:
         letters = counted(resealed.dead_letters, "dead letter")
         click.echo(f"left: {letters}: retry or discard them with `holdfast dead-letters`, and run this again")
     if not resealed.left:
-        click.echo("nothing has another key than HOLDFAST_DATA_KEY: HOLDFAST_DATA_KEYS_OTHER can go")
+        click.echo(
+            "nothing has another key than HOLDFAST_DATA_KEY: HOLDFAST_DATA_KEYS_OTHER can go,"
+            " once tickets of admission queues from before the change have lapsed"
+        )

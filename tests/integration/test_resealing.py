@@ -185,7 +185,8 @@ async def test_command_says_what_it_did_and_whether_the_other_keys_can_go(
     assert cli.json("reseal") == msgspec.to_builtins(msgspec.structs.replace(NOTHING, bookings=1))
     assert cli.ok("reseal").splitlines() == [
         "sealed anew: 0 bookings and 0 webhooks",
-        "nothing has another key than HOLDFAST_DATA_KEY: HOLDFAST_DATA_KEYS_OTHER can go",
+        "nothing has another key than HOLDFAST_DATA_KEY: HOLDFAST_DATA_KEYS_OTHER can go,"
+        " once tickets of admission queues from before the change have lapsed",
     ]
 
 
