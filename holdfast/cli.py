@@ -107,12 +107,10 @@ def _warn_of_unknown_variables() -> None:
 
 
 def _warn_of_short_secret(settings: Settings) -> None:
-    given = [("HOLDFAST_JWT_SECRET has", settings.jwt_secret)] if settings.jwt_secret is not None else []
-    given += [("one of HOLDFAST_JWT_SECRETS_OTHER has", secret) for secret in settings.jwt_secrets_other]
-    for has, secret in given:
-        if (length := len(secret.encode())) < JWT_SECRET_BYTES_MIN:
-            why = f"a secret of fewer than {JWT_SECRET_BYTES_MIN} can be guessed"
-            click.echo(f"Warning: {has} {counted(length, 'byte')}; {why}", err=True)
+    length = JWT_SECRET_BYTES_MIN if settings.jwt_secret is None else len(settings.jwt_secret.encode())
+    if length < JWT_SECRET_BYTES_MIN:
+        has = f"HOLDFAST_JWT_SECRET has {counted(length, 'byte')}"
+        click.echo(f"Warning: {has}; a secret of fewer than {JWT_SECRET_BYTES_MIN} can be guessed", err=True)
 
 
 def run_async(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..., None]:

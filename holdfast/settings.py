@@ -160,7 +160,7 @@ def _read_all(source: "_Source") -> Settings:
         workers=source.read("workers", "HOLDFAST_WORKERS", _integer(1, WORKERS_MAX), _usable_cores()),
         partitions=source.read("partitions", "HOLDFAST_PARTITIONS", _integer(1, PARTITIONS_MAX), None),
         jwt_secret=source.read("jwt_secret", "HOLDFAST_JWT_SECRET", str, None),
-        jwt_secrets_other=source.read("jwt_secrets_other", "HOLDFAST_JWT_SECRETS_OTHER", _listed(str), ()),
+        jwt_secrets_other=source.read("jwt_secrets_other", "HOLDFAST_JWT_SECRETS_OTHER", _listed(_long_secret), ()),
         jwt_issuer=source.read("jwt_issuer", "HOLDFAST_JWT_ISSUER", str, "holdfast"),
         jwt_audience=source.read("jwt_audience", "HOLDFAST_JWT_AUDIENCE", str, "holdfast"),
         jwks_url=source.read("jwks_url", "HOLDFAST_JWKS_URL", _url("https", "http"), None),
@@ -369,6 +369,13 @@ def _default_data_dir(environ: Mapping[str, str]) -> Path:
 def _usable_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, WORKERS_DEFAULT_MAX)
+
+
+def _long_secret(text: str) -> str:
+    """One of a list: a secret that has a comma in it would be several, each of them short enough to be guessed."""
+    if len(text.encode()) < JWT_SECRET_BYTES_MIN:
+        raise ValueError(f"secrets of at least {JWT_SECRET_BYTES_MIN} bytes, with commas between and none in them")
+    return text
 
 
 def _listed(parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
